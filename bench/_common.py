@@ -1,0 +1,160 @@
+"""Shared pieces of the benchmarks: graphs of real shapes, time, memory, the machine's stream limit, output."""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mmfast.ops.csr import CSR
+
+
+class Shape(NamedTuple):
+    """Size of a data set's training part."""
+
+    num_users: int
+    num_items: int
+    num_edges: int
+
+    @property
+    def num_nodes(self) -> int:
+        """Users and items together."""
+        return self.num_users + self.num_items
+
+
+shapes = {
+    "baby": Shape(19_445, 7_050, 119_674),
+    "sports": Shape(35_598, 18_357, 218_409),
+    "elec": Shape(192_403, 63_001, 1_201_716),
+}
+
+
+def power_law_edges(shape: Shape, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return distinct (user, item) pairs, sorted, with popular items and busy users, int64 [num_edges] each."""
+    rng = np.random.default_rng(seed)
+
+    def endpoints(count: int, exponent: float, size: int) -> np.ndarray:
+        weight = (np.arange(count) + 10.0) ** -exponent
+        names = rng.permutation(count)  # popular ids lie anywhere, as in real data
+        return names[np.searchsorted(np.cumsum(weight) / weight.sum(), rng.random(size)).clip(max=count - 1)]
+
+    size = int(shape.num_edges * 1.5)
+    users, items = endpoints(shape.num_users, 0.45, size), endpoints(shape.num_items, 0.75, size)
+    pairs = np.unique(users * shape.num_items + items)
+    pairs = np.sort(rng.choice(pairs, shape.num_edges, replace=False))
+    return pairs // shape.num_items, pairs % shape.num_items
+
+
+def user_item_csr(shape: Shape, device: str = "cpu", seed: int = 0) -> CSR:
+    """Return the symmetric normalised user-item operator of a power-law graph, scales kept as degree vectors."""
+    users, items = power_law_edges(shape, seed)
+    items = items + shape.num_users
+    row, col = np.concatenate([users, items]), np.concatenate([items, users])
+    order = np.lexsort((col, row))
+    degree = np.bincount(row, minlength=shape.num_nodes)
+    ptr = torch.from_numpy(np.concatenate([[0], np.cumsum(degree)])).to(device)
+    scale = torch.from_numpy((degree + 1e-7) ** -0.5).float().to(device)
+    return CSR(ptr, torch.from_numpy(col[order].astype(np.int32)).to(device), None, scale, scale)
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def timed(fn: Callable[[], object], repeat: int = 15) -> tuple[float, float]:
+    """Return (median, interquartile range) in seconds of `repeat` calls of fn, after one call that is not counted."""
+    fn()
+    seconds = []
+    for _ in range(repeat):
+        _synchronise()
+        start = time.perf_counter()
+        fn()
+        _synchronise()
+        seconds.append(time.perf_counter() - start)
+    low, middle, high = statistics.quantiles(seconds, n=4) if repeat > 1 else seconds * 3
+    return middle, high - low
+
+
+def peak_bytes(fn: Callable[[], object], device: str = "cpu") -> int:
+    """Return the memory that one call of fn adds at its peak, in bytes (on CPU: resident pages, Linux)."""
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        fn()
+        return torch.cuda.max_memory_allocated() - before
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # sets the high-water mark back to the present size
+    before = _resident("VmRSS")
+    fn()
+    return max(0, _resident("VmHWM") - before)
+
+
+def _resident(field: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field)) * 1024
+
+
+def stream_bandwidth(device: str = "cpu", num_bytes: int = 1 << 28) -> float:
+    """Return the bytes per second of a = b + 2 c over three tables of `num_bytes`, the best of 7, reads and writes."""
+    a, b, c = (torch.ones(num_bytes // 4, device=device) for _ in range(3))
+    best = float("inf")
+    for _ in range(7):
+        _synchronise()
+        start = time.perf_counter()
+        torch.add(b, c, alpha=2, out=a)
+        _synchronise()
+        best = min(best, time.perf_counter() - start)
+    return 3 * num_bytes / best
+
+
+def measure(
+    bench: str, case: str, kind: str, fn: Callable[[], object], others: dict[str, Callable[[], object]], **facts: object
+) -> dict:
+    """Return one case: fn's time and peak memory, against every other way to do the same, in alternation.
+
+    facts: device, least_bytes (what must be moved), least_flops, limit (bytes per second), repeat.
+    """
+    device, repeat = str(facts.get("device", "cpu")), int(facts.get("repeat", 15))
+    median, spread = timed(fn, repeat)
+    slower = {name: timed(other, max(3, repeat // 3))[0] for name, other in others.items()}
+    again, spread_again = timed(fn, repeat)  # before and after the others: a drift of the machine shows in the spread
+    spread = max(spread, spread_again, abs(again - median))
+    median = (median + again) / 2
+    least_bytes = int(facts.get("least_bytes", 0))
+    return {
+        "bench": bench,
+        "case": case,
+        "pass": kind,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "median_s": median,
+        "spread_s": spread,
+        "peak_bytes": peak_bytes(fn, device),
+        "least_bytes": least_bytes,
+        "least_flops": int(facts.get("least_flops", 0)),
+        "limit_fraction": least_bytes / float(facts["limit"]) / median if "limit" in facts else None,
+        "ratios": {name: seconds / median for name, seconds in slower.items()},
+    }
+
+
+def emit(case: dict, as_json: bool) -> None:
+    """Print one case, as a JSON object or as a line for people."""
+    if as_json:
+        print(json.dumps(case), flush=True)
+        return
+    ratios = ", ".join(f"{ratio:.2f}x {name}" for name, ratio in case["ratios"].items())
+    limit = "" if case["limit_fraction"] is None else f", {case['limit_fraction']:.0%} of the limit"
+    print(
+        f"{case['bench']} {case['case']} {case['pass']} ({case['device']}, {case['threads']} threads): "
+        f"{case['median_s'] * 1e3:.3f} ms +- {case['spread_s'] * 1e3:.3f}, peak {case['peak_bytes'] / 2**20:.1f} MiB, "
+        f"least {case['least_bytes'] / 2**20:.1f} MiB{limit}; {ratios}",
+        flush=True,
+    )

@@ -1,0 +1,95 @@
+"""Prepared folders for the end-to-end benchmarks: real interactions where given, power-law ones of a shape elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from _common import Shape, power_law_edges, shapes
+
+from mmfast.data.dataset import Dataset, Interactions
+from mmfast.data.load import load_dataset
+from mmfast.data.prepared import write_prepared
+
+FEATURE_DIMS = {"image": 4096, "text": 384}  # the published Amazon features
+
+
+def shaped_dataset(name: str, folder: Path | None, work: Path) -> Dataset:
+    """Return data of the shape `name`, features memory-mapped; `folder` gives real interactions (and features)."""
+    if folder is not None:
+        real = load_dataset(str(folder))
+        parts = {part: real.part(part) for part in ("train", "valid", "test")}
+        return Dataset(
+            name, real.num_users, real.num_items, **parts, features=feature_files(real.num_items, work, real.features)
+        )
+    shape = shapes[name]
+    held_out = int(shape.num_edges * 0.17)  # about what the per-user rule holds out of each part, over train
+    users, items = power_law_edges(Shape(shape.num_users, shape.num_items, shape.num_edges + 2 * held_out))
+    order = np.random.default_rng(1).permutation(len(users))
+    cuts = np.split(order, [shape.num_edges, shape.num_edges + held_out])
+    parts = {
+        part: Interactions.from_pairs(users[rows], items[rows])
+        for part, rows in zip(("train", "valid", "test"), cuts, strict=True)
+    }
+    return Dataset(name, shape.num_users, shape.num_items, **parts, features=feature_files(shape.num_items, work, {}))
+
+
+def feature_files(num_items: int, work: Path, real: dict) -> dict[str, np.ndarray]:
+    """Return memory-mapped features of the published widths, random where `real` has none of that modality and width."""
+    features = {}
+    for modality, dim in FEATURE_DIMS.items():
+        if modality in real and real[modality].shape[1] == dim:
+            features[modality] = real[modality]
+            continue
+        path = work / f"{modality}.npy"
+        table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(num_items, dim))
+        rng = np.random.default_rng(2)
+        for start in range(0, num_items, 4096):
+            rows = table[start : start + 4096]
+            rng.standard_normal(dtype=np.float32, out=rows)
+        table.flush()
+        del table
+        features[modality] = np.load(path, mmap_mode="r")
+    return features
+
+
+def write_dataset(dataset: Dataset, folder: Path) -> None:
+    """Write a Dataset as a prepared folder, ids as strings."""
+    parts = [
+        pl.DataFrame({"user": pairs.users, "item": pairs.items, "split": np.full(len(pairs), label, np.int8)})
+        for label, pairs in enumerate((dataset.train, dataset.valid, dataset.test))
+    ]
+    users, items = (
+        pl.DataFrame({"id": pl.int_range(n, eager=True).cast(pl.String)})
+        for n in (dataset.num_users, dataset.num_items)
+    )
+    write_prepared(
+        folder, name=dataset.name, rows=pl.concat(parts), users=users, items=items, features=dataset.features
+    )
+
+
+class AnonymousPeak:
+    """The highest private memory (pages that no file backs) of this process inside a `with` block, in bytes."""
+
+    def __enter__(self) -> AnonymousPeak:
+        self.before = self.bytes = self._now()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.bytes = max(self.bytes, self._now())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.005):
+            self.bytes = max(self.bytes, self._now())
+
+    @staticmethod
+    def _now() -> int:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024

@@ -1,0 +1,163 @@
+"""Start-up, epoch and evaluation time of a model at a data set's shape, against eager PyTorch in the same run.
+
+python bench/train.py --model freedom --shape baby            synthetic interactions and features
+python bench/train.py --model lightgcn --shape baby --data FOLDER   real interactions, synthetic features where missing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from _common import shapes
+from _data import AnonymousPeak, shaped_dataset, write_dataset
+from _plain import epoch_seconds, evaluation_seconds
+
+from mmfast.config import build_config
+from mmfast.data.load import load_dataset
+from mmfast.evaluate import evaluate
+from mmfast.ops import use_backend
+from mmfast.seeds import derive_generator
+from mmfast.training import build_training
+
+MODELS = ("bpr", "lightgcn", "vbpr", "freedom")
+# Seconds of one epoch and one evaluation of MMRec, measured on another two-core machine (2.7 GHz, AVX-512; 358 GFLOP/s
+# float32, 32.5 GB/s): (model, layers, shape). Ratios to them compare machines too; believe those of one run.
+MMREC_ELSEWHERE = {
+    ("bpr", None, "baby"): (0.9, 1.96),
+    ("lightgcn", 1, "baby"): (2.9, 2.08),
+    ("lightgcn", 3, "baby"): (5.6, 2.23),
+    ("vbpr", None, "baby"): (4.0, 2.12),
+    ("freedom", 2, "baby"): (20.4, 2.19),
+    ("lightgcn", 2, "elec"): (811.0, None),
+}
+
+
+def configuration(args: argparse.Namespace) -> dict:
+    """Return the raw config of the case."""
+    model = {"name": args.model}
+    if args.layers is not None:
+        model["num_layers"] = args.layers
+    return {"model": model, "train": {"batch_size": args.batch_size}, "tensorboard": False}
+
+
+def epoch(run, epoch_index: int, max_batches: int) -> float:
+    """Return the seconds of one epoch, extrapolated by the mean step when `max_batches` ends it early."""
+    run.framework.train()
+    started = time.perf_counter()
+    run.framework.on_epoch_start(epoch_index, derive_generator(0, epoch_index))
+    first, done = time.perf_counter(), 0
+    for batch in run.sampler.epoch(epoch_index):
+        run.framework.step(batch, run.optimizer)
+        done += 1
+        if done == max_batches:
+            break
+    now = time.perf_counter()
+    return first - started + (now - first) / done * run.sampler.steps
+
+
+def ours(args: argparse.Namespace, folder: Path) -> dict:
+    """Return start-up, epoch and evaluation of mmfast."""
+    config = build_config(configuration(args))
+    with AnonymousPeak() as memory:
+        started = time.perf_counter()
+        dataset = load_dataset(str(folder))
+        run = build_training(config, dataset, Path(), torch.device("cpu"))
+        startup = time.perf_counter() - started
+    startup_bytes = memory.bytes
+    with AnonymousPeak() as memory:
+        epoch(run, 0, min(args.batches or 10**9, 5))  # first steps allocate moments and scratch
+        epochs = [epoch(run, 1 + e, args.batches or 10**9) for e in range(args.epochs)]
+    model = run.framework.model
+    evaluate(model, dataset, "valid")
+    evaluations = []
+    for _ in range(args.evaluations):
+        started = time.perf_counter()
+        evaluate(model, dataset, "valid")
+        evaluations.append(time.perf_counter() - started)
+    return {
+        "startup_s": startup,
+        "startup_peak_bytes": startup_bytes,
+        "epoch_s": statistics.median(epochs),
+        "epoch_spread_s": max(epochs) - min(epochs),
+        "eval_s": statistics.median(evaluations),
+        "eval_spread_s": max(evaluations) - min(evaluations),
+        "peak_bytes": memory.bytes,
+    }
+
+
+def reference_backend(args: argparse.Namespace, folder: Path) -> dict:
+    """Return epoch and evaluation seconds of the same model on the plain-PyTorch ops."""
+    with use_backend("reference"):
+        dataset = load_dataset(str(folder))
+        run = build_training(build_config(configuration(args)), dataset, Path(), torch.device("cpu"))
+        seconds = epoch(run, 0, args.reference_batches)
+        started = time.perf_counter()
+        evaluate(run.framework.model, dataset, "valid")
+        return {"epoch_s": seconds, "eval_s": time.perf_counter() - started}
+
+
+def plain(args: argparse.Namespace, folder: Path) -> dict:
+    """Return epoch and evaluation seconds of the model as the field writes it."""
+    dataset = load_dataset(str(folder))
+    options = {} if args.layers is None else {"num_layers": args.layers}
+    seconds, model = epoch_seconds(args.model, dataset, args.batch_size, args.reference_batches, **options)
+    return {"epoch_s": seconds, "eval_s": evaluation_seconds(model, dataset)}
+
+
+def main() -> None:
+    """Measure one case and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--shape", choices=list(shapes), default="baby")
+    parser.add_argument("--data", type=Path, help="folder with real interactions (plain or prepared)")
+    parser.add_argument("--layers", type=int, help="propagation layers; the model's default otherwise")
+    parser.add_argument("--batch-size", type=int, default=2048)
+    parser.add_argument("--epochs", type=int, default=3, help="epochs measured; median and range are printed")
+    parser.add_argument("--batches", type=int, help="end each epoch after so many batches and extrapolate")
+    parser.add_argument("--evaluations", type=int, default=3)
+    parser.add_argument("--reference-batches", type=int, default=6, help="batches of each alternative")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-alternatives", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / "prepared"
+        write_dataset(shaped_dataset(args.shape, args.data, Path(work)), folder)
+        case = {"bench": "train", "case": f"{args.model} {args.shape}", "device": "cpu", "threads": args.threads}
+        case |= {"layers": args.layers, "extrapolated_from_batches": args.batches, **ours(args, folder)}
+        case["ratios"] = {}
+        if not args.no_alternatives:
+            for name, run in (("reference backend", reference_backend), ("plain eager", plain)):
+                other = run(args, folder)
+                case["ratios"][f"{name} epoch"] = other["epoch_s"] / case["epoch_s"]
+                case["ratios"][f"{name} eval"] = other["eval_s"] / case["eval_s"]
+    layers = args.layers if args.layers is not None else {"lightgcn": 2, "freedom": 2}.get(args.model)
+    elsewhere = MMREC_ELSEWHERE.get((args.model, layers, args.shape))
+    if elsewhere:
+        case["mmrec_elsewhere"] = {"epoch_s": elsewhere[0], "epoch_ratio": elsewhere[0] / case["epoch_s"]}
+        if elsewhere[1]:
+            case["mmrec_elsewhere"] |= {"eval_s": elsewhere[1], "eval_ratio": elsewhere[1] / case["eval_s"]}
+    if args.json:
+        print(json.dumps(case))
+        return
+    print(
+        f"{case['case']} ({args.threads} threads): start-up {case['startup_s']:.2f} s "
+        f"({case['startup_peak_bytes'] / 2**20:.0f} MiB), "
+        f"epoch {case['epoch_s']:.3f} +- {case['epoch_spread_s']:.3f} s, "
+        f"evaluation {case['eval_s']:.3f} +- {case['eval_spread_s']:.3f} s, peak {case['peak_bytes'] / 2**20:.0f} MiB"
+    )
+    for name, ratio in case["ratios"].items():
+        print(f"  {ratio:6.1f}x  {name}")
+    for name, value in case.get("mmrec_elsewhere", {}).items():
+        print(f"  {value:6.2f}   MMRec on another machine: {name}")
+
+
+if __name__ == "__main__":
+    main()

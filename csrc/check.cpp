@@ -1,0 +1,30 @@
+// The one check that must look at values: ids inside their table.
+#include "check.h"
+
+#include <algorithm>
+#include <cstdint>
+
+namespace mmfast {
+namespace {
+
+template <typename T>
+void check_range(const T* ids, int64_t count, int64_t size, const char* op, const char* name) {
+  if (count == 0) return;
+  const auto [low, high] = std::minmax_element(ids, ids + count);
+  TORCH_CHECK(*low >= 0 && *high < size, op, ": ", name, " holds ids from ", *low, " to ", *high, "; wanted 0 to ",
+              size - 1);
+}
+
+}  // namespace
+
+void check_ids(const at::Tensor& ids, int64_t size, const char* op, const char* name) {
+  TORCH_CHECK(ids.is_contiguous(), op, ": ", name, " is not contiguous; call .contiguous()");
+  if (ids.scalar_type() == at::kLong) {
+    check_range(ids.const_data_ptr<int64_t>(), ids.numel(), size, op, name);
+  } else {
+    check_dtype(ids, at::kInt, op, name);
+    check_range(ids.const_data_ptr<int32_t>(), ids.numel(), size, op, name);
+  }
+}
+
+}  // namespace mmfast

@@ -1,0 +1,59 @@
+// Every op's schema on one page, and the Python module that carries them. Kernels register themselves from cpu/ and
+// cuda/.
+#include <pybind11/pybind11.h>
+#include <torch/library.h>
+#include <torch/version.h>
+
+TORCH_LIBRARY(mmfast, m) {
+  // Graphs are CSR: ptr int64 [N+1], cols int32 [E]; an entry is values[e] (or 1) * row_scale[row] * col_scale[col].
+  // `*_t` is the transposed graph, the same tensors where the operator is symmetric. propagate_backward takes the
+  // transposed operator whole: its row_scale is the forward's col_scale.
+  m.def(
+      "propagate(Tensor ptr, Tensor cols, Tensor? values, Tensor ptr_t, Tensor cols_t, Tensor? values_t, "
+      "Tensor? row_scale, Tensor? col_scale, Tensor x, int num_layers, str readout) -> Tensor");
+  m.def(
+      "propagate_rows(Tensor ptr, Tensor cols, Tensor? values, Tensor ptr_t, Tensor cols_t, Tensor? values_t, "
+      "Tensor? row_scale, Tensor? col_scale, Tensor x, Tensor rows, int num_layers, str readout) -> (Tensor, Tensor)");
+  m.def(
+      "propagate_backward(Tensor ptr_t, Tensor cols_t, Tensor? values_t, Tensor? row_scale, Tensor? col_scale, "
+      "Tensor grad, Tensor? grad_input_rows, Tensor? rows, int num_layers, str readout) -> Tensor");
+
+  m.def(
+      "bpr_loss(Tensor users, Tensor items, Tensor user_index, Tensor pos_index, Tensor neg_index, str kind) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "bpr_loss_backward(Tensor grad, Tensor slope, Tensor users, Tensor items, Tensor user_index, Tensor pos_index, "
+      "Tensor neg_index) -> (Tensor, Tensor)");
+
+  m.def("compact_ids(Tensor ids, int num_rows) -> (Tensor, Tensor)");
+  m.def(
+      "sample_negatives(Tensor users, Tensor user_ptr, Tensor user_items, Tensor candidates, int seed, int offset) "
+      "-> Tensor");
+  m.def("sample_edges(Tensor weights, int num_kept, int seed, int stream) -> Tensor");
+
+  m.def("knn_graph(Tensor features, int k, bool include_self, str metric, int block_bytes) -> (Tensor, Tensor)");
+  m.def(
+      "rank(Tensor users, Tensor items, Tensor mask_ptr, Tensor mask_items, Tensor target_ptr, Tensor target_items, "
+      "int k) -> (Tensor, Tensor, Tensor)");
+
+  m.def(
+      "adam_rows_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, Tensor grad, float lr, "
+      "float beta1, float beta2, float eps, float weight_decay, int step) -> ()");
+}
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native ops of mmfast; they are called through torch.ops.mmfast.";
+  m.def("build_info", [] {
+    py::dict info;
+    info["torch"] = TORCH_VERSION;
+    info["compiler"] = __VERSION__;
+#ifdef MMFAST_WITH_CUDA
+    info["cuda"] = MMFAST_WITH_CUDA;  // "run": callable kernels; "compiled": linked as a check, torch has no CUDA
+#else
+    info["cuda"] = "";
+#endif
+    return info;
+  });
+}

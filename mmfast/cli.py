@@ -1,0 +1,84 @@
+"""`mmfast <verb>`: finds the verb's file, parses its arguments, and prints errors for users without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mmfast import __version__
+from mmfast.errors import MmfastError, suggest
+
+# verb -> (module, one line of help). Only the chosen verb's module is imported, so --help needs no torch.
+VERBS = {
+    "train": ("mmfast.commands.train", "train a model by a YAML file and key=value arguments"),
+    "prepare": ("mmfast.prepare", "turn raw interactions, texts and images into a prepared folder"),
+    "evaluate": ("mmfast.commands.evaluate", "metrics of a trained run, also for cold items or with hidden features"),
+    "recommend": ("mmfast.commands.recommend", "the best items for users of a trained run"),
+    "similar": ("mmfast.commands.similar", "the items nearest to given ones"),
+    "export": ("mmfast.commands.export", "vectors, ids and a FAISS index for serving"),
+    "compare": ("mmfast.commands.compare", "two runs user by user: difference, interval, p-value"),
+    "models": ("mmfast.commands.models", "models and frameworks with their options"),
+    "demo": ("mmfast.demo", "train on the built-in catalogue and look at recommendations"),
+    "doctor": ("mmfast.doctor", "versions, devices, and which backend every op uses and why"),
+}
+INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(argv)
+        if args is None:
+            return 0
+        return args.run(args) or 0
+    except MmfastError as error:
+        print(f"mmfast: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe (head) has left; Python would complain again when it flushes stdout at exit.
+        sys.stdout = None
+        return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace | None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return None
+    if argv[0] in ("-V", "--version"):
+        print(f"mmfast {__version__}")
+        return None
+    verb = argv[0]
+    if verb not in VERBS:
+        raise MmfastError(f"unknown command '{verb}'.{suggest(verb, VERBS)} Commands: {', '.join(VERBS)}")
+    module = import_module(VERBS[verb][0])
+    parser = argparse.ArgumentParser(
+        prog=f"mmfast {verb}",
+        description=(module.__doc__ or "").strip(),
+        epilog=getattr(module, "EXAMPLES", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    return parser.parse_args(argv[1:])
+
+
+def _overview() -> str:
+    lines = [f"  {verb:<10} {help_line}" for verb, (_, help_line) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: mmfast <command> [arguments]   (mmfast <command> --help tells more)",
+            "",
+            *lines,
+            "",
+            "first steps: mmfast demo; mmfast train model=lightgcn data=demo train.epochs=20; mmfast doctor",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""Typed configs: defaults live in the class they configure, unknown keys are errors, all mistakes are told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pydantic
+import yaml
+from pydantic import Field, SerializeAsAny
+
+from mmfast.errors import MmfastError, suggest
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(pydantic.BaseModel):
+    """Base of every config: frozen, unknown keys refused, attribute docstrings are the help texts."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class ModelConfig(Config):
+    """What every backbone's config has; a backbone adds its own fields in `class Config(ModelConfig)`."""
+
+    name: str = ""
+    """Registered name of the backbone."""
+    embedding_dim: int = Field(64, ge=1)
+    """Width D of user and item vectors (protocol section 1)."""
+
+
+class FrameworkConfig(Config):
+    """What every training framework's config has."""
+
+    name: str = ""
+    """Registered name of the framework."""
+
+
+class DataConfig(Config):
+    """Which data set, which of its features, and how it is split."""
+
+    name: str = "demo"
+    """Built-in name, folder under the data root, or path of a prepared or plain folder."""
+    root: str | None = None
+    """Folder that holds the data sets; None reads MMFAST_DATA, else ./data."""
+    features: list[str] | dict[str, str] | None = None
+    """None: every modality found; a list: these modalities; a mapping: modality -> file."""
+    split: str = "auto"
+    """auto (the split the data carry, else mmrec), column, mmrec, lattice, leave-one-out, time or cold."""
+    split_column: str = "split"
+    """Column of the interactions that carries the labels 0/1/2 when split is column."""
+    k_core: int | None = Field(None, ge=0)
+    """Drop users and items with fewer interactions, iterated; None: 5 for raw Amazon and MicroLens files, else 0."""
+    split_seed: int | None = None
+    """Seed of random splits; None: 999, and 123 for cold (the LATTICE script's)."""
+    cold_users: Literal["drop", "keep"] = "drop"
+    """Validation and test rows of users without a training row (protocol section 2.3)."""
+
+
+class TrainConfig(Config):
+    """The training loop of protocol sections 3 to 5."""
+
+    epochs: int = Field(1000, ge=0)
+    """Most epochs to run; early stopping usually ends sooner."""
+    batch_size: int = Field(2048, ge=1)
+    """Training rows per step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Adam's learning rate."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Coupled L2 added to the gradient."""
+    lr_decay: tuple[float, float] = (1.0, 50.0)
+    """(s0, s1): the learning rate of epoch e is multiplied by s0 ** (e / s1)."""
+    sampler: Literal["rows", "users"] = "rows"
+    """rows: one pass over the training rows; users: user-balanced draws (protocol section 5.4)."""
+    negatives: Literal["train_items", "all_items"] = "train_items"
+    """Items that may be drawn as negatives."""
+    eval_every: int = Field(1, ge=1)
+    """Epochs between evaluations on validation."""
+    patience: int = Field(20, ge=0)
+    """Stop when this many evaluations in a row are exceeded without a strict improvement."""
+    monitor: str = "recall@20"
+    """Validation metric that selects the checkpoint."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs matrix products under autocast; tables and losses stay float32."""
+    checkpoint_every: int = Field(1, ge=1)
+    """Epochs between writes of the checkpoint that resuming starts from."""
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    """Least time between two such writes; epochs since the last one are repeated when a killed run is resumed."""
+
+
+class EvaluateConfig(Config):
+    """Full ranking by protocol section 6."""
+
+    top_k: tuple[int, ...] = (5, 10, 20, 50)
+    """Cut-offs K."""
+    metrics: tuple[str, ...] = ("recall", "ndcg", "precision", "map")
+    """Metrics reported at every cut-off."""
+    ndcg: Literal["standard", "retrieved"] = "standard"
+    """retrieved: the ideal list holds only the hits that were retrieved (LATTICE, MICRO and CKD code)."""
+    round_digits: int | None = Field(None, ge=0)
+    """Round every value before it is compared or reported (MMRec: 4); None keeps full precision."""
+    batch_users: int = Field(1024, ge=1)
+    """Users scored at a time."""
+    candidates: Literal["all", "cold"] = "all"
+    """Items ranked: all, or only those without a training row."""
+
+
+class RunConfig(Config):
+    """One run: model x data x framework x training x evaluation."""
+
+    model: SerializeAsAny[ModelConfig] = ModelConfig()
+    """The backbone: its name, or a mapping with `name` and its own options."""
+    framework: tuple[SerializeAsAny[FrameworkConfig], ...] = ()
+    """Training frameworks around the backbone, outermost last; empty is plain training."""
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    seed: int = 999
+    """Seed of initial values, batches, negatives and graph sampling."""
+    device: str = "auto"
+    """auto (CUDA when this build has CUDA kernels, else the CPU), cpu, cuda or cuda:N."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; None keeps torch's choice."""
+    out: str = "runs"
+    """Folder that receives run folders."""
+    name: str | None = None
+    """Name of the run folder; None composes it of data, model, framework, seed and time."""
+    tensorboard: bool = True
+    """Write TensorBoard events beside the JSON-lines log."""
+    imports: tuple[str, ...] = ()
+    """Modules imported first, so that models, frameworks and data sets from outside register themselves."""
+
+    def to_yaml(self) -> str:
+        """Return the resolved config as YAML that `load_config` reads back to an equal config."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Return the run described by a YAML file and `key=value` overrides, which win; values are YAML.
+
+    >>> load_config(None, ["model=lightgcn", "data=baby", "train.epochs=5"]).train.epochs
+    5
+
+    Raises MmfastError that lists every unknown key, wrong type and bad value at once.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        raw = _read_yaml(Path(path))
+    for override in overrides:
+        _apply(raw, override)
+    return build_config(raw)
+
+
+def build_config(raw: Mapping[str, Any]) -> RunConfig:
+    """Return the RunConfig of a nested mapping, as a YAML file holds it. Raises MmfastError listing all mistakes."""
+    from importlib import import_module
+
+    from mmfast.registry import FRAMEWORKS, MODELS
+
+    raw = dict(raw)
+    errors: list[str] = []
+    for module in raw.get("imports") or ():
+        try:
+            import_module(module)
+        except ImportError as error:
+            errors.append(f"imports: cannot import '{module}' ({error}); check the name and PYTHONPATH")
+    sections: dict[str, Any] = {}
+    if "model" not in raw:
+        errors.append(f"model: missing; choose one of {', '.join(MODELS.names())}, for example model=lightgcn")
+    else:
+        sections["model"] = _named_section(MODELS, raw.pop("model"), "model", errors)
+    frameworks = raw.pop("framework", None) or ()
+    if isinstance(frameworks, (str, Mapping)):
+        frameworks = [frameworks]
+    sections["framework"] = tuple(_named_section(FRAMEWORKS, f, "framework", errors) for f in frameworks)
+    if isinstance(raw.get("data"), str):
+        raw["data"] = {"name": raw["data"]}
+    run = _parse(RunConfig, raw, "", errors)
+    if errors:
+        heading = f"{len(errors)} mistake{'s' * (len(errors) > 1)} in the config:\n  "
+        raise MmfastError(heading + "\n  ".join(errors))
+    return run.model_copy(update=sections)
+
+
+def _named_section(registry: Any, section: Any, place: str, errors: list[str]) -> Any:
+    """Parse `name` or `{name: ..., option: ...}` into the Config of the registered class."""
+    section = {"name": section} if isinstance(section, str) else dict(section) if isinstance(section, Mapping) else {}
+    if not section.get("name"):
+        errors.append(f"{place}.name: missing; choose one of {', '.join(registry.names()) or '(none is installed)'}")
+        return None
+    try:
+        entry = registry.get(section["name"])
+    except MmfastError as error:
+        errors.append(f"{place}.name: {error}")
+        return None
+    return _parse(entry.Config, section, f"{place}.", errors)
+
+
+def _parse(kind: type[C], raw: Mapping[str, Any], prefix: str, errors: list[str]) -> C | None:
+    try:
+        return kind.model_validate(dict(raw))
+    except pydantic.ValidationError as failure:
+        for mistake in failure.errors():
+            errors.append(_sentence(kind, mistake, prefix))
+    return None
+
+
+def _sentence(kind: type[Config], mistake: Mapping[str, Any], prefix: str) -> str:
+    place = prefix + ".".join(str(p) for p in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        known = _fields_at(kind, mistake["loc"][:-1])
+        hint = suggest(mistake["loc"][-1], known)
+        return f"{place}: unknown key.{hint} Known here: {', '.join(known)}"
+    return f"{place}: got {mistake['input']!r}; {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+
+
+def _fields_at(kind: type[Config], path: Iterable[Any]) -> list[str]:
+    for step in path:
+        annotation = kind.model_fields[step].annotation if step in kind.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, Config)):
+            return []
+        kind = annotation
+    return list(kind.model_fields)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = suggest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
+        raise MmfastError(f"config file '{path}' does not exist.{near} Give a YAML file, or key=value arguments alone")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise MmfastError(f"config file '{path}' is not YAML: {error}") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise MmfastError(f"config file '{path}' holds a {type(raw).__name__}; wanted keys and values")
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Enter one `a.b=value` into the nested mapping; naming another model or data set replaces its section."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise MmfastError(f"argument '{override}' is not key=value; write for example train.epochs=5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise MmfastError(f"argument '{override}': the value is not YAML ({error})") from error
+    *path, last = key.split(".")
+    if not path and last in ("model", "data") and isinstance(value, str):
+        old = raw.get(last)
+        if isinstance(old, Mapping) and old.get("name") == value:
+            return
+        raw[last] = {"name": value}
+        return
+    for depth, step in enumerate(path):
+        inner = raw.setdefault(step, {})
+        if isinstance(inner, str) and step in ("model", "data"):
+            inner = raw[step] = {"name": inner}
+        if not isinstance(inner, dict):
+            at = ".".join(path[: depth + 1])
+            raise MmfastError(f"argument '{override}': '{at}' holds {inner!r}, which has no keys inside")
+        raw[step] = dict(inner)
+        raw = raw[step]
+    raw[last] = value

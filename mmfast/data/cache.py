@@ -1,0 +1,53 @@
+"""The cache of prepared folders, one per content of the sources and settings; safe for several processes at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmfast.data.build import Settings, build
+from mmfast.data.hashing import hash_json
+from mmfast.data.manifest import VERSION, file_record, is_prepared
+from mmfast.data.readers import read_sources
+from mmfast.data.readers.files import Sources
+
+
+def cache_root() -> Path:
+    """Return the cache folder: MMFAST_CACHE, or ~/.cache/mmfast."""
+    return Path(os.environ.get("MMFAST_CACHE") or Path.home() / ".cache" / "mmfast").expanduser()
+
+
+def source_record(sources: Sources) -> dict[str, Any]:
+    """Return format, and size and sha256 of every source file; contents are hashed each time, never assumed."""
+    names = {path: _relative(path, sources.folder) for path in sources.paths()}
+    record = {"format": sources.format, "files": {name: file_record(path) for path, name in names.items()}}
+    listed = {role: hash_json(sorted(p.name for p in folder.iterdir())) for role, folder in sources.listed.items()}
+    return {**record, "listings": listed} if listed else record
+
+
+def prepared_in_cache(
+    sources: Sources,
+    settings: Settings,
+    split_column: str,
+    name: str,
+    stage: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Return the prepared folder of `sources` in the cache, preparing it when it is not there yet.
+
+    Of two processes that prepare the same data at once, the first to finish is kept and both use it.
+    """
+    record = source_record(sources)
+    features = {modality: _relative(path, sources.folder) for modality, path in sources.features.items()}
+    key = hash_json([VERSION, record, features, asdict(settings), split_column, name])
+    folder = cache_root() / "data" / f"{name}-{key[:20]}"
+    if not is_prepared(folder):
+        raw = read_sources(sources, split_column)
+        build(raw, settings, folder, name=name, source=record, keep_existing=True, stage=stage)
+    return folder
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name

@@ -1,0 +1,148 @@
+"""load_dataset: from a config or a name to a Dataset, prepared on the way if need be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfast.data.build import Settings, clean_parts, label_rows
+from mmfast.data.cache import prepared_in_cache
+from mmfast.data.dataset import Dataset
+from mmfast.data.features import check_feature_shape, zero_rows
+from mmfast.data.hashing import hash_file
+from mmfast.data.locate import check_counts, core_of, locate
+from mmfast.data.manifest import is_prepared
+from mmfast.data.prepared import parts_of, read_prepared, read_rows
+from mmfast.data.raw import open_matrix
+from mmfast.data.readers import find_sources
+from mmfast.data.splits import seed_of
+from mmfast.errors import MmfastError, suggest
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the data room: the fields of the data section of a config."""
+
+    name: str
+    root: str | None = None
+    features: list[str] | dict[str, str] | None = None
+    split: str = "auto"
+    split_column: str = "split"
+    k_core: int | None = None
+    split_seed: int | None = None
+    cold_users: str = "drop"
+
+    @property
+    def seed(self) -> int:
+        """The seed of the split: the one given, else the rule's own."""
+        return seed_of(self.split, self.split_seed)
+
+
+def load_dataset(config_or_name: Any, *, stage: Callable[[str], None] = lambda text: None, **changes: Any) -> Dataset:
+    """Return the Dataset of a name, a path, or a config (an object with the fields of `Request`, or with `.data`).
+
+    `changes` set or replace fields: root, features, split, split_column, split_seed, k_core, cold_users.
+    Raises MmfastError for an unknown name or field, missing files, or data that do not fit.
+
+    >>> load_dataset("baby", root="data", split="lattice", features=["text"])  # doctest: +SKIP
+    """
+    request = _request(config_or_name, changes)
+    place = locate(request.name, request.root)
+    if is_prepared(place.folder):
+        dataset = _from_prepared(place.folder, request)
+    else:
+        sources = find_sources(place.folder)
+        sources.choose(request.features)
+        settings = Settings(
+            request.split,
+            request.seed,
+            core_of(sources.format, request.k_core),
+            request.cold_users,
+        )
+        dataset = read_prepared(prepared_in_cache(sources, settings, request.split_column, place.name, stage))
+    if place.card is not None:
+        check_counts(dataset, place.card, accept=request.split != "auto" or bool(request.k_core))
+    return dataset
+
+
+def _request(config_or_name: Any, changes: Mapping[str, Any]) -> Request:
+    known = [f.name for f in fields(Request)]
+    for name in changes:
+        if name not in known:
+            raise MmfastError(f"load_dataset: unknown field '{name}'.{suggest(name, known)} Known: {', '.join(known)}")
+    if isinstance(config_or_name, str | Path):
+        return Request(**{"name": str(config_or_name), **changes})
+    section = getattr(config_or_name, "data", config_or_name)
+    given = {name: getattr(section, name) for name in known if hasattr(section, name)}
+    if "name" not in given:
+        raise MmfastError(f"load_dataset: got {type(section).__name__}; want a name, a path or a data config")
+    return Request(**{**given, **changes})
+
+
+def _from_prepared(folder: Path, request: Request) -> Dataset:
+    dataset = read_prepared(folder)
+    stored_core = int(dataset.manifest.get("k_core", 0))
+    if request.k_core is not None and request.k_core > stored_core:
+        raise MmfastError(
+            f"prepared folder '{folder}' was made with k_core={stored_core}, not {request.k_core}; "
+            f"prepare it again: mmfast prepare SOURCE {folder} --k-core {request.k_core} --force"
+        )
+    dataset = _select_features(dataset, folder, request.features)
+    return _resplit(dataset, folder, request)
+
+
+def _resplit(dataset: Dataset, folder: Path, request: Request) -> Dataset:
+    """Apply another split rule to the stored rows, or drop the rows of cold users that the folder keeps."""
+    manifest = dict(dataset.manifest)
+    again = request.split not in ("auto", "column") and _differs(manifest["split"], request)
+    kept_cold = manifest.get("cold_users", "keep") == "keep"
+    lost = sum(manifest["dropped"].get("cold_user_rows", {}).values())
+    if lost and (again or request.cold_users == "keep"):
+        raise MmfastError(
+            f"prepared folder '{folder}' lacks {lost} rows of users without a train row; to split it anew or keep them "
+            "prepare it again with --cold-users keep"
+        )
+    if not again and (request.cold_users == "keep" or not kept_cold):
+        return dataset
+    rows, dropped = read_rows(folder, manifest), dict(manifest["dropped"])
+    if again:
+        rows, manifest["split"] = label_rows(rows, request.split, request.seed, manifest.get("time"))
+    rows = clean_parts(rows, request.cold_users, dropped)
+    manifest.update(dropped=dropped, cold_users=request.cold_users)
+    return replace(dataset, manifest=manifest, **parts_of(rows))
+
+
+def _differs(stored: Mapping[str, Any], request: Request) -> bool:
+    return stored.get("rule") != request.split.replace("_", "-") or stored.get("seed") != request.seed
+
+
+def _select_features(dataset: Dataset, folder: Path, wanted: list[str] | dict[str, str] | None) -> Dataset:
+    if wanted is None:
+        return dataset
+    if isinstance(wanted, Mapping):
+        return _other_features(dataset, folder, wanted)
+    for modality in wanted:
+        if modality not in dataset.features:
+            known = ", ".join(dataset.modalities) or "none"
+            raise MmfastError(
+                f"data set '{dataset.name}' has no features '{modality}'.{suggest(modality, dataset.modalities)} "
+                f"Known: {known}"
+            )
+    return replace(dataset, features={modality: dataset.features[modality] for modality in wanted})
+
+
+def _other_features(dataset: Dataset, folder: Path, files: Mapping[str, str]) -> Dataset:
+    """Take features from the named `.npy` files, row = internal item id; their content is checked and hashed now."""
+    features, missing, hashes = {}, {}, {}
+    for modality, name in files.items():
+        path = Path(name).expanduser()
+        path = path if path.is_absolute() else folder / path
+        array: np.ndarray = open_matrix(path)
+        check_feature_shape(f"{modality}' of '{path.name}", array, dataset.num_items)
+        features[modality], hashes[modality] = array, hash_file(path)
+        missing[modality] = zero_rows(f"{modality}' of '{path.name}", array)
+    return replace(dataset, features=features, missing=missing, known_hashes=hashes, checked=frozenset(features))

@@ -1,0 +1,86 @@
+"""manifest.json of a prepared folder: what it holds, where it came from, and how to tell that it is whole."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmfast.data.hashing import hash_file
+from mmfast.errors import MmfastError
+
+MANIFEST = "manifest.json"
+FORMAT = "mmfast-prepared"
+VERSION = 1
+REQUIRED = ("name", "num_users", "num_items", "rows", "files", "features", "split", "dropped")
+
+
+def library_version() -> str:
+    """Return the installed version of mmfast, "unknown" when run from a plain tree."""
+    try:
+        return importlib.metadata.version("mmfast")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """Return {"bytes", "sha256"} of a file."""
+    return {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write manifest.json with the hashes of all other files of `folder`; return the whole manifest.
+
+    No time and no absolute path goes in: equal sources give equal bytes.
+    """
+    files = {path.name: file_record(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    manifest = {"format": FORMAT, "version": VERSION, "library": library_version(), **content, "files": files}
+    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return manifest
+
+
+def is_prepared(folder: Path) -> bool:
+    """True when the folder has a manifest.json."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest after checking its form and the size of every file it names.
+
+    Raises MmfastError, one sentence, for an unreadable manifest, an unknown version, or a missing or cut file.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise damaged(folder, "it has no manifest.json") from None
+    except (ValueError, OSError) as error:
+        raise damaged(folder, f"manifest.json cannot be read ({error})") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise damaged(folder, f"manifest.json does not say format '{FORMAT}'")
+    if manifest.get("version") != VERSION:
+        raise MmfastError(
+            f"prepared folder '{folder}' has format version {manifest.get('version')} but this mmfast "
+            f"({library_version()}) reads version {VERSION}; prepare it again from its source"
+        )
+    absent = [key for key in REQUIRED if key not in manifest]
+    if absent:
+        raise damaged(folder, f"manifest.json lacks {', '.join(absent)}")
+    _check_sizes(folder, manifest["files"])
+    return manifest
+
+
+def damaged(folder: Path, why: str) -> MmfastError:
+    """Return the error that says why a prepared folder cannot be used."""
+    return MmfastError(f"prepared folder '{folder}' is damaged: {why}; prepare it again from its source")
+
+
+def _check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, record in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise damaged(folder, f"'{name}' is missing")
+        if path.stat().st_size != record["bytes"]:
+            raise damaged(folder, f"'{name}' has {path.stat().st_size:,} bytes, not {record['bytes']:,}")

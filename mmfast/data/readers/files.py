@@ -1,0 +1,129 @@
+"""Source files of a folder, and which `.npy` file holds which modality."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfast.errors import MmfastError, suggest
+
+MARK = r"(?:feat|feats|feature|features)"
+NAMED = re.compile(rf"^(?P<modality>[A-Za-z0-9]+)_{MARK}(?:_(?P<variant>.+))?$")
+PREFIXED = re.compile(rf"^{MARK}_(?P<modality>[A-Za-z0-9]+)$")
+
+
+@dataclass
+class Sources:
+    """The files a reader will read: `files` by role, `features` by modality, `choices` where the name is ambiguous.
+
+    `listed` are folders of which only the names of the files matter, such as covers.
+    """
+
+    format: str
+    folder: Path
+    files: dict[str, Path]
+    features: dict[str, Path] = field(default_factory=dict)
+    choices: dict[str, list[Path]] = field(default_factory=dict)
+    listed: dict[str, Path] = field(default_factory=dict)
+
+    def paths(self) -> list[Path]:
+        """Every file, sidecars of features included, in a fixed order."""
+        sidecars = [path.with_suffix(".json") for path in self.features.values()]
+        used = [*self.files.values(), *self.features.values(), *(path for path in sidecars if path.is_file())]
+        return sorted(set(used))
+
+    def choose(self, wanted: list[str] | tuple[str, ...] | dict[str, str] | None) -> None:
+        """Narrow the features: None takes all, a list names modalities, a dict maps a modality to a file.
+
+        Raises MmfastError for an unknown modality, a missing file, or a modality with several files.
+        """
+        if isinstance(wanted, dict):
+            self.features = {modality: self._named(modality, name) for modality, name in wanted.items()}
+            return
+        for modality in self.choices if wanted is None else wanted:
+            if modality in self.choices:
+                files = ", ".join(path.name for path in self.choices[modality])
+                raise MmfastError(
+                    f"'{self.folder}' has several files for '{modality}' ({files}); choose one with "
+                    f'data.features={{"{modality}": "{self.choices[modality][0].name}"}}'
+                )
+            if modality not in self.features:
+                known = ", ".join(sorted(self.features)) or "none"
+                raise MmfastError(
+                    f"'{self.folder}' has no features '{modality}'.{suggest(modality, self.features)} Known: {known}"
+                )
+        if wanted is not None:
+            self.features = {modality: self.features[modality] for modality in wanted}
+
+    def _named(self, modality: str, name: str) -> Path:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", modality):
+            raise MmfastError(f"modality '{modality}': want a name of letters, digits, - and _")
+        path = Path(name).expanduser()
+        path = path if path.is_absolute() else self.folder / path
+        if not path.is_file():
+            arrays = ", ".join(sorted(p.name for p in self.folder.glob("*.npy"))) or "none"
+            raise MmfastError(f"features '{modality}': '{path}' does not exist; .npy files there: {arrays}")
+        return path
+
+
+def find_features(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    """Return (modality -> file, modality -> files to choose from) by the names of the `.npy` files.
+
+    `image_feat`, `image_features` and `feature_image` are "image"; `text_feat_minilm` is "text" when no plain file
+    is; any other stem is a modality of its own if the file holds a matrix of floats.
+    """
+    plain: dict[str, list[Path]] = {}
+    variants: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.npy")):
+        match = PREFIXED.match(path.stem) or NAMED.match(path.stem)
+        if match is None:
+            if _is_matrix(path):
+                plain.setdefault(path.stem, []).append(path)
+        elif match.groupdict().get("variant"):
+            variants.setdefault(match["modality"], []).append(path)
+        else:
+            plain.setdefault(match["modality"], []).append(path)
+    every = {**variants, **plain}
+    found = {modality: paths[0] for modality, paths in every.items() if len(paths) == 1}
+    return found, {modality: paths for modality, paths in every.items() if len(paths) > 1}
+
+
+def sidecar(path: Path) -> dict[str, Any]:
+    """Return the JSON next to a feature file (encoder, missing item ids, ...), {} without one."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        match = NAMED.match(path.stem)
+        return {"encoder": match["variant"]} if match and match["variant"] else {}
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MmfastError(f"'{beside}' is not JSON ({error}); correct or remove it") from None
+    if not isinstance(content, dict):
+        raise MmfastError(f"'{beside}' holds a {type(content).__name__}; want a JSON object")
+    return content
+
+
+def first_file(folder: Path, *names: str) -> Path | None:
+    """Return the first of `names` (glob patterns) that exists. Raises MmfastError when a pattern fits several."""
+    for name in names:
+        found = sorted(path for path in folder.glob(name) if path.is_file())
+        if len(found) > 1:
+            listed = ", ".join(path.name for path in found)
+            raise MmfastError(f"'{folder}' has several files {name} ({listed}); keep one per folder")
+        if found:
+            return found[0]
+    return None
+
+
+def _is_matrix(path: Path) -> bool:
+    # Other arrays lie next to features, such as pickled graphs; only the header is read.
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError):
+        return False
+    return array.ndim == 2 and array.dtype.kind == "f"

@@ -1,0 +1,54 @@
+"""MMRec folders: NAME.inter (tab separated, userID itemID x_label), image_feat.npy, text_feat.npy; ids are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from mmfast.data.raw import RawData
+from mmfast.data.readers.files import Sources, find_features, first_file
+from mmfast.data.readers.tables import (
+    Coded,
+    as_numbers,
+    code_by_appearance,
+    drop_incomplete,
+    interaction_columns,
+    keep_numbers,
+    matrix_features,
+    read_table,
+)
+
+
+def find(folder: Path) -> Sources | None:
+    """Return the files of an MMRec folder, None without a .inter file."""
+    path = first_file(folder, "*.inter")
+    if path is None:
+        return None
+    features, choices = find_features(folder)
+    return Sources("mmrec", folder, {"interactions": path}, features, choices)
+
+
+def read(sources: Sources, split_column: str) -> RawData:
+    """Return the raw data; U and I are the largest id of the whole file + 1, and row r of a feature is item r."""
+    path = sources.files["interactions"]
+    frame = read_table(path, separator="\t")
+    rows, time_kind = interaction_columns(frame, path, split_column)
+    rows, incomplete = drop_incomplete(rows)
+    users, items = _code(rows["user"]), _code(rows["item"])
+    return RawData(
+        name=path.stem,
+        rows=rows.with_columns(pl.Series("user", users.codes), pl.Series("item", items.codes)),
+        user_ids=users.ids,
+        item_ids=items.ids,
+        kept_users=users.kept,
+        kept_items=items.kept,
+        time_kind=time_kind,
+        features=dict(matrix_features(sources, items, row_is_number=False)),
+        incomplete_rows=incomplete,
+    )
+
+
+def _code(ids: pl.Series) -> Coded:
+    numbers = as_numbers(ids)
+    return code_by_appearance(ids) if numbers is None else keep_numbers(numbers)

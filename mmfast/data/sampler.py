@@ -1,0 +1,158 @@
+"""Batches of training triples: which rows, in which order, with which negatives; all a function of (seed, epoch, step).
+
+"rows" is the pass over shuffled train rows of most papers (MMRec); "users" is the user-balanced draw of the LATTICE,
+MICRO and CKD programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfast.data.dataset import Dataset
+from mmfast.errors import MmfastError
+from mmfast.ops.compact_ids import compact_ids
+from mmfast.ops.sample_negatives import sample_negatives
+
+ORDERS = ("rows", "users")
+NEGATIVES = ("train_items", "all_items")
+SHUFFLE, DRAW, NEGATIVE = range(3)  # independent streams of random numbers under one seed
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B training entries: int64 ids [B]; neg_items is None for models without negatives.
+
+    num_users and num_items are the sizes of the tables that the ids point into; configured_size is the batch size of
+    the config, by which some losses divide even in the shorter last batch (R-HALF).
+    """
+
+    users: Tensor
+    pos_items: Tensor
+    neg_items: Tensor | None
+    num_users: int
+    num_items: int
+    configured_size: int
+
+    @property
+    def size(self) -> int:
+        """Number of entries B; the last batch of a pass may be smaller than the configured size."""
+        return self.users.numel()
+
+    @cached_property
+    def unique_users(self) -> tuple[Tensor, Tensor]:
+        """The users that occur, ascending, and for every entry its place among them [B]."""
+        return compact_ids(self.users, self.num_users)
+
+    @cached_property
+    def unique_items(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The items that occur, ascending, and the places of pos_items and neg_items among them [B]."""
+        if self.neg_items is None:
+            return *compact_ids(self.pos_items, self.num_items), None
+        rows, index = compact_ids(torch.cat([self.pos_items, self.neg_items]), self.num_items)
+        return rows, index[: self.size], index[self.size :]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on `device`; itself when it is there."""
+        if self.users.device == torch.device(device):
+            return self
+        negatives = None if self.neg_items is None else self.neg_items.to(device)
+        return replace(self, users=self.users.to(device), pos_items=self.pos_items.to(device), neg_items=negatives)
+
+
+class Sampler:
+    """Yields the batches of an epoch, on the CPU; the same (seed, epoch, step) is the same batch, in any process.
+
+    order: "rows", one pass over all train rows, shuffled anew every epoch, the last smaller batch kept; "users",
+    E // batch_size + 1 steps of batch_size distinct users (repeated only if there are fewer), one of their items each.
+    negatives: "train_items", uniform over the items that occur in train, or "all_items"; never an item of the user's.
+    Raises MmfastError for unknown names and for a user who has every item that could be a negative.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        order: str = "rows",
+        negatives: str = "train_items",
+        with_negatives: bool = True,
+    ) -> None:
+        for name, value, known in (("order", order, ORDERS), ("negatives", negatives, NEGATIVES)):
+            if value not in known:
+                raise MmfastError(f"sampler: {name}='{value}' is unknown; choose one of {', '.join(known)}")
+        if batch_size < 1:
+            raise MmfastError(f"sampler: batch_size={batch_size}; choose 1 or more")
+        self.batch_size = batch_size
+        self.order = order
+        self.with_negatives = with_negatives
+        self.num_users, self.num_items = dataset.num_users, dataset.num_items
+        self._seed = seed
+        self._users = torch.tensor(dataset.train.users, dtype=torch.int64)
+        self._items = torch.tensor(dataset.train.items, dtype=torch.int64)
+        self._ptr, self._row_items = (torch.tensor(array) for array in dataset.train.by_user(self.num_users))
+        self._active_users = np.flatnonzero(np.diff(self._ptr.numpy()))
+        allowed = dataset.train_items if negatives == "train_items" else np.arange(self.num_items, dtype=np.int32)
+        self._candidates = torch.tensor(allowed)
+        if with_negatives:
+            self._check_negatives(dataset)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of train rows E."""
+        return self._users.numel()
+
+    @property
+    def steps(self) -> int:
+        """Number of batches per epoch."""
+        if self.order == "users":
+            return self.num_rows // self.batch_size + 1
+        return -(-self.num_rows // self.batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of `epoch` (from 0) from `start_step` on; a resumed epoch goes on where it was left."""
+        generator = torch.Generator().manual_seed(self._key(SHUFFLE, epoch))
+        rows = torch.randperm(self.num_rows, generator=generator) if self.order == "rows" else None
+        for step in range(start_step, self.steps):
+            if rows is not None:
+                entries = rows[step * self.batch_size : (step + 1) * self.batch_size]
+            else:
+                entries = self._one_row_per_user(epoch, step)
+            yield self._batch(entries, position=(epoch * self.steps + step) * self.batch_size)
+
+    def _one_row_per_user(self, epoch: int, step: int) -> Tensor:
+        random = np.random.default_rng(self._key(DRAW, epoch, step))
+        enough = len(self._active_users) >= self.batch_size
+        users = random.choice(self._active_users, self.batch_size, replace=not enough)
+        first, end = self._ptr.numpy()[users], self._ptr.numpy()[users + 1]
+        return torch.from_numpy(random.integers(first, end))
+
+    def _batch(self, entries: Tensor, position: int) -> Batch:
+        users, pos_items, neg_items = self._users[entries], self._items[entries], None
+        if self.with_negatives:
+            # The counter is the entry's place in the whole run, so no two entries of a run share random numbers.
+            neg_items = sample_negatives(
+                users, self._ptr, self._row_items, self._candidates, self._key(NEGATIVE), offset=position
+            )
+        return Batch(users, pos_items, neg_items, self.num_users, self.num_items, self.batch_size)
+
+    def _key(self, *stream: int) -> int:
+        """Return a 63-bit seed for one stream; NumPy documents that SeedSequence does not change between versions."""
+        return int(np.random.SeedSequence([self._seed, *stream]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    def _check_negatives(self, dataset: Dataset) -> None:
+        # Train items are candidates under both rules, so a user has all of them exactly when the counts agree.
+        full = np.flatnonzero(np.diff(self._ptr.numpy()) == len(self._candidates))
+        if not len(full):
+            return
+        user_ids = getattr(dataset, "user_ids", None)
+        name = f"{full[0]}" if user_ids is None else f"{full[0]} ('{user_ids[int(full[0])]}')"
+        raise MmfastError(
+            f"sampler: user {name} has all {len(self._candidates)} candidate items in train ({len(full)} such users), "
+            "so no negative exists; remove these users, or use negatives=all_items"
+        )

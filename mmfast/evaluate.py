@@ -1,0 +1,194 @@
+"""Full ranking of every candidate item for every user of a part, by the protocol's masks and metrics."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mmfast.config import EvaluateConfig
+from mmfast.errors import MmfastError, suggest
+from mmfast.metrics import check_metrics, per_user_metrics
+from mmfast.ops.rank import rank
+from mmfast.verbs import VerbModule
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from mmfast.data.dataset import Dataset
+
+PARTS = ("valid", "test")
+sys.modules[__name__].__class__ = VerbModule
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over users and what they are made of."""
+
+    metrics: dict[str, float]
+    """"recall@20" -> mean over the evaluated users."""
+    per_user: pl.DataFrame
+    """Column `user` (internal id) and one float64 column per metric."""
+    users: np.ndarray
+    """Internal ids of the evaluated users, int64, ascending."""
+    top_items: np.ndarray
+    """Best items per evaluated user, int32 [users, max K or all candidates], -1 where masks leave fewer."""
+    left_out: int = 0
+    """Users of the part without a target among the candidates (cold candidates only)."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Item lists of some users as CSR: `items[ptr[r]:ptr[r + 1]]` belong to the r-th of them."""
+
+    ptr: np.ndarray
+    items: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Length of every list, int64."""
+        return np.diff(self.ptr)
+
+    def block(self, start: int, stop: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (ptr int64 [n + 1], items int32) of the lists start..stop-1 on `device`."""
+        ptr = self.ptr[start : stop + 1]
+        items = torch.tensor(self.items[ptr[0] : ptr[-1]], dtype=torch.int32, device=device)
+        return torch.tensor(ptr - ptr[0], device=device), items
+
+
+def evaluate(
+    model: torch.nn.Module,
+    dataset: Dataset,
+    part: str = "valid",
+    config: EvaluateConfig | None = None,
+    *,
+    hide: Collection[str] = (),
+) -> Evaluation:
+    """Rank all candidate items for the users of `part` ("valid" or "test") and return their metrics.
+
+    Only the user's training items are masked, also on test; values are means over users with a row in the part, in
+    float64. `hide` shows the model the mean feature row in place of these modalities. Works on the model's device.
+    Raises MmfastError for an unknown part or metric, non-finite vectors, or when no user has a cold target.
+
+    >>> evaluate(run.model, run.dataset, "test").metrics["recall@20"]  # doctest: +SKIP
+    0.0899
+    """
+    config = config or EvaluateConfig()
+    if part not in PARTS:
+        raise MmfastError(f"part: got '{part}'.{suggest(part, PARTS)} Evaluate valid or test; train items are masked")
+    check_metrics(config.metrics)
+    users, targets, candidates, left_out = _targets(dataset, part, config)
+    # A cold item has no training row, so nothing can be masked among cold candidates.
+    mask = user_rows(dataset, "train", users) if candidates is None else Rows(np.zeros(len(users) + 1, np.int64), _NONE)
+    user_vectors, item_vectors = embed(model, hide)
+    if candidates is not None:
+        item_vectors = item_vectors[torch.tensor(candidates, dtype=torch.int64, device=item_vectors.device)]
+    top, hits = _rank_blocks(user_vectors, item_vectors, users, mask, targets, config)
+    if candidates is not None:
+        top = np.where(top >= 0, candidates[top], -1).astype(np.int32)
+    columns = per_user_metrics(hits, targets.sizes, config.metrics, config.top_k, config.ndcg)
+    metrics = {name: _mean(values, config.round_digits) for name, values in columns.items()}
+    return Evaluation(metrics, _table(users, columns), users, top, left_out)
+
+
+_NONE = np.zeros(0, np.int32)
+
+
+def embed(model: torch.nn.Module, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the model's (users [U, D], items [I, D]) in evaluation mode without gradients; its mode is restored.
+
+    Raises MmfastError when a vector is not finite: such scores cannot be ranked.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            users, items = model.embed(hide=hide)
+    finally:
+        model.train(training)
+    for name, vectors in (("user", users), ("item", items)):
+        if not torch.isfinite(vectors).all():
+            raise MmfastError(f"embed: {name} vectors hold nan or inf; train again with a lower train.learning_rate")
+    return users.detach(), items.detach()
+
+
+def user_rows(dataset: Dataset, part: str, users: np.ndarray) -> Rows:
+    """Return the items of each of `users` (internal ids, any order) in a part."""
+    ptr, items = getattr(dataset, part).by_user(dataset.num_users)
+    return gather_rows(ptr, items, users)
+
+
+def gather_rows(ptr: np.ndarray, items: np.ndarray, rows: np.ndarray) -> Rows:
+    """Return the lists `rows` of a CSR, in that order."""
+    sizes = ptr[rows + 1] - ptr[rows]
+    new_ptr = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(sizes, out=new_ptr[1:])
+    # Position e of the result lies (e - new_ptr[row]) entries behind the start of its row.
+    index = np.arange(new_ptr[-1]) + np.repeat(ptr[rows] - new_ptr[:-1], sizes)
+    return Rows(new_ptr, items[index])
+
+
+def _targets(dataset: Dataset, part: str, config: EvaluateConfig) -> tuple[np.ndarray, Rows, np.ndarray | None, int]:
+    """Return users, their targets (as candidate positions), candidate ids (None: all) and how many were left out."""
+    ptr, items = getattr(dataset, part).by_user(dataset.num_users)
+    users = np.flatnonzero(np.diff(ptr))
+    if config.candidates == "all":
+        return users, gather_rows(ptr, items, users), None, 0
+    candidates = np.asarray(dataset.cold_items)
+    position = np.full(dataset.num_items, -1, np.int32)
+    position[candidates] = np.arange(len(candidates), dtype=np.int32)
+    cold = position[items] >= 0
+    cold_ptr = np.concatenate([[0], np.cumsum(cold)])[ptr]
+    with_rows = users
+    users = np.flatnonzero(np.diff(cold_ptr))
+    if not len(users):
+        raise MmfastError(
+            f"evaluate.candidates=cold: none of the {len(with_rows)} users of the {part} part has an item without a "
+            f"training row ({len(candidates)} of {dataset.num_items} items are cold); use candidates=all or split=cold"
+        )
+    return users, gather_rows(cold_ptr, position[items[cold]], users), candidates, len(with_rows) - len(users)
+
+
+def _rank_blocks(
+    user_vectors: torch.Tensor,
+    item_vectors: torch.Tensor,
+    users: np.ndarray,
+    mask: Rows,
+    targets: Rows,
+    config: EvaluateConfig,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (top positions int32 [users, k], hits bool [users, k]), k = max K or the number of candidates."""
+    device = item_vectors.device
+    ids = torch.as_tensor(users, device=device)
+    k = min(max(config.top_k), len(item_vectors))
+    tops, hits = [], []
+    for start in range(0, len(users), config.batch_users):
+        stop = min(start + config.batch_users, len(users))
+        block = user_vectors[ids[start:stop]]
+        mask_block, target_block = mask.block(start, stop, device), targets.block(start, stop, device)
+        top, _, hit = rank(block, item_vectors, *mask_block, *target_block, k)
+        tops.append(top)
+        hits.append(hit)
+    # One copy from the device at the end: the blocks above need not wait for each other.
+    return torch.cat(tops).cpu().numpy(), torch.cat(hits).cpu().numpy()
+
+
+def _mean(values: np.ndarray, digits: int | None) -> float:
+    mean = float(values.mean())
+    return mean if digits is None else round(mean, digits)
+
+
+def _table(users: np.ndarray, columns: dict[str, Any]) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame({"user": users, **columns})
+
+
+if __name__ == "__main__":
+    from mmfast.cli import main
+
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,102 @@
+"""Recommender: the contract of a backbone, and the three doors through which frameworks reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from mmfast.config import ModelConfig
+from mmfast.errors import MmfastError, suggest
+from mmfast.graph import Graph
+from mmfast.models.features import FeatureSource, FrozenFeatures, HiddenFeatures, TrainableFeatures
+
+if TYPE_CHECKING:
+    from mmfast.data.dataset import Dataset
+    from mmfast.data.sampler import Batch
+
+
+class Recommender(nn.Module):
+    """A backbone: user and item vectors whose inner product ranks, and a loss on a batch.
+
+    The doors: features in (`item_features`, `set_item_features`), graph in (`set_interaction_graph`), tables out
+    (`embed`, `id_embeddings`). A subclass sets `trainable_features` where it trains the raw features themselves.
+    """
+
+    Config = ModelConfig
+    uses_negatives = True
+
+    def __init__(self, config: ModelConfig, dataset: Dataset, generator: torch.Generator) -> None:
+        """Build parameters from `generator` and graphs from the training part of `dataset`."""
+        super().__init__()
+        self.config = config
+        self.num_users = dataset.num_users
+        self.num_items = dataset.num_items
+        self.sources = nn.ModuleDict()
+        self.graph: Graph | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities this model reads, in a fixed order: text first, then by name."""
+        return tuple(sorted(self.sources, key=lambda name: (name != "text", name)))
+
+    def add_features(self, dataset: Dataset, trainable: bool) -> None:
+        """Take every modality of the data set as a feature source. Raises MmfastError when it has none."""
+        if not dataset.features:
+            raise MmfastError(
+                f"{type(self).__name__} needs item features, but data set '{dataset.name}' has none; "
+                "add a feature file or choose a model without features (bpr, lightgcn)"
+            )
+        kind = TrainableFeatures if trainable else FrozenFeatures
+        for modality, features in dataset.features.items():
+            self.sources[modality] = kind(features)
+
+    def item_features(self, modality: str, hide: Collection[str] = ()) -> FeatureSource:
+        """Return the source of a modality, its mean row in place of every row when the modality is in `hide`."""
+        source = self.sources[modality]
+        return HiddenFeatures(source) if modality in hide else source
+
+    def set_item_features(self, modality: str, source: FeatureSource) -> None:
+        """Put another source behind `item_features(modality)` (door 1); its feature_dim must stay the same."""
+        old = self.sources[modality]
+        if source.feature_dim != old.feature_dim:
+            raise MmfastError(
+                f"set_item_features: '{modality}' has feature_dim {source.feature_dim}; the model was built for "
+                f"{old.feature_dim}; build the model on a data set with the new features"
+            )
+        self.sources[modality] = source
+
+    def set_interaction_graph(self, graph: Graph) -> None:
+        """Replace the edges that messages pass over (door 2); positives and evaluation masks stay."""
+        nodes = self.num_users + self.num_items
+        if graph.num_nodes != nodes:
+            raise MmfastError(f"set_interaction_graph: the graph has {graph.num_nodes} nodes; wanted U + I = {nodes}")
+        self.graph = graph
+
+    def check_hide(self, hide: Collection[str]) -> frozenset[str]:
+        """Return `hide` as a set. Raises MmfastError for a modality the model does not read."""
+        for modality in hide:
+            if modality not in self.sources:
+                known = ", ".join(self.modalities) or "none"
+                raise MmfastError(
+                    f"hide: {type(self).__name__} reads no modality '{modality}'."
+                    f"{suggest(modality, self.modalities)} It reads: {known}"
+                )
+        return frozenset(hide)
+
+    def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors (users [U, D], items [I, D]) by the current parameters; score = inner product."""
+        raise NotImplementedError
+
+    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the trainable ID tables (users [U, D], items [I, D])."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return named, already weighted scalar terms; their sum is minimised."""
+        raise NotImplementedError
+
+    def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:
+        """Prepare an epoch (resample a graph, ...); all randomness comes from `generator`."""

@@ -1,0 +1,83 @@
+"""FeatureSource: what stands behind `model.item_features(modality)` - frozen, trainable or hidden item features."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class FeatureSource(nn.Module):
+    """Item features of one modality: `rows(ids)` [R, F] and `all()` [I, F], float32."""
+
+    feature_dim: int
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the features of items `ids`, [R, F]; sorted unique ids keep the gradient row-sparse."""
+        raise NotImplementedError
+
+    def all(self) -> torch.Tensor:
+        """Return the features of every item, [I, F]."""
+        raise NotImplementedError
+
+
+class FrozenFeatures(FeatureSource):
+    """Features as the data set holds them, never trained; a memory map stays a memory map on the CPU."""
+
+    def __init__(self, features: np.ndarray) -> None:
+        super().__init__()
+        self.feature_dim = features.shape[1]
+        self.register_buffer("features", tensor_view(features), persistent=False)
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the features of items `ids`, [R, F] float32."""
+        return self.features[ids].float()
+
+    def all(self) -> torch.Tensor:
+        """Return all features, [I, F] float32."""
+        return self.features.float()
+
+
+class TrainableFeatures(FeatureSource):
+    """Features as a parameter that starts at the data set's values ("trainable features" of protocol section 8)."""
+
+    def __init__(self, features: np.ndarray) -> None:
+        super().__init__()
+        self.feature_dim = features.shape[1]
+        self.weight = nn.Parameter(torch.from_numpy(np.array(features, dtype=np.float32)))
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the features of items `ids`, [R, F]."""
+        return F.embedding(ids, self.weight, sparse=True)
+
+    def all(self) -> torch.Tensor:
+        """Return the parameter itself, [I, F]."""
+        return self.weight
+
+
+class HiddenFeatures(FeatureSource):
+    """Every row is the mean row of another source: how a modality is masked (`hide={"image"}`)."""
+
+    def __init__(self, source: FeatureSource) -> None:
+        super().__init__()
+        self.feature_dim = source.feature_dim
+        self.source = source
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the mean row once per id, [R, F]."""
+        return self.source.all().mean(0).expand(ids.numel(), -1)
+
+    def all(self) -> torch.Tensor:
+        """Return the mean row once per item, [I, F]."""
+        features = self.source.all()
+        return features.mean(0).expand_as(features)
+
+
+def tensor_view(array: np.ndarray) -> torch.Tensor:
+    """Return a tensor over the array's own memory; the caller promises not to write to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))

@@ -1,0 +1,110 @@
+"""VBPR: ID factors plus projected content (He & McAuley, AAAI 2016), in MMRec's and in CKD's multimodal form.
+
+Departs from the paper: no bias terms, and every modality is used, not images alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+from mmfast.config import ModelConfig
+from mmfast.embeddings import EmbeddingTable, linear, xavier
+from mmfast.models.base import Recommender
+from mmfast.ops import bpr_loss, frobenius_reg, half_square_reg
+from mmfast.registry import MODELS
+
+if TYPE_CHECKING:
+    from mmfast.data.dataset import Dataset
+    from mmfast.data.sampler import Batch
+
+
+@MODELS.register("vbpr")
+class VBPR(Recommender):
+    """s(u, i) = p_u . [q_i ; z_i], z_i projected from the item's features; features stay frozen."""
+
+    class Config(ModelConfig):
+        """Options of VBPR."""
+
+        reg_weight: float = 0.1
+        """Weight of the penalty; MMRec's grid is 2, 1, 1e-1 .. 1e-5, CKD's default 1e-5."""
+        fusion: Literal["concat", "channels"] = "concat"
+        """concat: one projection of all features joined, text first (MMRec); channels: one per modality (CKD)."""
+        bpr: Literal["eps", "logsigmoid"] | None = None
+        """BPR numerics; None takes the reference's own: eps for concat, logsigmoid for channels."""
+        reg: Literal["frobenius", "half_square"] | None = None
+        """R-FRO or R-HALF; None takes the reference's own: frobenius for concat, half_square for channels."""
+
+    def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
+        super().__init__(config, dataset, generator)
+        self.add_features(dataset, trainable=False)
+        dim, channels = config.embedding_dim, config.fusion == "channels"
+        self.items = EmbeddingTable([self.num_items], dim, "xavier_uniform", generator)
+        dims = {m: self.item_features(m).feature_dim for m in self.modalities}
+        if channels:
+            self.projections = nn.ModuleDict({m: linear(dims[m], dim, generator) for m in self.modalities})
+            names = ["id", *self.modalities]
+            self.users = nn.ModuleDict(
+                {n: EmbeddingTable([self.num_users], dim, "xavier_uniform", generator) for n in names}
+            )
+        else:
+            self.projection = nn.Linear(sum(dims.values()), dim)
+            xavier(self.projection.weight.data, "xavier_normal", generator)
+            nn.init.zeros_(self.projection.bias)
+            self.users = EmbeddingTable([self.num_users], 2 * dim, "xavier_uniform", generator)
+
+    def content(self, rows: torch.Tensor | None, hide: Collection[str]) -> list[torch.Tensor]:
+        """Return the projected content of items `rows` (None: all) as channels [R, D], one for concat."""
+        sources = {m: self.item_features(m, hide) for m in self.modalities}
+        features = [s.all() if rows is None else s.rows(rows) for s in sources.values()]
+        if self.config.fusion == "channels":
+            return [self.projections[m](f) for m, f in zip(sources, features, strict=True)]
+        parts = self.projection.weight.split([f.shape[1] for f in features], dim=1)
+        joined = sum(f @ w.t() for f, w in zip(features, parts, strict=True))
+        return [joined + self.projection.bias]
+
+    def user_preference(self, name: str, rows: torch.Tensor | None, hide: Collection[str]) -> torch.Tensor:
+        """Return the user channel `name` at `rows` (None: all); the mean row everywhere when `name` is in `hide`."""
+        table = self.users[name]
+        if name in hide:
+            count = self.num_users if rows is None else rows.numel()
+            return table.all().mean(0).expand(count, -1)
+        return table.all() if rows is None else table(rows)
+
+    def vectors(
+        self, user_rows: torch.Tensor | None, item_rows: torch.Tensor | None, hide: Collection[str]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return user and item vectors at the given rows (None: all)."""
+        if self.config.fusion == "channels":
+            names = ["id", *self.modalities]
+            users = torch.cat([self.user_preference(n, user_rows, hide) for n in names], dim=1)
+        else:
+            users = self.users.all() if user_rows is None else self.users(user_rows)
+        ids = self.items.all() if item_rows is None else self.items(item_rows)
+        return users, torch.cat([ids, *self.content(item_rows, hide)], dim=1)
+
+    def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return vectors (users [U, W], items [I, W]); W is 2 D for concat and (1 + M) D for channels."""
+        return self.vectors(None, None, self.check_hide(hide))
+
+    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the ID parts (users [U, D], items [I, D])."""
+        users = self.users["id"].all() if self.config.fusion == "channels" else self.users.all()
+        return users[:, : self.config.embedding_dim], self.items.all()
+
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the terms `bpr` and `reg`; the penalty covers whole vectors, projected content included."""
+        channels = self.config.fusion == "channels"
+        user_rows, user = batch.unique_users
+        item_rows, pos, neg = batch.unique_items
+        users, items = self.vectors(user_rows, item_rows, frozenset())
+        gathered = ((users, user), (items, pos), (items, neg))
+        if (self.config.reg or ("half_square" if channels else "frobenius")) == "frobenius":
+            reg = frobenius_reg(*gathered)
+        else:
+            reg = half_square_reg(batch.configured_size, *gathered)
+        kind = self.config.bpr or ("logsigmoid" if channels else "eps")
+        return {"bpr": bpr_loss(users, items, user, pos, neg, kind), "reg": self.config.reg_weight * reg}

@@ -1,0 +1,73 @@
+"""Which implementation of the ops runs: `native` (C++/CUDA through the dispatcher) or `reference` (plain PyTorch)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+import torch
+
+from mmfast.errors import MmfastError
+
+try:
+    from mmfast import _C  # registers the schemas and kernels with torch
+except ImportError as error:
+    _C = None
+    LOAD_ERROR = str(error)
+else:
+    LOAD_ERROR = ""
+
+BACKENDS = ("native", "reference")
+_chosen: list[str] = []
+
+
+def backend() -> str:
+    """Return the backend in force: the innermost `use_backend`, else MMFAST_BACKEND, else "native"."""
+    name = _chosen[-1] if _chosen else os.environ.get("MMFAST_BACKEND", "native")
+    if name not in BACKENDS:
+        raise MmfastError(f"backend '{name}' is unknown; choose one of {', '.join(BACKENDS)}")
+    return name
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run the ops inside the `with` block by `name`, "native" or "reference"."""
+    _chosen.append(name)
+    try:
+        backend()
+        yield
+    finally:
+        _chosen.pop()
+
+
+def native(op: str, tensor: torch.Tensor) -> bool:
+    """Return whether `op` runs its native kernel on the tensor's device; never falls back silently.
+
+    Raises MmfastError when native is chosen but the extension or the device's kernel is absent.
+    """
+    if backend() == "reference":
+        return False
+    reason = absence(op, tensor.device.type)
+    if reason:
+        raise MmfastError(f"{op}: {reason}; or choose the slow plain-PyTorch ops with MMFAST_BACKEND=reference")
+    return True
+
+
+def absence(op: str, device: str) -> str:
+    """Return why `op` has no native kernel on `device` ("cpu", "cuda", "meta"), or "" when it has one."""
+    if _C is None:
+        return f"the native extension is not loaded ({LOAD_ERROR}); build it with `make build` or `pip install -e .`"
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device, "Meta")
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"mmfast::{op}", key):
+        return f"this build has no {device} kernel; rebuild on a machine with nvcc and a CUDA torch, or use device=cpu"
+    return ""
+
+
+def register(op: str, fake: Callable, backward: Callable | None = None, setup: Callable | None = None) -> None:
+    """Give a native op its fake kernel and, if it has one, its gradient; nothing to do when the extension is absent."""
+    if _C is None:
+        return
+    torch.library.register_fake(f"mmfast::{op}")(fake)
+    if backward is not None:
+        torch.library.register_autograd(f"mmfast::{op}", backward, setup_context=setup)

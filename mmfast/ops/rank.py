@@ -1,0 +1,89 @@
+"""rank: the k best items of every user by inner product, train items left out, and which of them are hits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmfast.errors import MmfastError
+from mmfast.ops._backend import native, register
+
+
+def rank(
+    users: Tensor,
+    items: Tensor,
+    mask_ptr: Tensor,
+    mask_items: Tensor,
+    target_ptr: Tensor,
+    target_items: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (top_items int32 [B, k], top_scores [B, k], hits bool [B, k]): best first, the lower id among equals.
+
+    users: [B, D] and items: [I, D], both float32 or both float64; a score is the inner product. Masked are, for row b,
+    mask_items[mask_ptr[b]:mask_ptr[b + 1]], ascending int32, with offsets int64 [B + 1]; they never appear. The targets
+    have the same form: hits[b, r] says that top_items[b, r] is one. Where fewer than k items are left the row ends in
+    -1, -inf, False; a score of -inf counts as masked. The bits do not depend on the number of threads.
+    Raises MmfastError for k above the number of items and for NaN scores, naming the first user row.
+
+    >>> users, items, none = torch.tensor([[1.0]]), torch.tensor([[3.0], [1.0], [2.0]]), torch.tensor([0, 0])
+    >>> ids = torch.tensor([0], dtype=torch.int32)
+    >>> top_items, top_scores, hits = rank(users, items, torch.tensor([0, 1]), ids, none, ids[:0], k=3)
+    >>> top_items.tolist(), top_scores.tolist(), hits.tolist()
+    ([[2, 1, -1]], [[2.0, 1.0, -inf]], [[False, False, False]])
+    """
+    if not 1 <= k <= items.shape[0]:
+        raise MmfastError(f"rank: k={k} but there are only {items.shape[0]} items; choose 1 <= k <= {items.shape[0]}")
+    arguments = (users.detach(), items.detach(), mask_ptr, mask_items, target_ptr, target_items, k)
+    if not native("rank", users):
+        return rank_reference(*arguments)
+    try:
+        return torch.ops.mmfast.rank(*arguments)
+    except ValueError as error:
+        raise MmfastError(str(error)) from None
+
+
+def rank_reference(
+    users: Tensor,
+    items: Tensor,
+    mask_ptr: Tensor,
+    mask_items: Tensor,
+    target_ptr: Tensor,
+    target_items: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `rank` returns up to rounding, from the whole [B, I] score matrix."""
+    scores = users @ items.T
+    scores[_rows(mask_ptr), mask_items.long()] = -torch.inf
+    bad = torch.nonzero(scores.isnan().any(1))
+    if len(bad):
+        raise MmfastError(
+            f"rank: the scores of user row {bad[0].item()} hold NaN; look for NaN or infinity in the user and item tables"
+        )
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]  # stable: the lower id first among equals
+    top_scores = scores.gather(1, order)
+    targets = torch.zeros_like(scores, dtype=torch.bool)
+    targets[_rows(target_ptr), target_items.long()] = True
+    left = top_scores > -torch.inf
+    return torch.where(left, order, -1).int(), top_scores, targets.gather(1, order) & left
+
+
+def _rows(ptr: Tensor) -> Tensor:
+    return torch.repeat_interleave(torch.arange(ptr.numel() - 1, device=ptr.device), ptr.diff())
+
+
+def _fake(
+    users: Tensor,
+    items: Tensor,
+    mask_ptr: Tensor,
+    mask_items: Tensor,
+    target_ptr: Tensor,
+    target_items: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (users.shape[0], k)
+    top_items, hits = users.new_empty(shape, dtype=torch.int32), users.new_empty(shape, dtype=torch.bool)
+    return top_items, users.new_empty(shape), hits
+
+
+register("rank", _fake)

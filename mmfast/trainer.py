@@ -1,0 +1,173 @@
+"""fit(): one straight training loop, with early stopping on validation and a resume that repeats every bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmfast.checkpoint import atomic_write, write_text
+from mmfast.config import RunConfig
+from mmfast.device import cpu_threads, resolve_device
+from mmfast.errors import MmfastError
+from mmfast.evaluate import Evaluation, evaluate
+from mmfast.frameworks.base import Fit
+from mmfast.logs import RunLog
+from mmfast.progress import Progress
+from mmfast.run import BEST, Run, dataset_of, environment, load_best, new_run_folder, resumed_config
+from mmfast.seeds import derive_generator, derive_seed
+from mmfast.training import Training, build_training, check_monitor
+
+if TYPE_CHECKING:
+    from mmfast.data.dataset import Dataset
+
+CHECK_STEPS_CUDA = 50  # reading a loss makes the CPU wait for the GPU; on the CPU it is free
+
+
+class Diverged(Exception):
+    """A loss term became nan or inf; the message names the term, the epoch and the batch."""
+
+
+def fit(
+    config: RunConfig | None,
+    dataset: Dataset | None = None,
+    *,
+    resume: Path | str | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train by `config`, select on validation, evaluate the test part once, and return the run.
+
+    `dataset` overrides the one that config.data names. `resume` continues the run in that folder (`config` may then be
+    None); on the CPU the result is bit-identical to a run that was never interrupted. Ctrl-C raises KeyboardInterrupt.
+    Raises MmfastError for settings that do not fit, and when the loss is not finite before the first evaluation.
+
+    >>> run = fit(load_config("configs/demo_freedom.yaml"))  # doctest: +SKIP
+    >>> run.metrics["test"]["recall@20"]  # doctest: +SKIP
+    """
+    folder = None
+    if resume is not None:
+        folder, config = resumed_config(resume, config)
+    check_monitor(config)
+    device = resolve_device(config.device)
+    dataset = dataset if dataset is not None else dataset_of(config)
+    with cpu_threads(config.threads), Progress(config.train.epochs, config.train.monitor, progress) as shown:
+        # The folder comes last: a model that cannot be built leaves none behind.
+        run = build_training(config, dataset, folder or Path(), device)
+        run.folder = folder or new_run_folder(config)
+        write_text(run.folder / "environment.json", json.dumps(environment(config, device), indent=1) + "\n")
+        shown.say(f"{dataset}\n{'resuming' if folder else 'run'} {run.folder} on {device}")
+        run.framework.prepare(Fit(config, dataset, device, run.folder))
+        if folder:
+            run.restore()
+        try:
+            return finish(run, train(run, shown))
+        except KeyboardInterrupt:
+            shown.say(f"interrupted; continue with `mmfast train --resume {run.folder}`")
+            raise
+
+
+def train(run: Training, shown: Progress) -> str:
+    """Run epochs until all are done, patience is exceeded or the loss diverges; return why it ended."""
+    config, state = run.config, run.state
+    if not run.done:
+        (run.folder / "metrics.json").unlink(missing_ok=True)  # a run that is extended has no result yet
+    with RunLog(run.folder, state.log_bytes, state.epoch, config.tensorboard) as log:
+        while not run.done:
+            started = time.perf_counter()
+            lr = run.learning_rate(state.epoch)
+            run.set_learning_rate(lr)
+            try:
+                losses = train_epoch(run, state.epoch, shown)
+            except Diverged as reason:
+                shown.say(str(reason))
+                return str(reason)
+            row: dict[str, Any] = {"epoch": state.epoch, "lr": lr, "loss": losses}
+            row["seconds"] = time.perf_counter() - started
+            if (state.epoch + 1) % config.train.eval_every == 0:
+                row["valid"] = evaluate(run.framework.model, run.dataset, "valid", config.evaluate).metrics
+                run.update_best(state.epoch, row["valid"])
+            row["total_seconds"] = time.perf_counter() - started
+            log.write(row)
+            state.epoch += 1
+            if run.checkpoint_due:
+                state.log_bytes = log.sync()
+                run.save_last()
+            shown.end_epoch(row, state.best, state.best_epoch)
+    return "patience" if state.counter > config.train.patience else "epochs"
+
+
+def train_epoch(run: Training, epoch: int, shown: Progress) -> dict[str, float]:
+    """Pass once over the sampler's batches and return the mean of every loss term. Raises Diverged."""
+    on_cuda = run.device.type == "cuda"
+    check_every = CHECK_STEPS_CUDA if on_cuda else 1
+    steps = run.sampler.steps
+    totals: dict[str, float] = {}
+    waiting: list[dict[str, torch.Tensor]] = []
+    run.framework.train()
+    shown.start_epoch(epoch, steps)
+    # A model that draws from torch's global generator (F.dropout) must repeat too; the generator itself is given back.
+    with torch.random.fork_rng(devices=[run.device] if on_cuda else []):
+        torch.manual_seed(derive_seed(run.config.seed, "steps", epoch))
+        run.framework.on_epoch_start(epoch, derive_generator(run.config.seed, "epoch", epoch))
+        for step, batch in enumerate(run.sampler.epoch(epoch), start=1):
+            waiting.append(run.framework.step(batch.to(run.device), run.optimizer))
+            if len(waiting) >= check_every or step == steps:
+                add_losses(totals, waiting, epoch, step - len(waiting))
+                waiting.clear()
+                if shown.due():
+                    shown.step(step, sum(totals.values()) / step)
+    return {name: total / steps for name, total in totals.items()}
+
+
+def add_losses(totals: dict[str, float], waiting: list[dict[str, torch.Tensor]], epoch: int, first: int) -> None:
+    """Add the terms of some steps, the first of which is batch `first`. Raises Diverged at a value not finite."""
+    for offset, terms in enumerate(waiting):
+        for name, term in terms.items():
+            value = float(term)
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"the loss term '{name}' became {value} at epoch {epoch + 1}, batch {first + offset + 1}: training "
+                    "ended, the best result so far is kept; a lower train.learning_rate may help"
+                )
+            totals[name] = totals.get(name, 0.0) + value
+
+
+def finish(run: Training, ended: str) -> Run:
+    """Load the best model, evaluate the test part, and write metrics.json and per_user.parquet."""
+    config, model, state = run.config, run.framework.model, run.state
+    if state.best_epoch < 0 and state.best < 0:
+        if ended not in ("patience", "epochs"):
+            raise MmfastError(f"{ended}. There was no evaluation before it, so there is nothing to keep")
+        # Too few epochs for one evaluation (or none at all): the model as it stands is the result.
+        run.update_best(state.epoch - 1, evaluate(model, run.dataset, "valid", config.evaluate).metrics)
+    run.save_best()
+    best = load_best(run.folder, model, config, run.dataset)
+    if best["epoch"] != state.best_epoch:
+        raise MmfastError(
+            f"'{run.folder / BEST}' is of epoch {best['epoch'] + 1} but the best of the {state.epoch} epochs was "
+            f"{state.best_epoch + 1}: the run had gone further before it was interrupted; resume it with train.epochs "
+            f"of at least {best['epoch'] + 1}"
+        )
+    test = evaluate(model, run.dataset, "test", config.evaluate)
+    metrics = {
+        "monitor": config.train.monitor,
+        "best_epoch": state.best_epoch,
+        "epochs": state.epoch,
+        "ended": ended,
+        "valid": best["valid"],
+        "test": test.metrics,
+    }
+    write_results(run, test, metrics)
+    model.eval()
+    return Run(run.folder, config, run.dataset, model, metrics)
+
+
+def write_results(run: Training, test: Evaluation, metrics: dict[str, Any]) -> None:
+    """Write per_user.parquet (original user id and test metrics), then metrics.json, which marks the run finished."""
+    table = test.per_user.with_columns(user=run.dataset.user_ids.gather(test.users))
+    atomic_write(run.folder / "per_user.parquet", table.write_parquet)
+    write_text(run.folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")

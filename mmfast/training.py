@@ -1,0 +1,206 @@
+"""What one training run is made of, built from its config, and how it goes to disk and comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmfast.checkpoint import check_fingerprint, load_checkpoint, load_state, save_checkpoint
+from mmfast.config import RunConfig
+from mmfast.errors import MmfastError, suggest
+from mmfast.frameworks.base import Framework
+from mmfast.optim import Adam
+from mmfast.run import BEST, LAST, build_model
+from mmfast.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from mmfast.data.dataset import Dataset
+    from mmfast.data.sampler import Sampler
+
+
+@dataclass
+class State:
+    """Where a run stands: all that resuming needs beside parameters and optimiser."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    best: float = -1.0
+    """Best monitored value so far; protocol section 4 starts at -1."""
+    best_epoch: int = -1
+    counter: int = 0
+    """Evaluations since the last strict improvement."""
+    log_bytes: int = 0
+    """Length of log.jsonl when this state was saved."""
+
+
+@dataclass
+class Training:
+    """The parts of one run."""
+
+    config: RunConfig
+    dataset: Dataset
+    folder: Path
+    device: torch.device
+    framework: Framework
+    optimizer: torch.optim.Optimizer
+    sampler: Sampler
+    state: State
+    unsaved_best: dict[str, torch.Tensor] | None = None
+    """The best model, kept in memory until the next checkpoint: early on nearly every epoch is the best so far."""
+    best_valid: dict[str, float] | None = None
+    saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are run or patience is exceeded."""
+        train = self.config.train
+        return self.state.epoch >= train.epochs or self.state.counter > train.patience
+
+    def learning_rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch (from 0): learning_rate * s0 ** (epoch / s1)."""
+        factor, period = self.config.train.lr_decay
+        return self.config.train.learning_rate * factor ** (epoch / period)
+
+    def set_learning_rate(self, value: float) -> None:
+        """Give every parameter group this learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def update_best(self, epoch: int, valid: Mapping[str, float]) -> None:
+        """Keep the model when the monitored value is strictly better than all before, else count one more."""
+        value = valid[self.config.train.monitor]
+        if value > self.state.best:
+            self.state.best, self.state.best_epoch, self.state.counter = value, epoch, 0
+            model = self.framework.model.state_dict()
+            self.unsaved_best = {f"model/{name}": tensor.to("cpu", copy=True) for name, tensor in model.items()}
+            self.best_valid = dict(valid)
+        else:
+            self.state.counter += 1
+
+    def save_best(self) -> None:
+        """Write the best model, if it is not on disk yet."""
+        if self.unsaved_best is None:
+            return
+        about = {**self.about, "epoch": self.state.best_epoch, "valid": self.best_valid}
+        save_checkpoint(self.folder / BEST, self.unsaved_best, about)
+        self.unsaved_best = None
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the checkpoint is written after this epoch."""
+        train = self.config.train
+        waited = time.monotonic() - self.saved_at >= train.checkpoint_seconds
+        return self.done or (waited and self.state.epoch % train.checkpoint_every == 0)
+
+    def save_last(self) -> None:
+        """Write the best model and then the checkpoint that `restore` starts from."""
+        self.save_best()
+        tensors, scalars = flatten_optimizer(self.optimizer)
+        tensors |= {f"framework/{name}": tensor for name, tensor in self.framework.state_dict().items()}
+        save_checkpoint(self.folder / LAST, tensors, {**self.about, "state": asdict(self.state), "optimizer": scalars})
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        """Continue from the last checkpoint of the folder, if one was written; sweep out half-written files."""
+        for unfinished in self.folder.glob(".*.part"):
+            unfinished.unlink()
+        if not (self.folder / LAST).is_file():
+            return
+        checkpoint = load_checkpoint(self.folder / LAST)
+        check_fingerprint(checkpoint, self.dataset.name, self.dataset.fingerprint)
+        load_state(self.framework, checkpoint.tensors_under("framework/"), checkpoint.path)
+        restore_optimizer(self.optimizer, checkpoint.tensors_under("optimizer/"), checkpoint.meta["optimizer"])
+        self.state = State(**checkpoint.meta["state"])
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What every checkpoint says of its run: model, data and config."""
+        return {
+            "model": self.config.model.name,
+            "dataset": self.dataset.name,
+            "fingerprint": self.dataset.fingerprint,
+            "config": self.config.to_yaml(),
+        }
+
+
+def build_training(config: RunConfig, dataset: Dataset, folder: Path, device: torch.device) -> Training:
+    """Return a run before its first epoch: model, frameworks, optimiser and sampler of the config."""
+    framework = build_framework(config, dataset).to(device)
+    sampler = build_sampler(config, dataset, framework.model.uses_negatives)
+    optimizer = build_optimizer(config, framework)
+    return Training(config, dataset, folder, device, framework, optimizer, sampler, State())
+
+
+def build_framework(config: RunConfig, dataset: Dataset) -> Framework:
+    """Return the model inside its frameworks, outermost last in config.framework; plain training without one."""
+    from mmfast.registry import FRAMEWORKS
+
+    framework = Framework(build_model(config, dataset))
+    for section in config.framework:
+        framework = FRAMEWORKS.get(section.name)(framework, section)
+    framework.bfloat16 = config.train.precision == "bfloat16"
+    return framework
+
+
+def build_optimizer(config: RunConfig, framework: Framework) -> torch.optim.Optimizer:
+    """Return Adam over every trainable parameter in one group (protocol section 3)."""
+    parameters = [parameter for parameter in framework.parameters() if parameter.requires_grad]
+    return Adam(parameters, lr=config.train.learning_rate, weight_decay=config.train.weight_decay)
+
+
+def build_sampler(config: RunConfig, dataset: Dataset, with_negatives: bool) -> Sampler:
+    """Return the sampler of the config; a model without negatives gets none."""
+    from mmfast.data.sampler import Sampler
+
+    train = config.train
+    return Sampler(
+        dataset,
+        train.batch_size,
+        derive_seed(config.seed, "sampler"),
+        order=train.sampler,
+        negatives=train.negatives,
+        with_negatives=with_negatives,
+    )
+
+
+def check_monitor(config: RunConfig) -> None:
+    """Raise MmfastError when the metric that selects the checkpoint is not among those evaluated."""
+    computed = [f"{name}@{k}" for name in config.evaluate.metrics for k in config.evaluate.top_k]
+    if config.train.monitor not in computed:
+        raise MmfastError(
+            f"train.monitor: '{config.train.monitor}' is not evaluated.{suggest(config.train.monitor, computed)} "
+            f"Evaluated (evaluate.metrics x evaluate.top_k): {', '.join(computed)}"
+        )
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return an optimiser's state as tensors "optimizer/<parameter>/<name>" and JSON for everything else."""
+    state = optimizer.state_dict()
+    tensors, scalars = {}, {}
+    for parameter, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer/{parameter}/{name}"] = value
+            else:
+                scalars.setdefault(str(parameter), {})[name] = value
+    return tensors, {"param_groups": state["param_groups"], "scalars": scalars}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]
+) -> None:
+    """Give `optimizer` the state that `flatten_optimizer` returned."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        parameter, key = name.split("/")
+        state.setdefault(int(parameter), {})[key] = tensor
+    for parameter, values in meta["scalars"].items():
+        state.setdefault(int(parameter), {}).update(values)
+    groups = [{**group, "betas": tuple(group["betas"])} for group in meta["param_groups"]]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,89 @@
+"""The verb `mmfast prepare`: what it writes, shows, verifies and refuses."""
+
+import argparse
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmfast.data.prepared import read_prepared
+from mmfast.errors import MmfastError
+from mmfast.prepare import add_arguments, main, prepare, run
+from tests.data.sources import numbered, write_plain
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+def test_summary_names_counts_features_and_drops(tmp_path, capsys):
+    features = {"text_feat_minilm": numbered(9, 3)}
+    features["text_feat_minilm"][4] = 0
+    labels = [1, 1, 1, 2, 2, 2] + [0, 0, 0, 0, 1, 2] * 11
+    source = write_plain(tmp_path / "shop", labels=labels, features=features)
+    assert run(parse(source, tmp_path / "out", "--name", "corner")) == 0
+    shown = capsys.readouterr().out
+    for words in ("corner: prepared", "12", "9 x 3 float32, encoder minilm, 1 missing", "cold user rows in valid"):
+        assert words in shown
+    assert read_prepared(tmp_path / "out").name == "corner"
+
+
+def test_options_reach_the_manifest(tmp_path):
+    source = write_plain(tmp_path / "shop", features={"a_feat": numbered(9, 2), "b_feat": numbered(9, 2)})
+    out = tmp_path / "out"
+    run(parse(source, out, "--split", "lattice", "--seed", 7, "--k-core", 2, "--features", "b", "--cold-users", "keep"))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["split"] == {"rule": "lattice", "seed": 7} and manifest["k_core"] == 2
+    assert list(manifest["features"]) == ["b"] and manifest["cold_users"] == "keep"
+    assert manifest["source"]["files"].keys() == {"interactions.csv", "b_feat.npy"}
+    run(parse(source, out, "--split", "mmrec", "--features", "text=a_feat.npy", "--force"))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["features"]["text"]["source"] == "a_feat.npy" and manifest["split"]["seed"] == 999
+
+
+def test_the_cold_split_has_its_own_seed(tmp_path):
+    source = write_plain(tmp_path / "shop", rows=[(u, (u + s) % 20) for u in range(20) for s in range(9)])
+    manifest = json.loads((prepare(source, tmp_path / "out", split="cold") / "manifest.json").read_text())
+    assert manifest["split"] == {"rule": "cold", "seed": 123}
+
+
+def test_verify(tmp_path, capsys):
+    source = write_plain(tmp_path / "shop", features={"text_feat": numbered(9, 3)})
+    out = prepare(source, tmp_path / "out")
+    assert main([str(out), "--verify"]) == 0
+    assert "4 files are as they were written" in capsys.readouterr().out
+    path = out / "users.parquet"
+    path.write_bytes(path.read_bytes()[::-1])
+    assert main([str(out), "--verify"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: prepared folder") and "users.parquet" in error and "Traceback" not in error
+
+
+def test_refusals(tmp_path):
+    source = write_plain(tmp_path / "shop")
+    out = prepare(source, tmp_path / "out")
+    with pytest.raises(MmfastError, match="exists already"):
+        run(parse(source, out))
+    with pytest.raises(MmfastError, match="is prepared already"):
+        run(parse(out, tmp_path / "again"))
+    with pytest.raises(MmfastError, match="no folder to write"):
+        run(parse(source))
+    with pytest.raises(MmfastError, match="is not a folder"):
+        run(parse(tmp_path / "nowhere", tmp_path / "again"))
+    with pytest.raises(MmfastError, match="not a mixture"):
+        run(parse(source, tmp_path / "again", "--features", "text", "image=x.npy"))
+    assert not (tmp_path / "again").exists()
+
+
+def test_bench_prepares_a_small_file(monkeypatch, capsys):
+    script = Path(__file__).parents[2] / "bench" / "prepare.py"
+    sizes = ["--rows", "40000", "--users", "3000", "--items", "800"]
+    monkeypatch.setenv("PYTHONPATH", str(script.parents[1]))
+    monkeypatch.setattr(sys, "argv", [str(script), *sizes, "--json"])
+    runpy.run_path(str(script), run_name="__main__")
+    result = json.loads(capsys.readouterr().out)
+    assert result["rows"] == 40000 and 0 < result["kept_rows"] < 40000 and result["peak_bytes"] > 1e7

@@ -1,0 +1,203 @@
+"""Prepared folders: written whole or not at all, the same bytes each time, and damage told in one sentence."""
+
+import json
+import mmap
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mmfast.data import prepared, storage
+from mmfast.data.manifest import read_manifest
+from mmfast.data.prepared import read_prepared, verify_prepared, write_prepared
+from mmfast.errors import MmfastError
+from mmfast.prepare import prepare
+from tests.data.sources import numbered, pairs, write_plain
+
+ROWS = pl.DataFrame(
+    {"user": [1, 0, 0, 1, 0, 1], "item": [0, 2, 1, 1, 0, 2], "split": [0, 0, 0, 1, 1, 2], "time": [5, 3, 4, 9, 8, 7]}
+)
+USERS = pl.DataFrame({"id": ["u0", "u1"]})
+ITEMS = pl.DataFrame({"id": ["a", "b", "c"], "title": ["Aa", None, "Cc"]})
+
+
+def write(folder, **changes):
+    features = {"text": np.array([[1, 2], [0, 0], [3, 4]], np.float16), "image": np.ones((3, 5), np.float32)}
+    fields = {"name": "tiny", "rows": ROWS, "users": USERS, "items": ITEMS, "features": features}
+    return write_prepared(folder, **{**fields, **changes})
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def edit_manifest(folder, **changes):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_what_is_written_is_read(tmp_path):
+    data = read_prepared(write(tmp_path / "out"))
+    assert (data.name, data.num_users, data.num_items) == ("tiny", 2, 3)
+    assert pairs(data.train) == {(1, 0), (0, 2), (0, 1)} and data.train.users.tolist() == [0, 0, 1]
+    assert pairs(data.valid) == {(1, 1), (0, 0)} and pairs(data.test) == {(1, 2)}
+    assert data.features["text"].tolist() == [[1, 2], [0, 0], [3, 4]] and data.features["text"].dtype == np.float16
+    assert data.missing["text"].tolist() == [1] and data.missing["image"].tolist() == []
+    assert data.user_id(1) == "u1" and data.item_index("c") == 2 and data.item_title(1) == ""
+    assert data.manifest["rows"] == {"train": 3, "valid": 2, "test": 1}
+
+
+def test_features_are_mapped_not_loaded(tmp_path):
+    array = read_prepared(write(tmp_path / "out")).features["image"]
+    owner = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    assert isinstance(owner, mmap.mmap) and not array.flags.writeable
+
+
+def test_hashes_of_the_manifest_are_those_of_the_content(tmp_path):
+    data = read_prepared(write(tmp_path / "out"))
+    assert data.fingerprint == data.with_features(dict(data.features)).fingerprint
+
+
+def test_reading_hashes_no_feature(tmp_path, monkeypatch):
+    folder = write(tmp_path / "out")
+    monkeypatch.setattr("mmfast.data.dataset.hash_array", lambda array: pytest.fail() if array.ndim == 2 else "0")
+    monkeypatch.setattr("mmfast.data.dataset.zero_rows", lambda *a: pytest.fail("values were checked again"))
+    assert len(read_prepared(folder).fingerprint) == 64
+
+
+def test_twice_gives_the_same_bytes(tmp_path):
+    source = write_plain(tmp_path / "set", features={"text_feat": numbered(9, 4)})
+    first, second = prepare(source, tmp_path / "one"), prepare(source, tmp_path / "two")
+    assert content(first) == content(second)
+    assert str(tmp_path) not in (first / "manifest.json").read_text()
+
+
+def test_existing_folder_is_refused_or_replaced(tmp_path):
+    folder = write(tmp_path / "out")
+    (folder / "note.txt").write_text("mine")
+    with pytest.raises(MmfastError, match="exists already; choose another folder, or pass --force"):
+        write(folder)
+    assert (folder / "note.txt").exists()
+    write(folder, name="other", replace=True)
+    assert read_prepared(folder).name == "other" and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_failure_in_the_middle_leaves_nothing_new(tmp_path, monkeypatch, replace):
+    before = content(write(tmp_path / "out")) if replace else None
+    monkeypatch.setattr(prepared, "_write_feature", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write(tmp_path / "out", replace=replace)
+    assert [p.name for p in tmp_path.iterdir()] == (["out"] if replace else [])
+    assert before is None or content(tmp_path / "out") == before
+
+
+def test_failure_of_the_last_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
+    before = content(write(tmp_path / "out"))
+    rename = Path.rename
+
+    def fail_for_new(self, target):
+        if self.suffix == ".part":
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_new)
+    with pytest.raises((OSError, MmfastError)):
+        write(tmp_path / "out", name="new", replace=True)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"] and content(tmp_path / "out") == before
+
+
+def test_the_loser_of_a_race_uses_the_winners_folder(tmp_path):
+    target = tmp_path / "out"
+    with storage.new_folder(target, keep_existing=True) as mine:
+        (mine / "who").write_text("loser")
+        with storage.new_folder(target, keep_existing=True) as other:
+            (other / "who").write_text("winner")
+    assert (target / "who").read_text() == "winner" and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_appears_meanwhile_is_not_overwritten(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(MmfastError, match="appeared while it was being written"), storage.new_folder(target):
+        target.mkdir()
+        (target / "who").write_text("other")
+    assert (target / "who").read_text() == "other"
+
+
+def cut(folder, name):
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def cut_and_record(folder, name):
+    """Cut a file and let the manifest agree, so that the reader of the file itself must notice."""
+    cut(folder, name)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    files[name]["bytes"] -= 7
+    edit_manifest(folder, files=files)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "manifest.json").unlink(), "has no manifest.json"),
+        (lambda f: (f / "manifest.json").write_text("{oops"), "manifest.json cannot be read"),
+        (lambda f: (f / "manifest.json").write_text("[1]"), "does not say format"),
+        (lambda f: edit_manifest(f, version=99), "format version 99 but this mmfast .* reads version 1"),
+        (lambda f: edit_manifest(f, rows={"train": 4, "valid": 2, "test": 1}), "interactions.parquet has .*'train': 3"),
+        (lambda f: (f / "items.parquet").unlink(), "'items.parquet' is missing"),
+        (lambda f: cut(f, "feature_text.npy"), "'feature_text.npy' has 133 bytes, not 140"),
+        (lambda f: cut(f, "interactions.parquet"), "'interactions.parquet' has [0-9,]+ bytes, not"),
+        (lambda f: cut_and_record(f, "feature_text.npy"), "'feature_text.npy' cannot be read"),
+        (lambda f: cut_and_record(f, "interactions.parquet"), "'interactions.parquet' cannot be read"),
+        (lambda f: edit_manifest(f, num_items=4), "'image' have 3 rows but there are 4 items"),
+    ],
+)
+def test_damage_is_told_in_one_sentence(tmp_path, damage, message):
+    folder = write(tmp_path / "out")
+    damage(folder)
+    with pytest.raises(MmfastError, match=message) as caught:
+        read_prepared(folder)
+    assert "\n" not in str(caught.value) and "again" in str(caught.value)
+
+
+def test_manifest_without_a_field(tmp_path):
+    folder = write(tmp_path / "out")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["rows"], manifest["split"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(MmfastError, match=r"manifest.json lacks rows, split"):
+        read_manifest(folder)
+
+
+def test_verify_finds_a_changed_byte(tmp_path):
+    folder = write(tmp_path / "out")
+    assert "feature_text.npy" in verify_prepared(folder)
+    path = folder / "feature_image.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    read_prepared(folder)
+    with pytest.raises(MmfastError, match=r"the content of feature_image.npy is not what was written"):
+        verify_prepared(folder)
+
+
+def test_bad_content_is_refused_before_anything_appears(tmp_path):
+    with pytest.raises(MmfastError, match="item id 'a' stands for 2 items"):
+        write(tmp_path / "out", items=pl.DataFrame({"id": ["a", "b", "a"]}))
+    with pytest.raises(MmfastError, match="'text' have 2 rows but there are 3 items"):
+        write(tmp_path / "out", features={"text": np.ones((2, 2), np.float32)})
+    with pytest.raises(MmfastError, match="NaN or infinite"):
+        write(tmp_path / "out", features={"text": np.full((3, 2), np.nan, np.float32)})
+    with pytest.raises(MmfastError, match=r"pair \(user 0, item 0\) is repeated"):
+        write(tmp_path / "out", rows=pl.concat([ROWS, ROWS[4:5]]))
+    with pytest.raises(MmfastError, match="user 1 of the train part is out of range; there are 1 users"):
+        write(tmp_path / "out", users=USERS[:1])
+    with pytest.raises(MmfastError, match="the test part is empty"):
+        write(tmp_path / "out", rows=ROWS[:5])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,194 @@
+"""What every backbone must do, on data whose right answer is known: two blocks of users, two blocks of items."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mmfast.data.dataset import Dataset, Interactions
+from mmfast.data.sampler import Sampler
+from mmfast.errors import MmfastError
+from mmfast.evaluate import evaluate
+from mmfast.models.features import FrozenFeatures
+from mmfast.ops import use_backend
+from mmfast.optim import Adam
+from mmfast.registry import MODELS
+
+USERS, ITEMS, COLD = 40, 24, 22  # the last item of each block never occurs in train
+# Those of the package: other tests register toys of their own.
+NAMES = [name for name in MODELS.names() if MODELS.get(name).__module__.startswith("mmfast.")]
+WITH_FEATURES = {"image": 6, "sound": 3, "text": 5}
+
+
+def block_dataset(features: dict[str, int] | None = None) -> Dataset:
+    """Users like the items of their own parity; of each user's items one is held out for valid and one for test."""
+    rng = np.random.default_rng(0)
+    pairs = {"train": [], "valid": [], "test": []}
+    for user in range(USERS):
+        liked = rng.permutation(np.arange(user % 2, COLD, 2))
+        pairs["train"] += [(user, item) for item in liked[2:]]
+        pairs["valid"].append((user, liked[0]))
+        pairs["test"].append((user, liked[1]))
+    parts = {name: Interactions.from_pairs(*np.array(rows).T) for name, rows in pairs.items()}
+    kind = np.arange(ITEMS) % 2
+    tables = {
+        name: (rng.normal(size=(2, dim))[kind] + 0.1 * rng.normal(size=(ITEMS, dim))).astype(np.float32)
+        for name, dim in (WITH_FEATURES if features is None else features).items()
+    }
+    return Dataset("blocks", USERS, ITEMS, **parts, features=tables)
+
+
+def build(name: str, dataset: Dataset, **options):
+    entry = MODELS.get(name)
+    options = {"embedding_dim": 8, **({"k": 4} if "k" in entry.Config.model_fields else {}), **options}
+    return entry(entry.Config(name=name, **options), dataset, torch.Generator().manual_seed(1))
+
+
+def train(model, dataset: Dataset, epochs: int, lr: float = 0.02) -> list[float]:
+    optimizer = Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
+    sampler = Sampler(dataset, 64, seed=3, with_negatives=model.uses_negatives)
+    losses = []
+    for epoch in range(epochs):
+        model.on_epoch_start(epoch, torch.Generator().manual_seed(epoch))
+        for batch in sampler.epoch(epoch):
+            optimizer.zero_grad()
+            loss = sum(model.loss(batch).values())
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learns_the_blocks(name):
+    dataset = block_dataset()
+    model = build(name, dataset)
+    losses = train(model, dataset, 30)
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    model.eval()
+    users, items = (table.detach().numpy() for table in model.embed())
+    scores = users @ items.T
+    same_block = (np.arange(USERS)[:, None] - np.arange(COLD)[None]) % 2 == 0
+    within, across = scores[:, :COLD][same_block].mean(), scores[:, :COLD][~same_block].mean()
+    assert within > across + 0.5
+    assert evaluate(model, dataset, "test").metrics["recall@5"] > 0.8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_bits_and_any_thread_count(name):
+    dataset = block_dataset()
+    one = build(name, dataset)
+    losses = train(one, dataset, 2)
+    other = build(name, dataset)
+    assert train(other, dataset, 2) == losses
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_native_and_reference_ops_agree(name):
+    dataset = block_dataset()
+    losses = train(build(name, dataset), dataset, 1)
+    with use_backend("reference"):
+        assert train(build(name, dataset), dataset, 1) == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cold_items_are_scored_and_seen_items_are_not_recommended(name):
+    dataset = block_dataset()
+    model = build(name, dataset)
+    train(model, dataset, 2)
+    _, items = model.embed()
+    assert torch.isfinite(items).all()
+    result = evaluate(model, dataset, "test")
+    seen = set(zip(dataset.train.users.tolist(), dataset.train.items.tolist(), strict=True))
+    listed = {(int(u), int(i)) for u, row in zip(result.users, result.top_items, strict=True) for i in row if i >= 0}
+    assert not listed & seen
+    assert any(item >= COLD for _, item in listed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_dataset_stays_as_it_was(name):
+    dataset = block_dataset()
+    before = dataset.with_features(dict(dataset.features)).fingerprint
+    train(build(name, dataset), dataset, 2)
+    assert dataset.with_features(dict(dataset.features)).fingerprint == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hiding_a_modality_changes_the_vectors_and_an_unknown_one_is_an_error(name):
+    dataset = block_dataset()
+    model = build(name, dataset)
+    train(model, dataset, 2)
+    with pytest.raises(MmfastError, match="reads no modality 'smell'"):
+        model.embed(hide={"smell"})
+    for modality in model.modalities:
+        plain, hidden = model.embed(), model.embed(hide={modality})
+        assert not all(torch.allclose(a, b) for a, b in zip(plain, hidden, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_modality_alone_will_do_and_none_is_refused_clearly(name):
+    dataset = block_dataset({"sound": 3})
+    train(build(name, dataset), dataset, 1)
+    if build(name, dataset).modalities:
+        with pytest.raises(MmfastError, match="needs item features, but data set 'blocks' has none"):
+            build(name, block_dataset({}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_parameters_give_the_same_scores(name):
+    dataset = block_dataset()
+    model = build(name, dataset)
+    train(model, dataset, 1)
+    other = build(name, dataset)
+    other.load_state_dict(model.state_dict())
+    for a, b in zip(model.embed(), other.embed(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_vbpr_channels_are_masked_with_their_user_preference():
+    dataset = block_dataset()
+    model = build("vbpr", dataset, fusion="channels")
+    train(model, dataset, 5)
+    users, items = model.embed(hide={"text"})
+    dim = 8
+    text = slice((1 + model.modalities.index("text")) * dim, (2 + model.modalities.index("text")) * dim)
+    assert torch.equal(users[:, text], users[:1, text].expand(USERS, -1))
+    assert torch.allclose(items[:, text], items[:1, text].expand(ITEMS, -1))
+    kept, plain = slice(0, dim), model.embed()
+    assert torch.equal(users[:, kept], plain[0][:, kept])
+
+
+def test_vbpr_channels_literal_formula():
+    dataset = block_dataset()
+    model = build("vbpr", dataset, fusion="channels", reg_weight=0.3).double()
+    for modality in model.modalities:
+        model.set_item_features(modality, FrozenFeatures64(dataset.features[modality]))
+    batch = next(Sampler(dataset, 64, seed=0).epoch(0))
+    terms = model.loss(batch)
+    users = torch.cat([model.users[n].weight for n in ("id", *model.modalities)], dim=1)
+    parts = [model.items.weight]
+    for modality in model.modalities:
+        layer = model.projections[modality]
+        parts.append(torch.from_numpy(dataset.features[modality]).double() @ layer.weight.T + layer.bias)
+    items = torch.cat(parts, dim=1)
+    u, p, n = users[batch.users], items[batch.pos_items], items[batch.neg_items]
+    margin = (u * p).sum(1) - (u * n).sum(1)
+    assert terms["bpr"].item() == pytest.approx(torch.log(1 + torch.exp(-margin)).mean().item(), rel=1e-12)
+    squares = sum(t.square().sum() for t in (u, p, n))
+    assert terms["reg"].item() == pytest.approx(0.3 * 0.5 * squares.item() / 64, rel=1e-12)
+
+
+class FrozenFeatures64(FrozenFeatures):
+    """Frozen features in float64, for comparison with a formula."""
+
+    def rows(self, ids):
+        return self.features[ids].double()
+
+
+def test_set_item_features_refuses_another_width():
+    model = build("vbpr", block_dataset())
+    with pytest.raises(MmfastError, match="feature_dim 4; the model was built for 5"):
+        model.set_item_features("text", FrozenFeatures(np.zeros((ITEMS, 4), np.float32)))

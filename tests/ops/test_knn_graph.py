@@ -1,0 +1,167 @@
+"""Exact neighbours against brute force and the golden numbers: ties, zero rows, panels, memory-mapped input, threads."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmfast.errors import MmfastError
+from mmfast.ops import _backend
+from mmfast.ops.knn_graph import knn_graph, knn_graph_reference
+
+GOLDEN = Path(os.environ.get("MMFAST_GOLDEN", Path(__file__).parents[1] / "golden"))
+ONE_PANEL, SMALL_PANELS = 64 << 20, 1000
+
+
+def table(num_items, width, dtype=torch.float64, seed=0):
+    return torch.randn(num_items, width, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def check_against_float64(features, neighbours, similarities, include_self):
+    """Every chosen neighbour is among the true k best up to rounding, none is missing, none repeated."""
+    x = torch.nn.functional.normalize(features.double(), eps=1e-12)
+    exact = x @ x.T
+    torch_error = (torch.nn.functional.normalize(features.float()) @ x.T.float() - exact).abs().max()
+    assert (similarities - exact.gather(1, neighbours.long())).abs().max() <= 2 * torch_error + 1e-7
+    others = exact.clone().fill_diagonal_(-torch.inf)
+    chosen, k = (neighbours[:, 1:], neighbours.shape[1] - 1) if include_self else (neighbours, neighbours.shape[1])
+    kth = others.topk(k).values[:, -1:]
+    assert bool((others.gather(1, chosen.long()) >= kth - 1e-6).all())
+    assert all(len(set(row)) == k for row in chosen.tolist())
+    assert bool((similarities[:, 1 if include_self else 0 :].diff(dim=1) <= 0).all())
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_golden(modality):
+    with np.load(GOLDEN / "shared.npz") as golden:
+        features = torch.tensor(golden[f"{modality}_features"])
+        want = torch.tensor(golden[f"knn/{modality}/neighbours"])
+        want_similarities = torch.tensor(golden[f"knn/{modality}/neighbour_similarity"])
+    neighbours, similarities = knn_graph(features, k=3)
+    assert torch.equal(neighbours.long(), want)
+    assert torch.allclose(similarities.double(), want_similarities, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "inner"])
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize(
+    ("num_items", "width", "k"), [(1, 3, 1), (2, 1, 1), (5, 3, 4), (31, 7, 30), (256, 9, 3), (257, 31, 7), (700, 5, 300)]
+)
+def test_float64_equals_brute_force(num_items, width, k, include_self, metric):
+    if num_items == 1 and not include_self:
+        with pytest.raises(MmfastError, match="k=1 but there are only 1 items; choose k <= 0"):
+            knn_graph(table(1, width), k, include_self)
+        return
+    features = table(num_items, width)
+    want = knn_graph_reference(features, k, include_self, metric)
+    for block_bytes in (ONE_PANEL, SMALL_PANELS):
+        neighbours, similarities = knn_graph(features, k, include_self, metric, block_bytes)
+        assert torch.equal(neighbours, want[0])
+        assert torch.allclose(similarities, want[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_float32_and_float16_are_exact_up_to_rounding(dtype, include_self):
+    features = table(1031, 67, torch.float32).to(dtype)
+    neighbours, similarities = knn_graph(features, 10, include_self, block_bytes=300_000)
+    assert neighbours.dtype == torch.int32 and similarities.dtype == torch.float32
+    check_against_float64(features, neighbours, similarities, include_self)
+
+
+@pytest.mark.parametrize("block_bytes", [ONE_PANEL, SMALL_PANELS])
+@pytest.mark.parametrize("include_self", [True, False])
+def test_ties_go_to_the_lower_id(include_self, block_bytes):
+    # Small integers: inner products are exact, and most similarities occur many times.
+    features = torch.randint(-1, 2, (800, 6), generator=torch.Generator().manual_seed(0)).float()
+    want = knn_graph_reference(features, 40, include_self, "inner")
+    assert equal(knn_graph(features, 40, include_self, "inner", block_bytes), want)
+
+
+def test_identical_rows_and_self_first():
+    neighbours, similarities = knn_graph(torch.ones(600, 4), 5)
+    assert neighbours[:, 0].tolist() == list(range(600))
+    assert neighbours[0].tolist() == [0, 1, 2, 3, 4] and neighbours[599].tolist() == [599, 0, 1, 2, 3]
+    assert bool((similarities == 1).all())
+
+
+def test_zero_rows_have_similarity_zero():
+    features = table(300, 8, torch.float32)
+    features[[4, 280]] = 0
+    neighbours, similarities = knn_graph(features, 300)
+    assert neighbours[4].tolist() == [4, *[i for i in range(300) if i != 4]]
+    assert bool((similarities[[4, 280]] == 0).all())
+    assert bool(torch.isfinite(similarities).all())
+    assert equal(knn_graph(torch.zeros(3, 2), 2), (torch.tensor([[0, 1], [1, 0], [2, 0]]).int(), torch.zeros(3, 2)))
+
+
+def test_large_and_small_numbers_do_not_overflow():
+    features = table(50, 8, torch.float32)
+    scaled = features * torch.logspace(-6, 30, 50)[:, None]
+    want, got = knn_graph(features, 6), knn_graph(scaled, 6)
+    assert torch.allclose(want[1], got[1], atol=1e-6)
+    with pytest.raises(MmfastError, match="numbers too large"):
+        knn_graph(scaled, 6, metric="inner")
+
+
+def test_memory_mapped_and_strided_input(tmp_path):
+    features = table(520, 33, torch.float32)
+    np.save(tmp_path / "f.npy", features.numpy())
+    mapped = np.load(tmp_path / "f.npy", mmap_mode="r")
+    want = knn_graph(features, 4)
+    assert equal(want, knn_graph(mapped, 4))
+    assert equal(want, knn_graph(features.T.contiguous().T, 4))
+    half = knn_graph(mapped.astype(np.float16), 4, block_bytes=SMALL_PANELS)
+    assert equal(half, knn_graph(torch.tensor(mapped.astype(np.float16)), 4))
+
+
+@pytest.mark.parametrize("block_bytes", [ONE_PANEL, 200_000])
+@pytest.mark.parametrize("num_items", [100, 1500])
+def test_any_number_of_threads(num_items, block_bytes):
+    features = table(num_items, 200, torch.float32)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(knn_graph(features, 10, block_bytes=block_bytes))
+    finally:
+        torch.set_num_threads(before)
+    assert equal(results[0], results[1]) and equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_names_the_row(backend, bad):
+    features = table(600, 5, torch.float32)
+    features[[577, 300], 2] = bad
+    message = "row 300 of features holds NaN, infinity or numbers too large"
+    with _backend.use_backend(backend), pytest.raises(MmfastError, match=message):
+        knn_graph(features, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 50}, "knn_graph: k=50 but there are only 20 items; choose k <= 20"),
+        ({"k": 20, "include_self": False}, "k=20 but there are only 20 items; choose k <= 19"),
+        ({"k": 0}, "k=0 but every item needs a neighbour; choose 1 <= k <= 20"),
+        ({"metric": "dot"}, "metric='dot' is unknown; choose cosine or inner"),
+        ({"block_bytes": 0}, "block_bytes=0; choose a number above zero"),
+        ({"features": torch.ones(20)}, r"features has shape \(20,\)"),
+        ({"features": torch.ones(20, 2).int()}, "wanted .* float16, float32 or float64"),
+        ({"features": torch.ones(0, 2)}, "there are only 0 items"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(MmfastError, match=message):
+        knn_graph(**{"features": torch.ones(20, 2), "k": 2, **arguments})
+
+
+def test_opcheck():
+    torch.library.opcheck(torch.ops.mmfast.knn_graph, (table(9, 4), 3, True, "cosine", ONE_PANEL))

@@ -1,0 +1,220 @@
+"""propagate and propagate_rows: against float64, gradients, awkward sizes, threads, compiled graphs, messages."""
+
+import pytest
+import torch
+
+from mmfast.errors import MmfastError
+from mmfast.ops._backend import use_backend
+from mmfast.ops.csr import CSR
+from mmfast.ops.propagate import READOUTS, propagate, propagate_reference, propagate_rows, propagate_rows_reference
+
+SIZES = [(1, 0, 1), (1, 1, 3), (7, 11, 8), (53, 300, 64), (97, 500, 67), (31, 200, 128), (257, 3000, 33)]
+
+
+def operator(num_nodes, num_entries, dtype=torch.float64, seed=0, values=True, scales=True):
+    """A random operator and its transpose; some rows are empty, some entries repeat."""
+    generator = torch.Generator().manual_seed(seed)
+    row = torch.randint(0, max(1, num_nodes - num_nodes // 5), (num_entries,), generator=generator)
+    col = torch.randint(0, num_nodes, (num_entries,), generator=generator)
+    value = torch.randn(num_entries, dtype=torch.float64, generator=generator).to(dtype)
+    row_scale, col_scale = torch.rand(2, num_nodes, dtype=torch.float64, generator=generator).to(dtype)
+
+    def build(row, col):
+        order = torch.argsort(row * num_nodes + col, stable=True)
+        ptr = torch.zeros(num_nodes + 1, dtype=torch.int64)
+        ptr[1:] = torch.bincount(row, minlength=num_nodes).cumsum(0)
+        return ptr, col[order].int(), value[order] if values else None
+
+    if not scales:
+        row_scale = col_scale = None
+    return CSR(*build(row, col), row_scale, col_scale), CSR(*build(col, row), col_scale, row_scale)
+
+
+def to(csr, dtype, swap=None):
+    values = None if csr.values is None else csr.values.to(dtype)
+    scales = (swap.col_scale, swap.row_scale) if swap else [s if s is None else s.to(dtype) for s in csr[3:]]
+    return CSR(csr.ptr, csr.cols, values, *scales)
+
+
+def table(num_nodes, width, seed=1):
+    return torch.randn(num_nodes, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def some_rows(num_nodes):
+    return torch.arange(num_nodes)[:: 3 if num_nodes > 3 else 1]
+
+
+def outputs(csr, transpose, x, rows, num_layers, readout):
+    """Both ops' values and every gradient: of the table, of its rows, with and without the rows of x itself."""
+    x = x.clone().requires_grad_()
+    full = propagate(csr, transpose, x, num_layers, readout)
+    part, own = propagate_rows(csr, transpose, x, rows, num_layers, readout)
+    weight = torch.linspace(-1, 1, full.numel(), dtype=x.dtype).view_as(full)
+    losses = (full * weight).sum(), (part * weight[rows]).sum(), (own * weight[rows]).sum()
+    losses += (losses[1] + 3 * losses[2],)
+    return [full, part, own, *(torch.autograd.grad(loss, x, retain_graph=True)[0] for loss in losses)]
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("num_layers", [0, 1, 2, 3])
+@pytest.mark.parametrize(("num_nodes", "num_entries", "width"), SIZES)
+def test_error_is_at_most_twice_that_of_pytorch(num_nodes, num_entries, width, num_layers, readout):
+    csr, transpose = operator(num_nodes, num_entries)
+    x, rows = table(num_nodes, width), some_rows(num_nodes)
+    single = to(csr, torch.float32)
+    pair = single, to(transpose, torch.float32, swap=single)
+    with use_backend("reference"):
+        exact = outputs(csr, transpose, x, rows, num_layers, readout)
+        torch_32 = outputs(*pair, x.float(), rows, num_layers, readout)
+    for ours, want in zip(outputs(csr, transpose, x, rows, num_layers, readout), exact, strict=True):
+        torch.testing.assert_close(ours, want, rtol=1e-12, atol=1e-12)
+    ours_32 = outputs(*pair, x.float(), rows, num_layers, readout)
+    for ours, theirs, want in zip(ours_32, torch_32, exact, strict=True):
+        scale = want.abs().max() * 1e-7
+        assert (ours - want).abs().max() <= 2 * (theirs - want).abs().max() + scale
+
+
+@pytest.mark.parametrize("values", [True, False])
+@pytest.mark.parametrize("scales", [True, False])
+def test_missing_values_and_scales_are_ones(values, scales):
+    csr, transpose = operator(41, 200, values=values, scales=scales)
+    x = table(41, 9)
+    dense = torch.zeros(41, 41, dtype=torch.float64)
+    dense.index_put_((csr.rows(), csr.cols.long()), csr.entries(torch.float64), accumulate=True)
+    torch.testing.assert_close(propagate(csr, transpose, x, 2, "sum"), x + dense @ x + dense @ (dense @ x))
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_gradcheck(readout):
+    csr, transpose = operator(11, 30)
+    x = table(11, 5).requires_grad_()
+    rows = torch.tensor([0, 2, 9])
+    assert torch.autograd.gradcheck(lambda x: propagate(csr, transpose, x, 2, readout), x)
+    assert torch.autograd.gradcheck(lambda x: propagate_rows(csr, transpose, x, rows, 2, readout), x)
+
+
+def test_opcheck():
+    csr, transpose = operator(11, 30)
+    graph = (*csr[:3], *transpose[:3], *csr[3:])
+    rows, x = torch.tensor([0, 2, 9]), table(11, 5)
+    torch.library.opcheck(torch.ops.mmfast.propagate.default, (*graph, x.requires_grad_(), 2, "mean"))
+    torch.library.opcheck(torch.ops.mmfast.propagate_rows.default, (*graph, x, rows, 2, "mean"))
+    torch.library.opcheck(
+        torch.ops.mmfast.propagate_backward.default, (*transpose, x[:3].detach(), None, rows, 1, "sum")
+    )
+
+
+def test_compiles_to_one_graph():
+    csr, transpose = operator(11, 30)
+    graph = (*csr[:3], *transpose[:3], *csr[3:])
+    rows, x = torch.tensor([0, 2, 9]), table(11, 5).requires_grad_()
+
+    def loss(x):
+        return sum(y.square().sum() for y in torch.ops.mmfast.propagate_rows(*graph, x, rows, 2, "mean"))
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(x), x), torch.autograd.grad(loss(x), x))
+
+
+def test_same_bits_for_any_number_of_threads():
+    csr, transpose = operator(3001, 40_000, torch.float32)
+    x, rows = table(3001, 64).float(), some_rows(3001)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(outputs(csr, transpose, x, rows, 3, "mean"))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_tables_larger_than_the_caches():
+    csr, transpose = operator(70_001, 90_000, torch.float32)
+    x = table(70_001, 64).float()
+    reference = propagate_reference(to(csr, torch.float64), x.double(), 2)
+    torch.testing.assert_close(propagate(csr, transpose, x, 2), reference.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_strided_input_and_empty_rows():
+    csr, transpose = operator(23, 80)
+    x = table(8, 23).T
+    torch.testing.assert_close(propagate(csr, transpose, x, 2), propagate_reference(csr, x, 2))
+    nothing = torch.empty(0, dtype=torch.int64)
+    x = x.clone().requires_grad_()
+    part, own = propagate_rows(csr, transpose, x, nothing, 2)
+    assert part.shape == own.shape == (0, 8)
+    (grad,) = torch.autograd.grad(part.sum() + own.sum(), x)
+    assert not grad.any()
+
+
+def test_no_layers_returns_a_copy():
+    csr, transpose = operator(5, 9)
+    x = table(5, 3)
+    assert propagate(csr, transpose, x, 0).data_ptr() != x.data_ptr()
+
+
+def test_second_derivatives_are_refused():
+    csr, transpose = operator(5, 9)
+    x = table(5, 3).requires_grad_()
+    (grad,) = torch.autograd.grad(propagate(csr, transpose, x.square(), 2).square().sum(), x, create_graph=True)
+    with pytest.raises(MmfastError, match="second derivatives are not provided"):
+        grad.sum().backward()
+
+
+def bad_arguments():
+    csr, transpose = operator(5, 9)
+    x = table(5, 3)
+    yield "readout is 'best'; choose one of mean, sum, last", (csr, transpose, x, 2, "best")
+    yield "num_layers is -1; choose 0 or more", (csr, transpose, x, -1)
+    yield r"x is \[4, 3\]; wanted \[5, D\]", (csr, transpose, x[:4], 2)
+    yield "pass its transpose", (csr, operator(5, 8)[1], x, 2)
+    yield "not those of the graph swapped", (csr, csr, x, 2)
+    yield "ptr is on cpu, x on meta; move both to one device", (csr, transpose, x.to("meta"), 2)
+    yield "propagate: x is Half; wanted Float or Double", (csr, transpose, x.half(), 2)
+    yield "propagate: values is Double; wanted Float", (csr, transpose, x.float(), 2)
+    wild = csr._replace(cols=csr.cols + 1)
+    yield "cols holds ids from . to 5; wanted 0 to 4", (wild, transpose, x, 2)
+    yield "cols is Long; wanted Int", (csr._replace(cols=csr.cols.long()), transpose, x, 2)
+    yield (
+        "ptr runs from 0 to 9; wanted from 0 up to the 8 entries",
+        (
+            csr._replace(cols=csr.cols[:8], values=csr.values[:8]),
+            transpose._replace(cols=csr.cols[:8]),
+            x,
+            2,
+        ),
+    )
+    falling = csr.ptr.clone()
+    falling[1] = 9
+    falling[2] = 0
+    yield "never falling", (csr._replace(ptr=falling), transpose, x, 2)
+
+
+@pytest.mark.parametrize(("message", "arguments"), list(bad_arguments()))
+def test_messages(message, arguments):
+    with pytest.raises((MmfastError, RuntimeError), match=message):
+        propagate(*arguments)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_rows_must_be_sorted_and_unique(backend):
+    csr, transpose = operator(5, 9)
+    with use_backend(backend):
+        for rows in ([1, 1], [2, 0]):
+            with pytest.raises((MmfastError, RuntimeError), match="not sorted and unique; take them from compact_ids"):
+                propagate_rows(csr, transpose, table(5, 3), torch.tensor(rows), 1)
+        with pytest.raises(MmfastError, match="wanted int64"):
+            propagate_rows(csr, transpose, table(5, 3), torch.tensor([0], dtype=torch.int32), 1)
+    with pytest.raises(RuntimeError, match="rows holds ids from 0 to 5; wanted 0 to 4"):
+        propagate_rows(csr, transpose, table(5, 3), torch.tensor([0, 5]), 1)
+
+
+def test_rows_reference_is_the_reference():
+    csr, _ = operator(11, 30)
+    x, rows = table(11, 5), torch.tensor([0, 2, 9])
+    part, own = propagate_rows_reference(csr, x, rows, 2)
+    assert torch.equal(part, propagate_reference(csr, x, 2)[rows])
+    assert torch.equal(own, x[rows])

@@ -1,0 +1,164 @@
+"""Full ranking against the sorted score matrix: masks, ties, padding, hits, large k, many shapes."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmfast.errors import MmfastError
+from mmfast.ops import _backend
+from mmfast.ops.rank import rank, rank_reference
+
+NAMES = ("users", "items", "mask_ptr", "mask_items", "target_ptr", "target_items", "k")
+
+
+def lists(num_users, num_items, most, rng):
+    rows = [np.sort(rng.choice(num_items, rng.integers(0, most + 1), replace=False)) for _ in range(num_users)]
+    ptr = torch.tensor(np.cumsum([0] + [len(row) for row in rows]), dtype=torch.int64)
+    return ptr, torch.tensor(np.concatenate([*rows, []]), dtype=torch.int32)
+
+
+def case(num_users, num_items, width, k, dtype=torch.float32, most=None, integers=False):
+    """Random tables; `integers` gives exact scores with many ties."""
+    rng = np.random.default_rng(num_users * 7919 + num_items)
+    draw = (lambda n: rng.integers(-2, 3, (n, width))) if integers else (lambda n: rng.standard_normal((n, width)))
+    most = min(num_items, 20) if most is None else most
+    mask, targets = lists(num_users, num_items, most, rng), lists(num_users, num_items, min(num_items, 8), rng)
+    users, items = (torch.tensor(draw(n), dtype=dtype) for n in (num_users, num_items))
+    return dict(zip(NAMES, (users, items, *mask, *targets, k), strict=True))
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+SHAPES = [
+    (0, 5, 3, 2),
+    (1, 1, 1, 1),
+    (3, 5, 0, 5),
+    (7, 31, 5, 31),
+    (129, 1025, 8, 50),
+    (128, 1024, 8, 10),
+    (11, 4099, 16, 300),
+    (5, 6000, 64, 3000),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float64_equals_the_reference(shape):
+    arguments = case(*shape, dtype=torch.float64)
+    top, scores, hits = rank(**arguments)
+    want_top, want_scores, want_hits = rank_reference(**arguments)
+    assert top.dtype == torch.int32 and hits.dtype == torch.bool and scores.dtype == torch.float64
+    assert torch.equal(top, want_top) and torch.equal(hits, want_hits)
+    assert torch.allclose(scores, want_scores, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ties_go_to_the_lower_id(shape, dtype):
+    arguments = case(*shape, dtype=dtype, integers=True)  # sums of small integers are exact: equal to the last bit
+    assert equal(rank(**arguments), rank_reference(**arguments))
+
+
+def test_float32_is_as_exact_as_torch():
+    arguments = case(300, 3001, 64, 50)
+    top, scores, _ = rank(**arguments)
+    exact = arguments["users"].double() @ arguments["items"].double().T
+    torch_error = (arguments["users"] @ arguments["items"].T - exact).abs().max()
+    assert (scores - exact.gather(1, top.long())).abs().max() <= 2 * torch_error + 1e-7
+    wide = {**arguments, "users": arguments["users"].double(), "items": arguments["items"].double()}
+    kth = rank(**wide)[1][:, -1:]
+    assert bool((exact.gather(1, top.long()) >= kth - 2 * torch_error - 1e-7).all())
+
+
+def test_masked_items_never_appear_and_short_rows_are_padded():
+    arguments = case(50, 40, 8, 30, most=40)
+    top, scores, hits = rank(**arguments)
+    assert equal((top, scores, hits), rank_reference(**arguments))
+    ptr, masked = arguments["mask_ptr"], arguments["mask_items"]
+    for user in range(50):
+        hidden = masked[ptr[user] : ptr[user + 1]]
+        left = min(30, 40 - len(hidden))
+        assert not np.isin(top[user, :left], hidden).any()
+        assert (top[user, left:] == -1).all() and torch.isneginf(scores[user, left:]).all()
+        assert not hits[user, left:].any()
+    assert (top == -1).any()
+
+
+def test_equal_scores_everywhere():
+    arguments = {**case(40, 5000, 4, 70), "users": torch.zeros(40, 4)}
+    assert equal(rank(**arguments), rank_reference(**arguments))
+
+
+@pytest.mark.parametrize("descending", [True, False])
+def test_sorted_scores(descending):
+    # Ascending scores make every item a candidate: the list is cut back again and again.
+    items = torch.linspace(-1, 1, 5003).sort(descending=descending).values[:, None]
+    arguments = {**case(9, 5003, 1, 20), "users": torch.ones(9, 1), "items": items}
+    assert equal(rank(**arguments), rank_reference(**arguments))
+
+
+def test_infinite_scores():
+    items = torch.tensor([[1.0], [torch.inf], [-torch.inf], [2.0]])
+    arguments = {**case(1, 4, 1, 4, most=0), "users": torch.ones(1, 1), "items": items}
+    top, scores, _ = rank(**arguments)
+    assert top.tolist() == [[1, 3, 0, -1]]
+    assert scores.tolist() == [[float("inf"), 2.0, 1.0, float("-inf")]]
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize(("num_items", "k"), [(40, 40), (3000, 5)])
+def test_nan_names_the_first_user_row(backend, num_items, k):
+    arguments = case(300, num_items, 4, k)
+    arguments["users"][[277, 150]] = float("nan")
+    with _backend.use_backend(backend), pytest.raises(MmfastError, match="the scores of user row 150 hold NaN"):
+        rank(**arguments)
+
+
+def test_any_number_of_threads():
+    arguments = case(700, 2500, 64, 50)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(rank(**arguments))
+    finally:
+        torch.set_num_threads(before)
+    assert equal(results[0], results[1]) and equal(results[0], results[2])
+
+
+def test_strided_tables_and_the_reference_backend():
+    arguments = case(20, 50, 8, 10, dtype=torch.float64)
+    strided = {**arguments, "users": arguments["users"].T.contiguous().T, "items": arguments["items"].repeat(1, 2)[:, ::2]}
+    strided["items"] = torch.stack([arguments["items"]] * 2, -1)[..., 0]
+    assert not strided["users"].is_contiguous() and not strided["items"].is_contiguous()
+    assert torch.equal(rank(**arguments)[0], rank(**strided)[0])
+    with _backend.use_backend("reference"):
+        assert torch.equal(rank(**arguments)[0], rank_reference(**arguments)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 6}, "rank: k=6 but there are only 5 items; choose 1 <= k <= 5"),
+        ({"k": 0}, "k=0"),
+        ({"items": torch.ones(5, 2)}, "items has size 2 along axis 1; wanted 3"),
+        ({"items": torch.ones(5, 3).double()}, "items is Double; wanted Float"),
+        ({"users": torch.ones(2, 3).half()}, "users is Half; wanted Float or Double"),
+        ({"mask_ptr": torch.tensor([0, 1])}, "mask_ptr has size 2 along axis 0; wanted 3"),
+        ({"mask_ptr": torch.tensor([0, 2, 1])}, "mask_ptr falls from 2 to 1 at user row 1"),
+        ({"mask_ptr": torch.tensor([0, 1, 9])}, "mask_ptr runs from 0 to 9"),
+        ({"mask_items": torch.tensor([0, 5], dtype=torch.int32)}, "mask_items holds ids from 0 to 5; wanted 0 to 4"),
+        ({"target_items": torch.tensor([3, 1], dtype=torch.int32)}, "target_items of user row 1 do not ascend"),
+        ({"target_items": torch.tensor([1, 3])}, "target_items is Long; wanted Int"),
+    ],
+)
+def test_bad_arguments(change, message):
+    pair = torch.tensor([1, 3], dtype=torch.int32)
+    good = (torch.ones(2, 3), torch.ones(5, 3), torch.tensor([0, 1, 2]), pair, torch.tensor([0, 0, 2]), pair, 2)
+    with pytest.raises((MmfastError, RuntimeError), match=message):
+        rank(**{**dict(zip(NAMES, good, strict=True)), **change})
+
+
+def test_opcheck():
+    torch.library.opcheck(torch.ops.mmfast.rank, tuple(case(5, 9, 3, 4).values()))

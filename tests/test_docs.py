@@ -1,0 +1,34 @@
+"""The examples in the README and the docs run as they are printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(path: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_readme_example_trains_evaluates_and_recommends(tmp_path):
+    (example,) = blocks("README.md")
+    assert len(example.strip().splitlines()) <= 20
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "recall@20" in done.stdout
+
+
+def test_the_model_of_the_docs_trains(tmp_path):
+    (example,) = blocks("docs/adding.md")
+    (tmp_path / "popular.py").write_text(example, encoding="utf-8")
+    command = [sys.executable, "-m", "mmfast.train", "model=popular", "data=demo", "imports=[popular]"]
+    command += ["train.epochs=1", "tensorboard=false", "name=docs"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "docs" / "metrics.json").is_file()
