@@ -6,7 +6,7 @@ Departs from the paper: the penalty is un-squared Frobenius norms divided by the
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -30,7 +30,7 @@ class BPR(Recommender):
 
         reg_weight: float = 0.1
         """Weight of R-FRO; MMRec's grid is 2, 1, 1e-1 .. 1e-5."""
-        bpr: str = "eps"
+        bpr: Literal["eps", "logsigmoid"] = "eps"
         """BPR numerics: eps is -ln(1e-10 + sigmoid), logsigmoid saturates instead of losing its gradient."""
 
     def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:

@@ -6,7 +6,7 @@ Departs from the paper: the penalty on layer-0 rows is R-FRO, un-squared norms d
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
@@ -34,7 +34,7 @@ class LightGCN(Recommender):
         """Propagation layers L; MMRec's grid is 1, 2, 3, 4."""
         reg_weight: float = 1e-3
         """Weight of R-FRO on layer-0 rows; MMRec's grid is 1e-2 .. 1e-6."""
-        bpr: str = "eps"
+        bpr: Literal["eps", "logsigmoid"] = "eps"
         """BPR numerics: eps is -ln(1e-10 + sigmoid), logsigmoid saturates instead of losing its gradient."""
 
     def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
