@@ -25,7 +25,8 @@ MMFAST_INLINE Key<T> key_of(T score) {
 
 template <typename T>
 MMFAST_INLINE T score_of(Key<T> key) {
-  return std::bit_cast<T>(static_cast<Key<T>>(key ^ ((key >> (8 * sizeof(T) - 1)) & std::numeric_limits<Key<T>>::max())));
+  return std::bit_cast<T>(
+      static_cast<Key<T>>(key ^ ((key >> (8 * sizeof(T) - 1)) & std::numeric_limits<Key<T>>::max())));
 }
 
 // Appends, from `end` on, the ids of scores that are not at or below the limit (so NaN too); returns the new end.
@@ -145,8 +146,12 @@ MMFAST_CLONES double cut_list(double* scores, int32_t* ids, int64_t count, int64
 
 template <typename T>
 Candidates<T>::Candidates(int64_t k)
-    : k_(k), full_(k + kRoom), shares_((2 * k + kGroup - 1) / kGroup * kGroup), scores_(full_ + shares_),
-      ids_(full_ + kGroup), keys_(full_ + shares_) {}
+    : k_(k),
+      full_(k + kRoom),
+      shares_((2 * k + kGroup - 1) / kGroup * kGroup),
+      scores_(full_ + shares_),
+      ids_(full_ + kGroup),
+      keys_(full_ + shares_) {}
 
 template <typename T>
 void Candidates<T>::scan(const T* scores, int64_t count, int32_t first_id) {
@@ -176,9 +181,8 @@ int64_t Candidates<T>::finish(int32_t* ids, T* scores) {
   }
   order_.resize(count_);
   for (int64_t i = 0; i < count_; ++i) order_[i] = {key_of(scores_[i]), ids_[i]};
-  std::sort(order_.begin(), order_.end(), [](const Entry& a, const Entry& b) {
-    return a.key != b.key ? a.key > b.key : a.id < b.id;
-  });
+  std::sort(order_.begin(), order_.end(),
+            [](const Entry& a, const Entry& b) { return a.key != b.key ? a.key > b.key : a.id < b.id; });
   for (int64_t i = 0; i < count_; ++i) {
     ids[i] = order_[i].id;
     scores[i] = score_of<T>(order_[i].key);

@@ -44,7 +44,7 @@ class Candidates {
   T limit_ = kNone;  // only higher scores can still be among the k best
   std::vector<T> scores_;
   std::vector<int32_t> ids_;
-  std::vector<Key> keys_;      // work space of keep_best
+  std::vector<Key> keys_;     // work space of keep_best
   std::vector<Entry> order_;  // and of finish
 };
 

@@ -20,7 +20,8 @@ namespace mmfast {
 namespace {
 
 constexpr const char* kOp = "knn_graph";
-constexpr int64_t kTile = 256;  // rows and columns of a tile
+constexpr int64_t kTile = 384;   // rows and columns of a tile
+constexpr int64_t kStrip = 128;  // rows of a strip of a tile on the diagonal
 constexpr int64_t kStride = 32;  // columns looked at together
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -36,13 +37,17 @@ MMFAST_INLINE bool any_enters(const T* scores, T row_limit, const T* column_limi
 // The lists of all rows. limit[i] is the worst similarity that row i keeps.
 template <typename T>
 struct Neighbours {
-  int32_t* ids;     // [num_rows, width]
-  T* similarities;  // [num_rows, width]
+  int32_t* ids;                    // [num_rows, width]
+  T* similarities;                 // [num_rows, width]
   int64_t num_rows, width, first;  // the lists start at slot `first`: slot 0 is the row itself where it is included
   std::vector<T> limit;
 
   Neighbours(int32_t* ids, T* similarities, int64_t num_rows, int64_t width, bool include_self)
-      : ids(ids), similarities(similarities), num_rows(num_rows), width(width), first(include_self),
+      : ids(ids),
+        similarities(similarities),
+        num_rows(num_rows),
+        width(width),
+        first(include_self),
         limit(num_rows, (width > first ? -1 : 1) * std::numeric_limits<T>::infinity()) {
     std::fill(ids, ids + num_rows * width, std::numeric_limits<int32_t>::max());
     std::fill(similarities, similarities + num_rows * width, -std::numeric_limits<T>::infinity());
@@ -171,15 +176,26 @@ class Search {
     });
   }
 
+  // On the diagonal only the pairs right of it are wanted, so strips of rows leave out most of what lies left.
   void match_tile(const Panel<T>& rows, int64_t a, const Panel<T>& columns, int64_t b, const at::Tensor& scores) {
     const auto left = rows.tile(a), right = columns.tile(b);
-    const int64_t height = left.size(0), width = right.size(0);
-    auto tile = scores.narrow(0, 0, height * width).view({height, width});
-    at::mm_out(tile, left, right.t());
-    const T* score = tile.template const_data_ptr<T>();
     const int64_t row = rows.begin + a * kTile, column = columns.begin + b * kTile;
     const bool diagonal = row == column;
-    // A tile changes the lists of its rows and of its columns: the lower lock first, so that nobody waits in a ring.
+    const int64_t step = diagonal ? kStrip : kTile;
+    for (int64_t top = 0; top < left.size(0); top += step) {
+      const int64_t height = std::min(step, left.size(0) - top), from = diagonal ? top : 0;
+      const int64_t width = right.size(0) - from;
+      auto strip = scores.narrow(0, 0, height * width).view({height, width});
+      at::mm_out(strip, left.narrow(0, top, height), right.narrow(0, from, width).t());
+      enter(strip, row + top, column + from);
+    }
+  }
+
+  // A strip changes the lists of its rows and of its columns: the lower lock first, so that nobody waits in a ring.
+  void enter(const at::Tensor& strip, int64_t row, int64_t column) {
+    const T* score = strip.const_data_ptr<T>();
+    const int64_t height = strip.size(0), width = strip.size(1);
+    const bool diagonal = row == column;
     const std::lock_guard hold_rows(locks_[row / kTile]);
     std::unique_lock<std::mutex> hold_columns;
     if (!diagonal) hold_columns = std::unique_lock(locks_[column / kTile]);

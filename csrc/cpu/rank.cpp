@@ -18,7 +18,7 @@ namespace mmfast {
 namespace {
 
 constexpr const char* kOp = "rank";
-constexpr int64_t kUsers = 256;  // users of a piece of work
+constexpr int64_t kUsers = 256;   // users of a piece of work
 constexpr int64_t kItems = 1024;  // items scored at a time: the tile of scores stays in the cache
 
 // One ascending list of item ids per user.
@@ -157,9 +157,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rank(const at::Tensor& users, con
   auto scores = at::empty({num_users, k}, users.options());
   auto hits = at::empty({num_users, k}, users.options().dtype(at::kBool));
   const Output out{top.mutable_data_ptr<int32_t>(), scores.mutable_data_ptr(), hits.mutable_data_ptr<bool>()};
-  const int64_t nan = users.scalar_type() == at::kFloat
-                          ? Ranking<float>(left, right, mask, targets, k, out).run()
-                          : Ranking<double>(left, right, mask, targets, k, out).run();
+  const int64_t nan = users.scalar_type() == at::kFloat ? Ranking<float>(left, right, mask, targets, k, out).run()
+                                                        : Ranking<double>(left, right, mask, targets, k, out).run();
   TORCH_CHECK_VALUE(nan < 0, kOp, ": the scores of user row ", nan,
                     " hold NaN; look for NaN or infinity in the user and item tables");
   return {top, scores, hits};

@@ -17,6 +17,7 @@ using Items = std::span<const int32_t>;
 
 constexpr const char* kOp = "sample_negatives";
 constexpr uint64_t kRejections = 64;  // then the complement is counted: ends for every user, and stays uniform
+constexpr int64_t kSerial = 8192;     // entries below which waking the other threads costs more than it saves
 constexpr int64_t kNoFree = -1, kBadRow = -2;
 
 // The rank-th candidate that is not a positive; both lists ascend.
@@ -76,7 +77,7 @@ at::Tensor sample_negatives(const at::Tensor& users, const at::Tensor& user_ptr,
   const Items positives(items.const_data_ptr<int32_t>(), items.numel());
   const int64_t size = entries.numel(), num_pairs = items.numel();
   int64_t* drawn = out.mutable_data_ptr<int64_t>();
-#pragma omp parallel for schedule(static) num_threads(at::get_num_threads()) if (size >= 512)
+#pragma omp parallel for schedule(static) num_threads(at::get_num_threads()) if (size >= kSerial)
   for (int64_t b = 0; b < size; ++b) {
     const int64_t begin = first[user[b]], end = first[user[b] + 1];
     if (begin < 0 || begin > end || end > num_pairs) {

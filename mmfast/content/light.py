@@ -97,11 +97,11 @@ def read_picture(image: Picture) -> np.ndarray | None:
 
     Raises MmfastError for an array of another shape than [H, W] or [H, W, 1|3|4], and for what is no picture at all.
     """
-    if image is None:
-        return None
     if isinstance(image, np.ndarray):
         image = _from_array(image)
-    elif not isinstance(image, Image.Image | str | os.PathLike):
+    if image is None:
+        return None
+    if not isinstance(image, Image.Image | str | os.PathLike):
         raise MmfastError(f"got a {type(image).__name__} for a picture; want a path, a PIL image, an array or None")
     try:
         with warnings.catch_warnings():

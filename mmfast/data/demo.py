@@ -60,6 +60,7 @@ class _Encoded:
     origin: str = field(default="the demo catalogue")
 
     def write(self, path: Path, modality: str, codes: np.ndarray, ids: pl.Series) -> np.ndarray:
+        """Save the rows; the catalogue's items are already in their order."""
         np.save(path, self.rows)
         return self.missing
 
@@ -73,7 +74,7 @@ def demo_folder(
 ) -> Path:
     """Return the prepared folder of a demo catalogue in the cache, made in seconds when it is not there yet.
 
-    Another `seed` is another catalogue: other photos, texts, prices of taste and users. The folder holds `photos/`,
+    Another `seed` is another catalogue: other photos, texts, tastes and choices. The folder holds `photos/`,
     features `image` [I, 256] and `text` [I, 128], and `truth.parquet` (see `demo_truth`). `stage` hears what is done.
     Raises MmfastError for fewer than 24 items or 5 users.
     """

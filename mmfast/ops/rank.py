@@ -58,7 +58,8 @@ def rank_reference(
     bad = torch.nonzero(scores.isnan().any(1))
     if len(bad):
         raise MmfastError(
-            f"rank: the scores of user row {bad[0].item()} hold NaN; look for NaN or infinity in the user and item tables"
+            f"rank: the scores of user row {bad[0].item()} hold NaN; "
+            "look for NaN or infinity in the user and item tables"
         )
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]  # stable: the lower id first among equals
     top_scores = scores.gather(1, order)

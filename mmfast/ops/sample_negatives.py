@@ -77,9 +77,7 @@ def _draw_exactly(user: int, positives: np.ndarray, allowed: np.ndarray, word: n
     return int(free[below(word, len(free))[0]])
 
 
-def _fake(
-    users: Tensor, user_ptr: Tensor, user_items: Tensor, candidates: Tensor, seed: int, offset: int
-) -> Tensor:
+def _fake(users: Tensor, user_ptr: Tensor, user_items: Tensor, candidates: Tensor, seed: int, offset: int) -> Tensor:
     return torch.empty_like(users, memory_format=torch.contiguous_format)
 
 

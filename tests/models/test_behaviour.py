@@ -192,3 +192,18 @@ def test_set_item_features_refuses_another_width():
     model = build("vbpr", block_dataset())
     with pytest.raises(MmfastError, match="feature_dim 4; the model was built for 5"):
         model.set_item_features("text", FrozenFeatures(np.zeros((ITEMS, 4), np.float32)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trains_under_bfloat16_autocast(name):
+    dataset = block_dataset()
+    batch = next(Sampler(dataset, 64, seed=0).epoch(0))
+    full = build(name, dataset)
+    half = build(name, dataset)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = half.loss(batch)
+    sum(terms.values()).backward()
+    for term, value in full.loss(batch).items():
+        assert terms[term].dtype == torch.float32
+        assert terms[term].item() == pytest.approx(value.item(), rel=0.02)
+    assert all(p.grad is not None for p in half.parameters())

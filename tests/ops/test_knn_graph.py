@@ -1,4 +1,4 @@
-"""Exact neighbours against brute force and the golden numbers: ties, zero rows, panels, memory-mapped input, threads."""
+"""Exact neighbours against brute force and the golden numbers: ties, zero rows, memory-mapped input, threads."""
 
 import os
 from pathlib import Path
@@ -51,7 +51,8 @@ def test_golden(modality):
 @pytest.mark.parametrize("metric", ["cosine", "inner"])
 @pytest.mark.parametrize("include_self", [True, False])
 @pytest.mark.parametrize(
-    ("num_items", "width", "k"), [(1, 3, 1), (2, 1, 1), (5, 3, 4), (31, 7, 30), (256, 9, 3), (257, 31, 7), (700, 5, 300)]
+    ("num_items", "width", "k"),
+    [(1, 3, 1), (2, 1, 1), (5, 3, 4), (31, 7, 30), (129, 9, 3), (384, 9, 3), (385, 31, 7), (800, 5, 300)],
 )
 def test_float64_equals_brute_force(num_items, width, k, include_self, metric):
     if num_items == 1 and not include_self:

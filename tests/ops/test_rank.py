@@ -129,7 +129,11 @@ def test_any_number_of_threads():
 
 def test_strided_tables_and_the_reference_backend():
     arguments = case(20, 50, 8, 10, dtype=torch.float64)
-    strided = {**arguments, "users": arguments["users"].T.contiguous().T, "items": arguments["items"].repeat(1, 2)[:, ::2]}
+    strided = {
+        **arguments,
+        "users": arguments["users"].T.contiguous().T,
+        "items": arguments["items"].repeat(1, 2)[:, ::2],
+    }
     strided["items"] = torch.stack([arguments["items"]] * 2, -1)[..., 0]
     assert not strided["users"].is_contiguous() and not strided["items"].is_contiguous()
     assert torch.equal(rank(**arguments)[0], rank(**strided)[0])

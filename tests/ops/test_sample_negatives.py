@@ -24,7 +24,7 @@ def ids(*values):
     return torch.tensor(values, dtype=torch.int32)
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 511, 513, 4099])
+@pytest.mark.parametrize("size", [0, 1, 7, 4099, 8209])
 def test_same_numbers_as_the_reference(size):
     ptr, items = random_rows(97, 61)
     users = torch.randint(0, 97, (size,), generator=torch.Generator().manual_seed(size))
@@ -72,7 +72,7 @@ def test_every_entry_has_its_own_counter():
 
 def test_any_number_of_threads_and_strided_users():
     ptr, items = random_rows(97, 61)
-    users = torch.randint(0, 97, (3000, 2), generator=torch.Generator().manual_seed(2))[:, 1]
+    users = torch.randint(0, 97, (9001, 2), generator=torch.Generator().manual_seed(2))[:, 1]
     candidates = torch.arange(64, dtype=torch.int32)
     before, results = torch.get_num_threads(), []
     try:

@@ -1,0 +1,23 @@
+"""The machine's matrix-product limit, the yardstick of the scoring ops."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+
+def gemm_flops(size: int = 2048, repeat: int = 7, device: str = "cpu") -> float:
+    """Return the float32 operations per second of one square product by torch, the best of `repeat`."""
+    a, b, out = (torch.ones(size, size, device=device) for _ in range(3))
+    best = float("inf")
+    for _ in range(repeat):
+        start = time.perf_counter()
+        torch.mm(a, b.T, out=out)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def add_flop_limit(case: dict, limit: float) -> dict:
+    """Return the case with the share of the product limit that its least operations reach."""
+    return {**case, "limit_fraction": case["least_flops"] / limit / case["median_s"]}

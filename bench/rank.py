@@ -1,0 +1,90 @@
+"""rank beside torch blocks of 4096 and 128 users (product, mask, top-k) with hits in Python and vectorised.
+
+Run from the repository: `python bench/rank.py [--shapes baby sports] [--json]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+
+from bench._common import emit, measure, power_law_edges, shapes
+from bench._gemm import add_flop_limit, gemm_flops
+from mmfast.ops.rank import rank
+
+WIDTH, K = 64, 50
+
+
+def lists(users: np.ndarray, items: np.ndarray, num_users: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """CSR rows per user of pairs sorted by user then item."""
+    ptr = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=num_users))])
+    return torch.tensor(ptr), torch.tensor(items, dtype=torch.int32)
+
+
+def torch_blocks(users, items, mask_ptr, mask_items, block: int) -> torch.Tensor:
+    """Score a block of users against all items, mask, take the top k."""
+    top = []
+    for begin in range(0, len(users), block):
+        scores = users[begin : begin + block] @ items.T
+        ptr = mask_ptr[begin : begin + block + 1]
+        rows = torch.repeat_interleave(torch.arange(len(ptr) - 1), ptr.diff())
+        scores[rows, mask_items[ptr[0] : ptr[-1]].long()] = -1e10
+        top.append(scores.topk(K).indices)
+    return torch.cat(top)
+
+
+def python_hits(top: torch.Tensor, target_ptr, target_items) -> list[list[bool]]:
+    """Look every recommended item up in the user's target set, one at a time."""
+    bounds, wanted = target_ptr.tolist(), target_items.tolist()
+    return [[i in set(wanted[bounds[u] : bounds[u + 1]]) for i in row] for u, row in enumerate(top.tolist())]
+
+
+def tensor_hits(top: torch.Tensor, target_ptr, target_items, num_items: int) -> torch.Tensor:
+    """Look all recommended items up at once, by one key per (user, item)."""
+    owner = torch.repeat_interleave(torch.arange(len(target_ptr) - 1), target_ptr.diff())
+    return torch.isin(top + num_items * torch.arange(len(top))[:, None], owner * num_items + target_items)
+
+
+def run(name: str, repeat: int) -> dict:
+    """Measure one shape."""
+    shape = shapes[name]
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, WIDTH, generator=generator) for n in (shape.num_users, shape.num_items))
+    mask = lists(*power_law_edges(shape), shape.num_users)
+    targets = lists(*power_law_edges(shape._replace(num_edges=shape.num_edges // 6), seed=1), shape.num_users)
+    others = {
+        "torch blocks of 4096, Python hits": lambda: python_hits(torch_blocks(users, items, *mask, 4096), *targets),
+        "torch blocks of 4096": lambda: tensor_hits(torch_blocks(users, items, *mask, 4096), *targets, len(items)),
+        "torch blocks of 128": lambda: tensor_hits(torch_blocks(users, items, *mask, 128), *targets, len(items)),
+    }
+    facts = {
+        "least_bytes": 4 * WIDTH * shape.num_nodes + 4 * shape.num_edges + 9 * K * shape.num_users,
+        "least_flops": 2 * WIDTH * shape.num_users * shape.num_items,
+        "repeat": repeat,
+    }
+    label = f"{name} {shape.num_users}x{shape.num_items} D={WIDTH} k={K}"
+    case = measure("rank", label, "forward", lambda: rank(users, items, *mask, *targets, K), others, **facts)
+    return add_flop_limit(case, gemm_flops())
+
+
+def main() -> None:
+    """Parse the arguments and print a case per shape."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=shapes, default=["baby"])
+    parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", action="store_true", help="one JSON object per case")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for name in arguments.shapes:
+        emit(run(name, arguments.repeat), arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""sample_negatives beside a Python loop and NumPy; sample_edges beside torch.multinomial and NumPy.
+
+Run from the repository: `python bench/sample.py [--shapes baby elec] [--json]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+
+from bench._common import Shape, emit, measure, power_law_edges, shapes, stream_bandwidth
+from mmfast.ops.sample_edges import sample_edges, sample_edges_reference
+from mmfast.ops.sample_negatives import sample_negatives, sample_negatives_reference
+
+BATCH = 2048
+KEPT = 0.2  # FREEDOM drops 80 % of the edges
+MULTINOMIAL_LIMIT = 1 << 24  # torch.multinomial refuses more categories
+
+
+def python_loop(users, allowed: list[int], positives: list[set[int]]) -> list[int]:
+    """Draw one negative at a time, as most programs of the field do."""
+    drawn = []
+    for user in users:
+        item = random.choice(allowed)
+        while item in positives[user]:
+            item = random.choice(allowed)
+        drawn.append(item)
+    return drawn
+
+
+def negatives(name: str, shape: Shape, edges, limit: float, repeat: int) -> dict:
+    """Measure the negatives of one batch."""
+    users, items = edges
+    ptr = torch.tensor(np.concatenate([[0], np.cumsum(np.bincount(users, minlength=shape.num_users))]))
+    row_items = torch.tensor(items, dtype=torch.int32)
+    candidates = torch.tensor(np.unique(items), dtype=torch.int32)
+    batch = torch.tensor(np.random.default_rng(0).choice(users, BATCH))
+    bounds = ptr.tolist()
+    sets = {u: set(items[bounds[u] : bounds[u + 1]].tolist()) for u in batch.unique().tolist()}
+    allowed, members = candidates.tolist(), batch.tolist()
+    arguments = (batch, ptr, row_items, candidates, 1, 0)
+    others = {
+        "Python loop": lambda: python_loop(members, allowed, sets),
+        "NumPy": lambda: sample_negatives_reference(*arguments),
+    }
+    facts = {"least_bytes": BATCH * (8 + 16 + 4 + 8), "limit": limit, "repeat": repeat}
+    label = f"{name} batch {BATCH}"
+    return measure("sample_negatives", label, "forward", lambda: sample_negatives(*arguments), others, **facts)
+
+
+def kept_edges(name: str, shape: Shape, edges, limit: float, repeat: int) -> dict:
+    """Measure one epoch's draw of edges, weighted by 1 / sqrt(user degree x item degree)."""
+    users, items = edges
+    weights = torch.tensor((np.bincount(users)[users] * np.bincount(items)[items]) ** -0.5)
+    kept = int(KEPT * len(weights))
+    others = {"NumPy": lambda: sample_edges_reference(weights, kept, 1)}
+    if len(weights) < MULTINOMIAL_LIMIT:
+        others["torch.multinomial"] = lambda: torch.multinomial(weights, kept)
+    facts = {"least_bytes": 8 * len(weights) + 8 * kept, "limit": limit, "repeat": repeat}
+    label = f"{name} {kept} of {len(weights)}"
+    return measure("sample_edges", label, "forward", lambda: sample_edges(weights, kept, 1), others, **facts)
+
+
+def main() -> None:
+    """Parse the arguments and print two cases per shape."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=shapes, default=["baby", "elec"])
+    parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", action="store_true", help="one JSON object per case")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    limit = stream_bandwidth()
+    for name in arguments.shapes:
+        edges = power_law_edges(shapes[name])
+        emit(negatives(name, shapes[name], edges, limit, arguments.repeat), arguments.json)
+        emit(kept_edges(name, shapes[name], edges, limit, arguments.repeat), arguments.json)
+
+
+if __name__ == "__main__":
+    main()
