@@ -21,9 +21,8 @@ namespace {
 
 using Optional = std::optional<at::Tensor>;
 
-constexpr int64_t kAhead = 24;              // entries between the prefetch of a row and its use
-constexpr int64_t kChunk = 128;             // entries whose slots are looked up before any row is added
-constexpr int64_t kStreamBytes = 16 << 20;  // tables above this leave the caches before they are read again
+constexpr int64_t kAhead = 24;   // entries between the prefetch of a row and its use
+constexpr int64_t kChunk = 128;  // entries whose slots are looked up before any row is added
 
 // One product, row by row: out = alpha * (base + A in) + extra.
 template <typename T>
@@ -38,7 +37,6 @@ struct Product {
   T alpha = 1;
   int64_t dim = 0;
   bool sparse_in = false;
-  bool stream = false;
 };
 
 template <typename T, int V>
@@ -101,11 +99,7 @@ MMFAST_INLINE void block(const Product<T>& p, int64_t i, int64_t node, int64_t c
     typename Simd<T>::Vector value = sum[v] * scale;
     if (base) value += p.alpha * Simd<T>::at(base + v * kLanes);
     if (extra) value += Simd<T>::at(extra + v * kLanes);
-    if (p.stream) {
-      stream_store<T>(out + v * kLanes, value);
-    } else {
-      Simd<T>::at(out + v * kLanes) = value;
-    }
+    Simd<T>::at(out + v * kLanes) = value;
   }
 }
 
@@ -148,7 +142,6 @@ MMFAST_INLINE void multiply_rows(const Product<T>& p, int64_t first, int64_t las
     if (column + kLanes <= p.dim) block<T, 1>(p, i, node, column), column += kLanes;
     if (column < p.dim) tail(p, i, node, column);
   }
-  stream_fence();
 }
 
 MMFAST_CLONES void multiply_range(const Product<float>& p, int64_t first, int64_t last) {
@@ -172,7 +165,6 @@ void multiply(Product<T> p, int64_t count) {
   const int threads = at::get_num_threads();
   const std::vector<int64_t> bounds = pieces(p.rows ? prefix.data() : p.graph.ptr, count, threads);
   const int64_t num_pieces = static_cast<int64_t>(bounds.size()) - 1;
-  p.stream = count * p.dim * static_cast<int64_t>(sizeof(T)) > kStreamBytes && p.dim * sizeof(T) % 16 == 0;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t piece = 0; piece < num_pieces; ++piece) multiply_range(p, bounds[piece], bounds[piece + 1]);
 }

@@ -2,12 +2,6 @@
 // x86 level and chosen when the library is loaded. Elsewhere (clang, aarch64) the one build uses the target's own
 // level.
 #pragma once
-#include <cstdint>
-
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
-
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define MMFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -27,24 +21,5 @@ struct Simd {
   static MMFAST_INLINE const Unaligned& at(const T* p) { return *reinterpret_cast<const Unaligned*>(p); }
   static MMFAST_INLINE Unaligned& at(T* p) { return *reinterpret_cast<Unaligned*>(p); }
 };
-
-// Writes past the caches, for tables that will not be read before they are evicted. `p` is 16-byte aligned.
-template <typename T>
-MMFAST_INLINE void stream_store(T* p, const typename Simd<T>::Vector& value) {
-#if defined(__x86_64__)
-  const float* half = reinterpret_cast<const float*>(&value);
-  _mm_stream_ps(reinterpret_cast<float*>(p), _mm_load_ps(half));
-  _mm_stream_ps(reinterpret_cast<float*>(p) + 4, _mm_load_ps(half + 4));
-#else
-  Simd<T>::at(p) = value;
-#endif
-}
-
-// Orders streamed lines before what this thread does next.
-MMFAST_INLINE void stream_fence() {
-#if defined(__x86_64__)
-  _mm_sfence();
-#endif
-}
 
 }  // namespace mmfast

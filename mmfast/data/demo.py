@@ -154,7 +154,7 @@ def _paint(scenes: list[Scene], seed: int, folder: Path) -> tuple[list[np.ndarra
 
     def paint(item: int) -> tuple[np.ndarray, np.ndarray]:
         photo, masks = draw_photo(scenes[item], stream(seed, 1, item))
-        Image.fromarray(photo).save(folder / _photo_name(item), compress_level=4)
+        Image.fromarray(photo).save(folder / _photo_name(item), compress_level=2)
         return photo, masks
 
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:

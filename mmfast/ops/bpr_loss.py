@@ -24,10 +24,11 @@ def bpr_loss(
 ) -> torch.Tensor:
     """Return the mean over the batch of -ln sigmoid(m), m = u . (p - n), a scalar; differentiable once in both tables.
 
-    users: float [Ru, D], items: float [Ri, D] of the same dtype; half precision, as under autocast, is computed in float32.
-    user_index, pos_index, neg_index: int64 or int32 [B], the rows of user, positive and negative item. kind, the numerical form, s = sigmoid(m): "logsigmoid" is stable for
-    every margin; "eps" is -ln(1e-10 + s); "raw" is -ln s and "log2" is -log2 s as written, infinite for very negative
-    margins (their gradients stay finite). Raises MmfastError for an empty batch or arguments that do not fit.
+    users: float [Ru, D], items: float [Ri, D] of the same dtype; half precision, as under autocast, is computed in
+    float32. user_index, pos_index, neg_index: int64 or int32 [B], the rows of user, positive and negative item.
+    kind, the numerical form, s = sigmoid(m): "logsigmoid" is stable for every margin; "eps" is -ln(1e-10 + s); "raw" is
+    -ln s and "log2" is -log2 s as written, infinite for very negative margins (their gradients stay finite).
+    Raises MmfastError for an empty batch or arguments that do not fit.
 
     Example: `loss = bpr_loss(user_table, item_table, batch.users, batch.pos_items, batch.neg_items)`
     """

@@ -85,6 +85,16 @@ def test_one_table_for_users_and_items():
     torch.testing.assert_close(grad, (grad_users + grad_items) / 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    users, items, *index = batch()
+    users, items = users.to(dtype), items.to(dtype)
+    loss, *gradients = loss_and_gradients(users, items, *index)
+    want, *want_gradients = loss_and_gradients(users.float(), items.float(), *index)
+    assert loss.dtype == torch.float32 and torch.equal(loss, want)
+    assert all(torch.equal(a, b.to(dtype)) for a, b in zip(gradients, want_gradients, strict=True))
+
+
 def test_int32_and_strided_arguments():
     users, items, *index = batch()
     want = loss_and_gradients(users, items, *index)
@@ -140,7 +150,7 @@ def bad_arguments():
         (users, items, index[0], index[1][1:], index[2]),
     )
     yield "user_index is torch.float32", (users, items, index[0].float(), *index[1:])
-    yield "users is Half; wanted Float or Double", (users.half(), items.half(), *index)
+    yield "users is Long; wanted Float or Double", (users.long(), items.long(), *index)
     yield (
         "neg_index holds ids from . to 6; wanted 0 to 5",
         (users, items, *index[:2], index[2].clone().fill_(6).index_fill_(0, torch.tensor([0]), 0)),
