@@ -20,6 +20,7 @@ from _plain import epoch_seconds, evaluation_seconds
 
 from mmfast.config import build_config
 from mmfast.data.load import load_dataset
+from mmfast.device import keep_freed_memory
 from mmfast.evaluate import evaluate
 from mmfast.ops import use_backend
 from mmfast.seeds import derive_generator
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "prepared"
         write_dataset(shaped_dataset(args.shape, args.data, Path(work)), folder)

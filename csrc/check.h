@@ -22,7 +22,8 @@ inline void check_real(const at::Tensor& t, const char* op, const char* name) {
 }
 
 inline void check_size(const at::Tensor& t, int64_t axis, int64_t size, const char* op, const char* name) {
-  TORCH_CHECK(t.size(axis) == size, op, ": ", name, " has size ", t.size(axis), " along axis ", axis, "; wanted ", size);
+  TORCH_CHECK(t.size(axis) == size, op, ": ", name, " has size ", t.size(axis), " along axis ", axis, "; wanted ",
+              size);
 }
 
 // Ids must lie in [0, size): a wild id would read foreign memory.

@@ -4,6 +4,10 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 TORCH_LIBRARY(mmfast, m) {
   // Graphs are CSR: ptr int64 [N+1], cols int32 [E]; an entry is values[e] (or 1) * row_scale[row] * col_scale[col].
   // `*_t` is the transposed graph, the same tensors where the operator is symmetric. propagate_backward takes the
@@ -25,6 +29,9 @@ TORCH_LIBRARY(mmfast, m) {
       "bpr_loss_backward(Tensor grad, Tensor slope, Tensor users, Tensor items, Tensor user_index, Tensor pos_index, "
       "Tensor neg_index) -> (Tensor, Tensor)");
 
+  m.def("gathered_norm(Tensor table, Tensor index) -> (Tensor, Tensor)");
+  m.def("gathered_norm_backward(Tensor grad, Tensor norm, Tensor counts, Tensor table) -> Tensor");
+
   m.def("compact_ids(Tensor ids, int num_rows) -> (Tensor, Tensor)");
   m.def(
       "sample_negatives(Tensor users, Tensor user_ptr, Tensor user_items, Tensor candidates, int seed, int offset) "
@@ -43,8 +50,25 @@ TORCH_LIBRARY(mmfast, m) {
 
 namespace py = pybind11;
 
+namespace {
+
+// glibc gives large blocks back to the system when they are freed, and every training step then pays page faults for
+// the same tables again: more than the products that fill them. Returns whether the C library has the setting.
+bool keep_freed_memory() {
+#if defined(__GLIBC__)
+  constexpr int kNever = 1 << 30;
+  return mallopt(M_MMAP_THRESHOLD, kNever) == 1 && mallopt(M_TRIM_THRESHOLD, kNever) == 1;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native ops of mmfast; they are called through torch.ops.mmfast.";
+  m.def("keep_freed_memory", &keep_freed_memory,
+        "Let this process reuse large freed blocks instead of returning them.");
   m.def("build_info", [] {
     py::dict info;
     info["torch"] = TORCH_VERSION;

@@ -48,3 +48,15 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse large freed blocks: a training step asks for the same tables again and again.
+
+    Without it the C library returns them to the system, and every step pays their page faults anew (half the time of a
+    LightGCN epoch on Baby). The process then keeps its peak until it ends.
+    """
+    from mmfast.ops._backend import _C
+
+    if _C is not None:
+        _C.keep_freed_memory()

@@ -12,7 +12,7 @@ import torch
 
 from mmfast.checkpoint import atomic_write, write_text
 from mmfast.config import RunConfig
-from mmfast.device import cpu_threads, resolve_device
+from mmfast.device import cpu_threads, keep_freed_memory, resolve_device
 from mmfast.errors import MmfastError
 from mmfast.evaluate import Evaluation, evaluate
 from mmfast.frameworks.base import Fit
@@ -52,6 +52,7 @@ def fit(
     if resume is not None:
         folder, config = resumed_config(resume, config)
     check_monitor(config)
+    keep_freed_memory()
     device = resolve_device(config.device)
     dataset = dataset if dataset is not None else dataset_of(config)
     with cpu_threads(config.threads), Progress(config.train.epochs, config.train.monitor, progress) as shown:

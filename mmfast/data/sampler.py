@@ -22,6 +22,7 @@ from mmfast.ops.sample_negatives import sample_negatives
 ORDERS = ("rows", "users")
 NEGATIVES = ("train_items", "all_items")
 SHUFFLE, DRAW, NEGATIVE = range(3)  # independent streams of random numbers under one seed
+STEPS_AT_ONCE = 64  # batches drawn together: enough to keep threads busy, few enough to need no memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,7 @@ class Sampler:
         self._active_users = np.flatnonzero(np.diff(self._ptr.numpy()))
         allowed = dataset.train_items if negatives == "train_items" else np.arange(self.num_items, dtype=np.int32)
         self._candidates = torch.tensor(allowed)
+        self._negative_key = self._key(NEGATIVE)
         if with_negatives:
             self._check_negatives(dataset)
 
@@ -117,13 +119,14 @@ class Sampler:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` (from 0) from `start_step` on; a resumed epoch goes on where it was left."""
         generator = torch.Generator().manual_seed(self._key(SHUFFLE, epoch))
-        rows = torch.randperm(self.num_rows, generator=generator) if self.order == "rows" else None
-        for step in range(start_step, self.steps):
-            if rows is not None:
-                entries = rows[step * self.batch_size : (step + 1) * self.batch_size]
+        order = torch.randperm(self.num_rows, generator=generator) if self.order == "rows" else None
+        for first in range(start_step, self.steps, STEPS_AT_ONCE):
+            steps = range(first, min(first + STEPS_AT_ONCE, self.steps))
+            if order is not None:
+                rows = order[first * self.batch_size : steps.stop * self.batch_size]
             else:
-                entries = self._one_row_per_user(epoch, step)
-            yield self._batch(entries, position=(epoch * self.steps + step) * self.batch_size)
+                rows = torch.cat([self._one_row_per_user(epoch, step) for step in steps])
+            yield from self._batches(rows, position=(epoch * self.steps + first) * self.batch_size)
 
     def _one_row_per_user(self, epoch: int, step: int) -> Tensor:
         random = np.random.default_rng(self._key(DRAW, epoch, step))
@@ -132,14 +135,19 @@ class Sampler:
         first, end = self._ptr.numpy()[users], self._ptr.numpy()[users + 1]
         return torch.from_numpy(random.integers(first, end))
 
-    def _batch(self, entries: Tensor, position: int) -> Batch:
-        users, pos_items, neg_items = self._users[entries], self._items[entries], None
+    def _batches(self, rows: Tensor, position: int) -> Iterator[Batch]:
+        """Yield the batches of some train rows, the first of which is entry `position` of the whole run."""
+        users, pos_items = self._users[rows], self._items[rows]
+        neg_items = None
         if self.with_negatives:
             # The counter is the entry's place in the whole run, so no two entries of a run share random numbers.
             neg_items = sample_negatives(
-                users, self._ptr, self._row_items, self._candidates, self._key(NEGATIVE), offset=position
+                users, self._ptr, self._row_items, self._candidates, self._negative_key, offset=position
             )
-        return Batch(users, pos_items, neg_items, self.num_users, self.num_items, self.batch_size)
+        for start in range(0, len(rows), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            neg = None if neg_items is None else neg_items[part]
+            yield Batch(users[part], pos_items[part], neg, self.num_users, self.num_items, self.batch_size)
 
     def _key(self, *stream: int) -> int:
         """Return a 63-bit seed for one stream; NumPy documents that SeedSequence does not change between versions."""

@@ -5,10 +5,11 @@ from mmfast.ops.adam_rows import adam_rows_
 from mmfast.ops.bpr_loss import bpr_loss
 from mmfast.ops.compact_ids import compact_ids
 from mmfast.ops.csr import CSR
+from mmfast.ops.gathered_norm import gathered_norm
 from mmfast.ops.knn_graph import knn_graph
 from mmfast.ops.propagate import propagate, propagate_rows
 from mmfast.ops.rank import rank
-from mmfast.ops.regularisers import frobenius_reg, gathered_norm, half_square_reg
+from mmfast.ops.regularisers import frobenius_reg, half_square_reg
 from mmfast.ops.sample_edges import sample_edges
 from mmfast.ops.sample_negatives import sample_negatives
 

@@ -1,14 +1,10 @@
-"""Embedding regularisers of protocol section 8 on gathered rows, computed from row counts instead of gathers."""
+"""Embedding regularisers of protocol section 8 on the rows of a batch."""
 
 from __future__ import annotations
 
 import torch
 
-
-def gathered_norm(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Return |table[index]|_F, repeats counted, for table [R, D] and index int64 [B]; the gradient at zero is zero."""
-    counts = torch.bincount(index, minlength=table.shape[0]).to(table.dtype)
-    return torch.linalg.vector_norm(table * counts.sqrt().unsqueeze(1))
+from mmfast.ops.gathered_norm import gathered_norm
 
 
 def frobenius_reg(*gathered: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
