@@ -1,4 +1,4 @@
-"""Shared pieces of the benchmarks: graphs of real shapes, time, memory, the machine's stream limit, output."""
+"""Shared pieces of the benchmarks: graphs of the data sets' shapes, time, memory, the stream limit, output."""
 
 from __future__ import annotations
 

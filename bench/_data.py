@@ -1,4 +1,4 @@
-"""Prepared folders for the end-to-end benchmarks: real interactions where given, power-law ones of a shape elsewhere."""
+"""Prepared folders for the end-to-end benchmarks: real interactions where given, power-law ones elsewhere."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def shaped_dataset(name: str, folder: Path | None, work: Path) -> Dataset:
 
 
 def feature_files(num_items: int, work: Path, real: dict) -> dict[str, np.ndarray]:
-    """Return memory-mapped features of the published widths, random where `real` has none of that modality and width."""
+    """Return memory-mapped features of the published widths, random where `real` has none of that width."""
     features = {}
     for modality, dim in FEATURE_DIMS.items():
         if modality in real and real[modality].shape[1] == dim:

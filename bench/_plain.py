@@ -21,7 +21,8 @@ def norm_adjacency(users, items, num_users, num_nodes):
     cols = np.concatenate([items + num_users, users]).astype(np.int64)
     degree = np.bincount(rows, minlength=num_nodes) + 1e-7
     values = torch.from_numpy(1.0 / np.sqrt(degree[rows] * degree[cols])).float()
-    return torch.sparse_coo_tensor(torch.from_numpy(np.stack([rows, cols])), values, (num_nodes, num_nodes))
+    index = torch.from_numpy(np.stack([rows, cols]))
+    return torch.sparse_coo_tensor(index, values, (num_nodes, num_nodes), check_invariants=False)
 
 
 class PlainModel(nn.Module):
@@ -57,7 +58,7 @@ class PlainModel(nn.Module):
             rows = torch.arange(self.num_items).repeat_interleave(10)
             index = torch.stack([rows, neighbours.flatten()])
             values = torch.full((index.shape[1],), weights[modality] / 10)
-            graph = torch.sparse_coo_tensor(index, values, (self.num_items, self.num_items))
+            graph = torch.sparse_coo_tensor(index, values, (self.num_items,) * 2, check_invariants=False)
             total = graph if total.numel() == 0 else total + graph
         return total.coalesce()
 

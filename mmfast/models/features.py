@@ -34,7 +34,7 @@ class FrozenFeatures(FeatureSource):
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the features of items `ids`, [R, F] float32."""
-        return self.features[ids].float()
+        return self.features.index_select(0, ids).float()
 
     def all(self) -> torch.Tensor:
         """Return all features, [I, F] float32."""

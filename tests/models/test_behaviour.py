@@ -185,7 +185,7 @@ class FrozenFeatures64(FrozenFeatures):
     """Frozen features in float64, for comparison with a formula."""
 
     def rows(self, ids):
-        return self.features[ids].double()
+        return self.features.index_select(0, ids).double()
 
 
 def test_set_item_features_refuses_another_width():
