@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from setuptools.build_meta import *  # noqa: E402, F403
-from setuptools.build_meta import get_requires_for_build_sdist as get_requires_for_build_sdist  # noqa: E402
-from torch_paths import PINNED_TORCH, torch_facts  # noqa: E402
+from setuptools.build_meta import *  # noqa: F403
+from setuptools.build_meta import get_requires_for_build_sdist as get_requires_for_build_sdist
+from torch_paths import PINNED_TORCH, torch_facts
 
 
 def get_requires_for_build_wheel(config_settings: dict | None = None) -> list[str]:
