@@ -29,6 +29,10 @@ TORCH_LIBRARY(mmfast, m) {
       "bpr_loss_backward(Tensor grad, Tensor slope, Tensor users, Tensor items, Tensor user_index, Tensor pos_index, "
       "Tensor neg_index) -> (Tensor, Tensor)");
 
+  // table[rows] @ weight^T, and the gradient of weight [D, F].
+  m.def("project_rows(Tensor table, Tensor rows, Tensor weight) -> Tensor");
+  m.def("project_rows_weight(Tensor grad, Tensor table, Tensor rows) -> Tensor");
+
   m.def("gathered_norm(Tensor table, Tensor index) -> (Tensor, Tensor)");
   m.def("gathered_norm_backward(Tensor grad, Tensor norm, Tensor counts, Tensor table) -> Tensor");
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmfast.ops import project_rows
+
 
 class FeatureSource(nn.Module):
     """Item features of one modality: `rows(ids)` [R, F] and `all()` [I, F], float32."""
@@ -23,14 +25,37 @@ class FeatureSource(nn.Module):
         """Return the features of every item, [I, F]."""
         raise NotImplementedError
 
+    def project(self, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return rows(ids) @ weight.T, [R, D], for sorted unique ids and weight [D, F]."""
+        return self.rows(ids) @ weight.t()
 
-class FrozenFeatures(FeatureSource):
+
+class TableFeatures(FeatureSource):
+    """Features that lie in one table: its rows are projected without a copy of them."""
+
+    def table(self) -> torch.Tensor:
+        """Return the table [I, F], in the type it is kept in."""
+        raise NotImplementedError
+
+    def project(self, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return rows(ids) @ weight.T, [R, D], for sorted unique ids and weight [D, F]."""
+        table = self.table()
+        if table.dtype != weight.dtype or torch.is_autocast_enabled(table.device.type):
+            return super().project(ids, weight)
+        return project_rows(table, ids, weight)
+
+
+class FrozenFeatures(TableFeatures):
     """Features as the data set holds them, never trained; a memory map stays a memory map on the CPU."""
 
     def __init__(self, features: np.ndarray) -> None:
         super().__init__()
         self.feature_dim = features.shape[1]
         self.register_buffer("features", tensor_view(features), persistent=False)
+
+    def table(self) -> torch.Tensor:
+        """Return the features, [I, F]."""
+        return self.features
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the features of items `ids`, [R, F] float32."""
@@ -41,13 +66,17 @@ class FrozenFeatures(FeatureSource):
         return self.features.float()
 
 
-class TrainableFeatures(FeatureSource):
+class TrainableFeatures(TableFeatures):
     """Features as a parameter that starts at the data set's values ("trainable features" of protocol section 8)."""
 
     def __init__(self, features: np.ndarray) -> None:
         super().__init__()
         self.feature_dim = features.shape[1]
         self.weight = nn.Parameter(torch.from_numpy(np.array(features, dtype=np.float32)))
+
+    def table(self) -> torch.Tensor:
+        """Return the parameter itself, [I, F]."""
+        return self.weight
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the features of items `ids`, [R, F]."""

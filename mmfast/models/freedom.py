@@ -124,7 +124,7 @@ class FREEDOM(Recommender):
         terms = {"bpr": bpr_loss(users, items + neighbours, user, pos, neg, "logsigmoid")}
         if self.config.reg_weight:
             for modality, projection in self.projections.items():
-                content = projection(self.item_features(modality).rows(item_rows))
+                content = self.item_features(modality).project(item_rows, projection.weight) + projection.bias
                 term = bpr_loss(users, content, user, pos, neg, "logsigmoid")
                 terms[f"bpr_{modality}"] = self.config.reg_weight * term
         return terms

@@ -58,13 +58,20 @@ class VBPR(Recommender):
 
     def content(self, rows: torch.Tensor | None, hide: Collection[str]) -> list[torch.Tensor]:
         """Return the projected content of items `rows` (None: all) as channels [R, D], one for concat."""
-        sources = {m: self.item_features(m, hide) for m in self.modalities}
-        features = [s.all() if rows is None else s.rows(rows) for s in sources.values()]
-        if self.config.fusion == "channels":
-            return [self.projections[m](f) for m, f in zip(sources, features, strict=True)]
-        parts = self.projection.weight.split([f.shape[1] for f in features], dim=1)
-        joined = sum(f @ w.t() for f, w in zip(features, parts, strict=True))
-        return [joined + self.projection.bias]
+        channels = self.config.fusion == "channels"
+        dims = [self.item_features(m).feature_dim for m in self.modalities]
+        weights = (
+            [self.projections[m].weight for m in self.modalities]
+            if channels
+            else [part.contiguous() for part in self.projection.weight.split(dims, dim=1)]
+        )
+        parts = []
+        for modality, weight in zip(self.modalities, weights, strict=True):
+            source = self.item_features(modality, hide)
+            parts.append(source.all() @ weight.t() if rows is None else source.project(rows, weight))
+        if channels:
+            return [part + self.projections[m].bias for m, part in zip(self.modalities, parts, strict=True)]
+        return [sum(parts) + self.projection.bias]
 
     def user_preference(self, name: str, rows: torch.Tensor | None, hide: Collection[str]) -> torch.Tensor:
         """Return the user channel `name` at `rows` (None: all); the mean row everywhere when `name` is in `hide`."""

@@ -7,6 +7,7 @@ from mmfast.ops.compact_ids import compact_ids
 from mmfast.ops.csr import CSR
 from mmfast.ops.gathered_norm import gathered_norm
 from mmfast.ops.knn_graph import knn_graph
+from mmfast.ops.project_rows import project_rows
 from mmfast.ops.propagate import propagate, propagate_rows
 from mmfast.ops.rank import rank
 from mmfast.ops.regularisers import frobenius_reg, half_square_reg
@@ -23,6 +24,7 @@ __all__ = [
     "gathered_norm",
     "half_square_reg",
     "knn_graph",
+    "project_rows",
     "propagate",
     "propagate_rows",
     "rank",

@@ -1,0 +1,93 @@
+"""project_rows: against the gather and product, gradients, odd sizes, thread counts, messages, opcheck."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmfast.errors import MmfastError
+from mmfast.ops import project_rows, use_backend
+from mmfast.ops.project_rows import project_rows_reference
+
+SIZES = [  # items, features, rows, outputs: 0, 1, one past a tile of 6 x 16, a block of 512, 192 or 256
+    (5, 3, 0, 4),
+    (1, 1, 1, 1),
+    (20, 7, 13, 5),
+    (40, 17, 7, 17),
+    (300, 193, 257, 6),
+    (60, 513, 31, 64),
+    (9, 0, 4, 3),
+    (9, 30, 4, 0),
+]
+
+
+def case(items, features, rows, outputs, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(items + features + rows + outputs)
+    table = torch.randn(items, features, generator=generator, dtype=dtype)
+    weight = torch.randn(outputs, features, generator=generator, dtype=dtype)
+    return table, torch.randperm(items, generator=generator)[:rows].sort().values, weight
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_equals_the_product_and_its_gradients(size):
+    table, rows, weight = case(*size)
+    table.requires_grad_()
+    weight.requires_grad_()
+    out = project_rows(table, rows, weight)
+    want = table[rows] @ weight.t()
+    assert torch.allclose(out, want, rtol=1e-12, atol=1e-12)
+    seed = torch.randn(want.shape, dtype=want.dtype)
+    got = torch.autograd.grad((out * seed).sum(), (table, weight))
+    wanted = torch.autograd.grad((want * seed).sum(), (table, weight))
+    assert got[0].is_sparse
+    for a, b in zip((got[0].to_dense(), got[1]), wanted, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(300, 193, 257, 6), (500, 1100, 400, 64)])
+def test_float32_error_is_at_most_twice_that_of_torch(size):
+    table, rows, weight = case(*size)
+    grad = torch.randn(size[2], size[3], dtype=torch.float64)
+    exact = (table[rows] @ weight.t(), grad.t() @ table[rows])
+    small = [t.float() for t in (table, weight, grad)]
+    ours = (project_rows(small[0], rows, small[1]), torch.ops.mmfast.project_rows_weight(small[2], small[0], rows))
+    theirs = (small[0][rows] @ small[1].t(), small[2].t() @ small[0][rows])
+    for a, b, c in zip(ours, theirs, exact, strict=True):
+        assert (a.double() - c).abs().max() <= 2 * (b.double() - c).abs().max() + 1e-7 * c.abs().max()
+
+
+def test_same_bits_for_any_number_of_threads():
+    table, rows, weight = case(500, 1100, 401, 64, torch.float32)
+    grad = torch.randn(401, 64)
+    results, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append((project_rows(table, rows, weight), torch.ops.mmfast.project_rows_weight(grad, table, rows)))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+def test_opcheck_and_reference_backend():
+    table, rows, weight = case(20, 7, 13, 5)
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(torch.ops.mmfast.project_rows.default, (table, rows, weight), test_utils=checks)
+    torch.library.opcheck(
+        torch.ops.mmfast.project_rows_weight.default, (torch.randn(13, 5).double(), table, rows), test_utils=checks
+    )
+    with use_backend("reference"):
+        assert torch.allclose(project_rows(table, rows, weight), project_rows_reference(table, rows, weight))
+
+
+def test_messages():
+    table, rows, weight = case(20, 7, 13, 5)
+    with pytest.raises(MmfastError, match=r"weight is torch.float64 \[5, 6\]; wanted \[I, F\] and \[D, F\]"):
+        project_rows(table, rows, weight[:, :6])
+    with pytest.raises(MmfastError, match=r"rows is torch.int32 \[13\]; wanted int64"):
+        project_rows(table, rows.int(), weight)
+    with pytest.raises(RuntimeError, match="rows holds ids from 3 to 20; wanted 0 to 19"):
+        project_rows(table, torch.tensor([3, 20]), weight)
+    with pytest.raises(RuntimeError, match="table is not contiguous"):
+        project_rows(table.t().contiguous().t(), rows, weight)
