@@ -104,7 +104,8 @@ def edge_weights(rows: np.ndarray, cols: np.ndarray, num_nodes: int, eps: float 
 def keep_edges(graph: Graph, rate: float, seed: int, stream: int = 0) -> np.ndarray:
     """Return the ids (into `graph.edges()`) that G-DROP(rate) keeps: floor(E (1 - rate)) of them.
 
-    FREEDOM's sampling without replacement, likelier where degrees are low; it depends on (seed, stream) alone.
+    FREEDOM's sampling without replacement, likelier where degrees are low; it depends on (seed, stream) alone. The
+    number kept is taken in floating point, as in the released code: 1 - 0.8 lies just below 0.2, so 10 edges keep 1.
     """
     rows, cols = graph.edges()
     weights = torch.from_numpy(edge_weights(rows, cols, graph.num_nodes))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmfast.errors import MmfastError
 from mmfast.models.features import tensor_view
 from mmfast.ops import knn_graph
 
@@ -23,16 +24,17 @@ def item_neighbours(dataset: Dataset, modality: str, k: int) -> np.ndarray:
     """Return the k most similar items of every item by cosine, itself first, int32 [I, k].
 
     An item whose feature row is all zero has no direction: its row is itself and then -1, and it is in no other row.
+    Where fewer than k rows are left, the lists end in -1 too.
     Lists of large catalogues are kept under the cache folder, keyed by the hash of the features and k.
     """
     if dataset.num_items < CACHE_ABOVE:
-        return _compute(dataset.features[modality], k)
+        return _compute(modality, dataset.features[modality], k)
     key = hashlib.sha256(f"{FORMAT} cosine {dataset.feature_hashes[modality]} {k}".encode()).hexdigest()[:32]
-    folder = Path(os.environ.get("MMFAST_CACHE", "~/.cache/mmfast")).expanduser() / "neighbours"
+    folder = Path(os.environ.get("MMFAST_CACHE") or "~/.cache/mmfast").expanduser() / "neighbours"
     path = folder / f"{key}.npy"
     if path.is_file():
         return np.load(path)
-    ids = _compute(dataset.features[modality], k)
+    ids = _compute(modality, dataset.features[modality], k)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{key}.{os.getpid()}.part"
     with open(part, "wb") as file:
@@ -41,14 +43,19 @@ def item_neighbours(dataset: Dataset, modality: str, k: int) -> np.ndarray:
     return ids
 
 
-def _compute(features: np.ndarray, k: int) -> np.ndarray:
-    present = _rows_with_content(features)
-    if present.all():
+def _compute(modality: str, features: np.ndarray, k: int) -> np.ndarray:
+    rows = np.flatnonzero(_rows_with_content(features))
+    if len(rows) == len(features):
         return knn_graph(tensor_view(features), k)[0].numpy()
-    rows = np.flatnonzero(present)
+    if not len(rows):
+        raise MmfastError(
+            f"features '{modality}': all {len(features)} rows are zero, so no item is like another; "
+            "give features with content, or leave this modality out (data.features)"
+        )
     ids = np.full((len(features), k), -1, dtype=np.int32)
     ids[:, 0] = np.arange(len(features))
-    ids[rows] = rows[knn_graph(tensor_view(features[rows]), k)[0].numpy()]
+    usable = min(k, len(rows))
+    ids[rows, :usable] = rows[knn_graph(tensor_view(features[rows]), usable)[0].numpy()]
     return ids
 
 

@@ -11,6 +11,7 @@ CORE = [
     "pillow>=10",
     "safetensors>=0.4",
     "tensorboard>=2.15",
+    "faiss-cpu>=1.8",
 ]
 CONTENT = [
     "open_clip_torch==3.3.0",
@@ -22,8 +23,7 @@ CONTENT = [
     "torchvision",
 ]
 STUDY = ["optuna>=4", "matplotlib>=3.8", "scikit-learn>=1.4"]
-SERVE = ["faiss-cpu>=1.8"]
-DEV = ["pytest>=8", "ruff>=0.6", "clang-format>=18", "scipy>=1.12", *SERVE]
+DEV = ["pytest>=8", "ruff>=0.6", "clang-format>=18", "scipy>=1.12"]
 
 # The torchvision, torchrec and fbgemm releases that load beside each torch.
 TORCHVISION = {"2.11": "0.26.0", "2.12": "0.27.0", "2.13": "0.28.0"}
@@ -50,5 +50,5 @@ def extras(facts: dict, root: Path) -> dict[str, list[str]]:
         stand_in = root / "packaging" / "fbgemm-gpu-cpu"
         scale = [torchrec, f"fbgemm-gpu-cpu=={fbgemm_version}", f"fbgemm-gpu @ {stand_in.as_uri()}"]
     content = [vision if name == "torchvision" else name for name in CONTENT]
-    named = {"content": content, "scale": scale, "study": STUDY, "serve": SERVE, "dev": DEV}
+    named = {"content": content, "scale": scale, "study": STUDY, "dev": DEV}
     return {**named, "all": [package for packages in named.values() for package in packages]}

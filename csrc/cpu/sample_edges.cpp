@@ -25,10 +25,10 @@ constexpr int64_t kBlock = 1 << 15;  // edges per piece of work: fixed, so that 
 constexpr int kBinShift = 48;        // sign, exponent and 4 bits of mantissa choose one of 2^15 bins
 constexpr int64_t kBins = 1 << 15;
 
-// Uniform in (0, 1), from 53 bits.
+// Uniform in (0, 1), from 52 bits: with one more the half could not be added exactly, and 1 would be reached.
 double uniform(Philox4 random) {
-  const uint64_t bits = (static_cast<uint64_t>(random.word[0] >> 5) << 26) | (random.word[1] >> 6);
-  return (static_cast<double>(bits) + 0.5) * 0x1p-53;
+  const uint64_t bits = (static_cast<uint64_t>(random.word[0] >> 6) << 26) | (random.word[1] >> 6);
+  return (static_cast<double>(bits) + 0.5) * 0x1p-52;
 }
 
 // keys[e] orders like -log(u_e) / weight_e: positive doubles order like their bits. Returns the first bad edge or -1.

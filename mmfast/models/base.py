@@ -12,6 +12,7 @@ from mmfast.config import ModelConfig
 from mmfast.errors import MmfastError, suggest
 from mmfast.graph import Graph
 from mmfast.models.features import FeatureSource, FrozenFeatures, HiddenFeatures, TrainableFeatures
+from mmfast.models.named import NamedModules
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
@@ -34,7 +35,7 @@ class Recommender(nn.Module):
         self.config = config
         self.num_users = dataset.num_users
         self.num_items = dataset.num_items
-        self.sources = nn.ModuleDict()
+        self.sources = NamedModules()
         self.graph: Graph | None = None
 
     @property

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear
+from mmfast.errors import MmfastError
 from mmfast.graph import Graph, keep_edges, mixed_neighbour_graph, subgraph, user_item_graph
 from mmfast.models.base import Recommender
+from mmfast.models.named import NamedModules
 from mmfast.neighbours import item_neighbours
 from mmfast.ops import bpr_loss
 from mmfast.registry import MODELS
@@ -41,7 +42,9 @@ class FREEDOM(Recommender):
         k: int = Field(10, ge=1)
         """Neighbours per item, itself included."""
         image_weight: float = Field(0.1, ge=0, le=1)
-        """Weight of the image graph; the other modalities share the rest equally (mm_image_weight)."""
+        """Weight of the image graph (mm_image_weight); the others share the rest, or all alike without images."""
+        modality_weights: dict[str, float] | None = None
+        """Weights of the item graphs by modality, in place of image_weight; they are scaled to add up to 1."""
         edge_dropout: float = Field(0.8, ge=0, lt=1)
         """Share of training edges left out, redrawn before every epoch; the grid is 0.8, 0.9."""
         reg_weight: float = 1e-3
@@ -54,11 +57,11 @@ class FREEDOM(Recommender):
         self.add_features(dataset, trainable=config.train_features)
         sizes = [self.num_users, self.num_items]
         self.nodes = EmbeddingTable(sizes, config.embedding_dim, "xavier_uniform", generator)
-        self.projections = nn.ModuleDict(
+        self.projections = NamedModules(
             {m: linear(self.item_features(m).feature_dim, config.embedding_dim, generator) for m in self.modalities}
         )
         self.neighbours = {m: item_neighbours(dataset, m, config.k) for m in self.modalities}
-        self.item_graphs = nn.ModuleDict({"without": self._item_graph(frozenset())})
+        self.item_graphs = NamedModules({"": self._item_graph(frozenset())})
         self.set_interaction_graph(user_item_graph(dataset.train.users, dataset.train.items, *sizes))
 
     def set_interaction_graph(self, graph: Graph) -> None:
@@ -79,11 +82,20 @@ class FREEDOM(Recommender):
     def modality_weights(self, hide: frozenset[str] = frozenset()) -> dict[str, float]:
         """Return the weight of each modality that is not hidden; they add up to 1."""
         shown = [m for m in self.modalities if m not in hide]
-        others = [m for m in shown if m != "image"]
-        if "image" not in shown or not others:
-            return {m: 1.0 / len(shown) for m in shown}
-        weight = self.config.image_weight
-        return {m: weight if m == "image" else (1.0 - weight) / len(others) for m in shown}
+        given = self.config.modality_weights
+        if given is None:
+            others = len([m for m in shown if m != "image"])
+            image = self.config.image_weight if "image" in shown and others else 1.0
+            given = {m: image if m == "image" else (1.0 - image) / others for m in shown}
+            if "image" not in shown:
+                given = dict.fromkeys(shown, 1.0)
+        elif set(given) != set(self.modalities) or min(given.values()) < 0 or sum(given[m] for m in shown) <= 0:
+            raise MmfastError(
+                f"freedom: modality_weights is {given}; wanted a weight of 0 or more for each of "
+                f"{', '.join(self.modalities)}, not all 0"
+            )
+        total = sum(given[m] for m in shown)
+        return {m: given[m] / total for m in shown}
 
     def _item_graph(self, hide: frozenset[str]) -> Graph:
         weights = self.modality_weights(hide)
@@ -93,7 +105,7 @@ class FREEDOM(Recommender):
         """Return K-MIX over the modalities not hidden, None when all are; built once for each choice."""
         if hide >= set(self.modalities):
             return None
-        key = "_".join(["without", *sorted(hide)])
+        key = "+".join(sorted(hide))
         if key not in self.item_graphs:
             self.item_graphs[key] = self._item_graph(hide).to(self.nodes.weight.device)
         return self.item_graphs[key]
@@ -122,8 +134,9 @@ class FREEDOM(Recommender):
             self.id_embeddings()[1], item_rows, self.config.num_item_layers, "last"
         )
         terms = {"bpr": bpr_loss(users, items + neighbours, user, pos, neg, "logsigmoid")}
-        if self.config.reg_weight:
-            for modality, projection in self.projections.items():
+        for modality, projection in self.projections.items():
+            terms[f"bpr_{modality}"] = users.new_zeros(())
+            if self.config.reg_weight:
                 content = self.item_features(modality).project(item_rows, projection.weight) + projection.bias
                 term = bpr_loss(users, content, user, pos, neg, "logsigmoid")
                 terms[f"bpr_{modality}"] = self.config.reg_weight * term

@@ -14,6 +14,7 @@ from torch import nn
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear, xavier
 from mmfast.models.base import Recommender
+from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, frobenius_reg, half_square_reg
 from mmfast.registry import MODELS
 
@@ -45,9 +46,9 @@ class VBPR(Recommender):
         self.items = EmbeddingTable([self.num_items], dim, "xavier_uniform", generator)
         dims = {m: self.item_features(m).feature_dim for m in self.modalities}
         if channels:
-            self.projections = nn.ModuleDict({m: linear(dims[m], dim, generator) for m in self.modalities})
+            self.projections = NamedModules({m: linear(dims[m], dim, generator) for m in self.modalities})
             names = ["id", *self.modalities]
-            self.users = nn.ModuleDict(
+            self.users = NamedModules(
                 {n: EmbeddingTable([self.num_users], dim, "xavier_uniform", generator) for n in names}
             )
         else:

@@ -38,9 +38,9 @@ def below(words: np.ndarray, size: np.ndarray | int) -> np.ndarray:
 
 
 def uniform(words: np.ndarray) -> np.ndarray:
-    """Return doubles in (0, 1) with 53 random bits from the first two words of each row of words [n, 4]."""
-    bits = ((words[:, 0] >> np.uint64(5)) << np.uint64(26)) | (words[:, 1] >> np.uint64(6))
-    return (bits.astype(np.float64) + 0.5) * 2.0**-53
+    """Return doubles in (0, 1) with 52 random bits from the first two words of each row of words [n, 4]."""
+    bits = ((words[:, 0] >> np.uint64(6)) << np.uint64(26)) | (words[:, 1] >> np.uint64(6))
+    return (bits.astype(np.float64) + 0.5) * 2.0**-52
 
 
 def _uint64(values: np.ndarray | int) -> np.ndarray:

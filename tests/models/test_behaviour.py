@@ -207,3 +207,38 @@ def test_trains_under_bfloat16_autocast(name):
         assert terms[term].dtype == torch.float32
         assert terms[term].item() == pytest.approx(value.item(), rel=0.02)
     assert all(p.grad is not None for p in half.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_modality_name_will_do(name):
+    dataset = block_dataset({"items": 3, "values": 4, "type": 2})
+    model = build(name, dataset)
+    train(model, dataset, 1)
+    for modality in model.modalities:
+        model.embed(hide={modality})
+
+
+def test_freedom_modality_weights():
+    dataset = block_dataset()
+    weights = {"image": 0.2, "sound": 0.3, "text": 1.5}
+    model = build("freedom", dataset, modality_weights=weights)
+    assert model.modality_weights() == pytest.approx({"image": 0.1, "sound": 0.15, "text": 0.75})
+    assert model.modality_weights(frozenset({"text"})) == pytest.approx({"image": 0.4, "sound": 0.6})
+    default = build("freedom", dataset).modality_weights()
+    assert default == pytest.approx({"image": 0.1, "sound": 0.45, "text": 0.45})
+    with pytest.raises(MmfastError, match="wanted a weight of 0 or more for each of text, image, sound"):
+        build("freedom", dataset, modality_weights={"image": 1.0})
+
+
+def test_items_without_features_are_nobodys_neighbours():
+    dataset = block_dataset({"text": 5})
+    features = dataset.features["text"].copy()
+    features[4:] = 0
+    few = dataset.with_features({"text": features})
+    graph = build("freedom", few, k=6).item_graph()
+    dense = torch.zeros(ITEMS, ITEMS, dtype=torch.float64)
+    dense[graph.csr.rows(), graph.csr.cols.long()] = graph.csr.entries(torch.float64)
+    assert torch.equal(dense[4:].nonzero()[:, 0], dense[4:].nonzero()[:, 1] - 4)
+    assert (dense[:4, :4] > 0).all() and not dense[:4, 4:].any()
+    with pytest.raises(MmfastError, match="features 'text': all 24 rows are zero"):
+        build("freedom", dataset.with_features({"text": np.zeros_like(features)}))
