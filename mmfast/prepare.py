@@ -18,6 +18,7 @@ from mmfast.data.cache import source_record
 from mmfast.data.dataset import PARTS
 from mmfast.data.locate import core_of
 from mmfast.data.manifest import is_prepared, read_manifest
+from mmfast.data.notes import HELD_OUT, dropped_counts
 from mmfast.data.prepared import verify_prepared
 from mmfast.data.readers import FORMATS, find_sources, read_sources
 from mmfast.data.splits import COLD_SEED, DEFAULT_SEED, seed_of
@@ -93,9 +94,11 @@ def prepare(
     """Write the prepared folder `out` from the files of `source` and return its path.
 
     k_core None: 5 for raw files, none for others; seed None: 999, for the cold split 123. `stage` is told what is
-    done. Raises MmfastError when `out` exists (unless `replace`), or the files cannot be used.
+    done. Raises MmfastError when `out` exists (unless it is a prepared folder and `replace`), when one of the two
+    folders holds the other, or when the files cannot be used.
     """
     source, out = Path(source), Path(out)
+    _check_apart(source, out)
     if out.exists() and not replace:
         raise MmfastError(f"'{out}' exists already; choose another folder, or pass --force to replace it")
     if is_prepared(source):
@@ -109,6 +112,15 @@ def prepare(
     stage("reading interactions")
     raw = read_sources(sources, split_column)
     return build(raw, settings, out, name=name, source=record, replace=replace, stage=stage)
+
+
+def _check_apart(source: Path, out: Path) -> None:
+    here, there = source.resolve(), out.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise MmfastError(
+            f"mmfast prepare: '{out}' is, contains or lies inside the source '{source}'; "
+            f"choose a folder beside it, such as '{here}-prepared'"
+        )
 
 
 def summary(manifest: Mapping[str, Any]) -> Table:
@@ -127,20 +139,12 @@ def summary(manifest: Mapping[str, Any]) -> Table:
         table.add_row(f"features, {modality}", encoder)
     if not manifest["features"]:
         table.add_row("features", "none")
-    for what, number in _flat(manifest["dropped"]).items():
+    for what, number in dropped_counts(manifest).items():
+        table.add_row(f"dropped, {what}", f"{number:,}")
+    for part, number in manifest.get(HELD_OUT, {}).items():
         if number:
-            table.add_row(f"dropped, {what.replace('_', ' ')}", f"{number:,}")
+            table.add_row(f"{part} pairs that are in train too", f"{number:,}")
     return table
-
-
-def _flat(counts: Mapping[str, Any]) -> dict[str, int]:
-    flat: dict[str, int] = {}
-    for what, number in counts.items():
-        if isinstance(number, Mapping):
-            flat.update({f"{what} in {part}": n for part, n in number.items()})
-        else:
-            flat[what] = number
-    return flat
 
 
 def _features(given: list[str] | None) -> list[str] | dict[str, str] | None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from mmfast.data.build import Settings, build
 from mmfast.data.hashing import hash_json
-from mmfast.data.manifest import VERSION, file_record, is_prepared
+from mmfast.data.manifest import VERSION, file_record, is_prepared, read_manifest
+from mmfast.data.notes import notes
 from mmfast.data.readers import read_sources
 from mmfast.data.readers.files import Sources
 
@@ -37,7 +38,8 @@ def prepared_in_cache(
 ) -> Path:
     """Return the prepared folder of `sources` in the cache, preparing it when it is not there yet.
 
-    Of two processes that prepare the same data at once, the first to finish is kept and both use it.
+    Of two processes that prepare the same data at once, the first to finish is kept and both use it. After preparing,
+    `stage` is also told what was left out and which items lack a feature, one line each (`mmfast.data.notes`).
     """
     record = source_record(sources)
     features = {modality: _relative(path, sources.folder) for modality, path in sources.features.items()}
@@ -46,6 +48,8 @@ def prepared_in_cache(
     if not is_prepared(folder):
         raw = read_sources(sources, split_column)
         build(raw, settings, folder, name=name, source=record, keep_existing=True, stage=stage)
+        for note in notes(read_manifest(folder)):
+            stage(note)
     return folder
 
 

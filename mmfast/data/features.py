@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from mmfast.data.hashing import row_blocks
 from mmfast.errors import MmfastError
 
+MODALITY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+LARGEST = np.float32(1e18)  # beyond it the square of a float32 is no longer finite
 FEATURE_TYPES = (np.dtype(np.float32), np.dtype(np.float16))
+
+
+def check_modality(modality: str, given_by: str = "") -> None:
+    """Raise MmfastError unless a modality's name can be a key and part of a file name; `given_by` is the file's name.
+
+    >>> check_modality("text-large")
+    """
+    if MODALITY.fullmatch(modality):
+        return
+    where = f" (from the file '{given_by}')" if given_by else ""
+    what = "rename the file" if given_by else "choose another name"
+    file = given_by or "FILE.npy"
+    raise MmfastError(
+        f"modality '{modality}'{where}: want a letter, then letters, digits, _ and -; {what}, or name the modality "
+        f'yourself with data.features={{"NAME": "{file}"}}'
+    )
 
 
 def check_feature_shape(modality: str, array: np.ndarray, num_items: int) -> None:
@@ -26,22 +46,26 @@ def check_feature_shape(modality: str, array: np.ndarray, num_items: int) -> Non
 def zero_rows(modality: str, array: np.ndarray, source_rows: np.ndarray | None = None) -> np.ndarray:
     """Return the sorted int64 ids of rows that are all zero; `source_rows` [I] are the row numbers to name in errors.
 
-    Raises MmfastError with the first bad row and their number when a row has a NaN or an infinite value.
+    Raises MmfastError with the first bad row, its value and their number when a row has a NaN, an infinite value or one
+    beyond 1e18, which would become infinite in training.
     """
     zeros: list[np.ndarray] = []
-    bad_rows, first_bad = 0, -1
+    bad_rows, first_bad, value = 0, -1, 0.0
     for start, stop in row_blocks(array):
         block = array[start:stop]
-        # A block sum would miss nothing but can overflow float16; isfinite on the values themselves cannot.
-        bad = ~np.isfinite(block).all(axis=1)
+        # The limit is a float32, so float16 is compared in float32; a NaN is not below it either.
+        fine = np.abs(block) <= LARGEST
+        bad = ~fine.all(axis=1)
         if bad.any():
-            first_bad = start + int(bad.argmax()) if first_bad < 0 else first_bad
+            if first_bad < 0:
+                first_bad = start + int(bad.argmax())
+                value = float(block[bad.argmax()][~fine[bad.argmax()]][0])
             bad_rows += int(bad.sum())
         zeros.append(start + np.flatnonzero(~block.any(axis=1)))
     if bad_rows:
         first_bad = first_bad if source_rows is None else int(source_rows[first_bad])
         raise MmfastError(
-            f"features '{modality}' have NaN or infinite values in {bad_rows} of {len(array)} rows, first in row "
-            f"{first_bad}; replace them, or write an all-zero row for an item without a feature"
+            f"features '{modality}' have NaN or infinite values (or beyond {LARGEST:.0e}) in {bad_rows} of {len(array)} "
+            f"rows, first in row {first_bad}: {value:g}; replace them, or write an all-zero row for an item without a feature"
         )
     return np.concatenate(zeros).astype(np.int64) if zeros else np.zeros(0, np.int64)

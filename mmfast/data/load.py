@@ -12,10 +12,11 @@ import numpy as np
 from mmfast.data.build import Settings, clean_parts, label_rows
 from mmfast.data.cache import prepared_in_cache
 from mmfast.data.dataset import Dataset
-from mmfast.data.features import check_feature_shape, zero_rows
+from mmfast.data.features import check_feature_shape, check_modality, zero_rows
 from mmfast.data.hashing import hash_file
 from mmfast.data.locate import check_counts, core_of, locate
 from mmfast.data.manifest import is_prepared
+from mmfast.data.notes import HELD_OUT, pairs_also_in_train
 from mmfast.data.prepared import parts_of, read_prepared, read_rows
 from mmfast.data.raw import open_matrix
 from mmfast.data.readers import find_sources
@@ -45,7 +46,8 @@ class Request:
 def load_dataset(config_or_name: Any, *, stage: Callable[[str], None] = lambda text: None, **changes: Any) -> Dataset:
     """Return the Dataset of a name, a path, or a config (an object with the fields of `Request`, or with `.data`).
 
-    `changes` set or replace fields: root, features, split, split_column, split_seed, k_core, cold_users.
+    `changes` set or replace fields: root, features, split, split_column, split_seed, k_core, cold_users. When data are
+    prepared into the cache, `stage` is told what is done, then what was left out and which items lack a feature.
     Raises MmfastError for an unknown name or field, missing files, or data that do not fit.
 
     >>> load_dataset("baby", root="data", split="lattice", features=["text"])  # doctest: +SKIP
@@ -111,9 +113,10 @@ def _resplit(dataset: Dataset, folder: Path, request: Request) -> Dataset:
     rows, dropped = read_rows(folder, manifest), dict(manifest["dropped"])
     if again:
         rows, manifest["split"] = label_rows(rows, request.split, request.seed, manifest.get("time"))
-    rows = clean_parts(rows, request.cold_users, dropped)
+    parts = parts_of(clean_parts(rows, request.cold_users, dropped))
     manifest.update(dropped=dropped, cold_users=request.cold_users)
-    return replace(dataset, manifest=manifest, **parts_of(rows))
+    manifest[HELD_OUT] = pairs_also_in_train(parts, dataset.num_items)
+    return replace(dataset, manifest=manifest, **parts)
 
 
 def _differs(stored: Mapping[str, Any], request: Request) -> bool:
@@ -139,6 +142,7 @@ def _other_features(dataset: Dataset, folder: Path, files: Mapping[str, str]) ->
     """Take features from the named `.npy` files, row = internal item id; their content is checked and hashed now."""
     features, missing, hashes = {}, {}, {}
     for modality, name in files.items():
+        check_modality(modality)
         path = Path(name).expanduser()
         path = path if path.is_absolute() else folder / path
         array: np.ndarray = open_matrix(path)

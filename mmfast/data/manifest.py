@@ -47,6 +47,15 @@ def is_prepared(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def is_ours(folder: Path) -> bool:
+    """True when the folder has a readable manifest.json of this format, of whatever version."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest after checking its form and the size of every file it names.
 

@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 
 from mmfast.data.dataset import PARTS, Dataset, Interactions
-from mmfast.data.features import check_feature_shape, zero_rows
+from mmfast.data.features import check_feature_shape, check_modality, zero_rows
 from mmfast.data.hashing import hash_file
 from mmfast.data.ids import IdTable, check_unique
 from mmfast.data.manifest import damaged, read_manifest, write_manifest
+from mmfast.data.notes import HELD_OUT, pairs_also_in_train
 from mmfast.data.raw import FeatureSource
 from mmfast.data.storage import new_folder
 from mmfast.errors import MmfastError
@@ -43,8 +44,8 @@ def write_prepared(
     rows: user, item, split (0/1/2) and optionally time. users, items: column `id`, row = internal id; items may have
     title, text, image, ... features: [I, F] arrays or sources (`item_codes` are then the source's codes of the items).
     record: entries for the manifest (split, source, dropped, k_core, cold_users, time).
-    Raises MmfastError for content no Dataset may have, or when the folder exists and neither `replace` nor
-    `keep_existing` is set.
+    Raises MmfastError for content no Dataset may have, a folder that cannot be written, or one that exists while
+    neither `replace` nor `keep_existing` is set.
     """
     folder = Path(folder)
     codes = np.arange(items.height) if item_codes is None else item_codes
@@ -53,7 +54,10 @@ def write_prepared(
     columns = [column for column in ROW_TYPES if column in rows.columns]
     rows = rows.select(pl.col(c).cast(ROW_TYPES[c]) for c in columns).sort("split", "user", "item")
     # Refuses ids out of range, repeated pairs and empty parts before anything is written.
-    Dataset(name, users.height, items.height, **parts_of(rows))
+    parts = parts_of(rows)
+    Dataset(name, users.height, items.height, **parts)
+    for modality in features or {}:
+        check_modality(modality)
     with new_folder(folder, replace=replace, keep_existing=keep_existing) as work:
         stage("writing interactions")
         for table, file in ((rows, "interactions"), (users, "users"), (items, "items")):
@@ -62,6 +66,7 @@ def write_prepared(
         described = {m: _write_feature(work, m, one, codes, items["id"]) for m, one in sorted((features or {}).items())}
         stage("hashing")
         sizes = {"num_users": users.height, "num_items": items.height, "rows": part_sizes(rows["split"])}
+        sizes[HELD_OUT] = pairs_also_in_train(parts, items.height)
         write_manifest(work, {**RECORD, **(record or {}), "name": name, **sizes, "features": described})
     return folder
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from mmfast.data.features import check_feature_shape, zero_rows
 from mmfast.data.hashing import row_blocks
+from mmfast.data.storage import new_matrix
 from mmfast.errors import MmfastError
 
 ItemDetails = Callable[[pl.Series], pl.DataFrame]
@@ -71,9 +72,11 @@ class MatrixFile:
         # Other number types are converted when written; the check is about the shape alone.
         check_feature_shape(self._called(modality), np.broadcast_to(np.float32(0), source.shape), wanted)
         dtype = source.dtype if source.dtype == np.float16 else np.dtype(np.float32)
-        target = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(len(rows), source.shape[1]))
-        for start, stop in row_blocks(target):
-            target[start:stop] = source[rows[start:stop]]
+        target = new_matrix(path, dtype, (len(rows), source.shape[1]))
+        # A double beyond float32 becomes infinite and is refused below with its row.
+        with np.errstate(over="ignore"):
+            for start, stop in row_blocks(target):
+                target[start:stop] = source[rows[start:stop]]
         target.flush()
         recorded = np.flatnonzero(np.isin(codes, self.missing))
         return np.union1d(zero_rows(self._called(modality), target, rows), recorded).astype(np.int64)

@@ -160,7 +160,10 @@ class Sampler:
             return
         user_ids = getattr(dataset, "user_ids", None)
         name = f"{full[0]}" if user_ids is None else f"{full[0]} ('{user_ids[int(full[0])]}')"
+        # Where every item of the catalogue is a candidate already, the other rule adds none.
+        wider = len(self._candidates) < self.num_items
         raise MmfastError(
             f"sampler: user {name} has all {len(self._candidates)} candidate items in train ({len(full)} such users), "
-            "so no negative exists; remove these users, or use negatives=all_items"
+            "so no negative exists; remove these users or give them fewer items"
+            + (", or use negatives=all_items" if wider else "")
         )

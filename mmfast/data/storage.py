@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+
+from mmfast.data.manifest import is_ours
 from mmfast.errors import MmfastError
 
 
@@ -16,14 +20,22 @@ from mmfast.errors import MmfastError
 def new_folder(target: Path, *, replace: bool = False, keep_existing: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends without an error, and vanishes otherwise.
 
-    An existing target is refused, replaced (`replace`), or left as it is and the new folder thrown away
-    (`keep_existing`, for caches that several processes fill at once).
+    An existing target is refused, replaced (`replace`, prepared folders only), or left as it is and the new folder
+    thrown away (`keep_existing`, for caches that several processes fill at once). Raises MmfastError for a target that
+    may not be replaced, and in the place of an OSError or a polars error, such as a full disk.
     """
     target = Path(target)
+    if target.is_symlink():
+        target = target.resolve()  # what is replaced is the folder, not the link to it
     if target.exists() and not (replace or keep_existing):
         raise MmfastError(f"'{target}' exists already; choose another folder, or pass --force to replace it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    if replace:
+        _check_replaceable(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    except OSError as error:
+        raise _cannot_write(target, error) from error
     try:
         # mkdtemp makes the folder private; what is published should follow the user's own umask.
         umask = os.umask(0)
@@ -32,8 +44,35 @@ def new_folder(target: Path, *, replace: bool = False, keep_existing: bool = Fal
         yield work
         _sync(work)
         _publish(work, target, replace, keep_existing)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise _cannot_write(target, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def new_matrix(path: Path, dtype: np.dtype, shape: tuple[int, int]) -> np.memmap:
+    """Return a writable memory-mapped `.npy` file whose disk space is taken. Raises OSError when there is too little."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        # A mapped file is sparse: without this a full disk would show as a bus error in the middle of a copy.
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _check_replaceable(target: Path) -> None:
+    if target.exists() and not is_ours(target):
+        raise MmfastError(
+            f"'{target}' exists and is not a prepared folder (no manifest.json of mmfast), so it is not replaced; "
+            "choose another folder, or remove it yourself"
+        )
+
+
+def _cannot_write(target: Path, error: Exception) -> MmfastError:
+    reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    return MmfastError(
+        f"prepare: cannot write '{target}': {reason}; free space or choose another folder (MMFAST_CACHE)"
+    )
 
 
 def _sync(folder: Path) -> None:
@@ -48,6 +87,7 @@ def _sync(folder: Path) -> None:
 def _publish(work: Path, target: Path, replace: bool, keep_existing: bool) -> None:
     old = None
     if replace and target.exists():
+        _check_replaceable(target)
         old = target.with_name(f"{work.name}.old")
         target.rename(old)
     try:

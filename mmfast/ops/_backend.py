@@ -48,6 +48,8 @@ def native(op: str, tensor: torch.Tensor) -> bool:
     """
     if backend() == "reference":
         return False
+    if torch.compiler.is_compiling():
+        return True  # the dispatcher's tables cannot be traced; an absent kernel still fails when the graph runs
     reason = absence(op, tensor.device.type)
     if reason:
         raise MmfastError(f"{op}: {reason}; or choose the slow plain-PyTorch ops with MMFAST_BACKEND=reference")

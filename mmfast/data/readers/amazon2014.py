@@ -113,7 +113,7 @@ class ImageRecords:
                 "(10 bytes ASIN and 4096 float32 per item); it is cut short, copy it again"
             )
         place = {asin.encode(): at for at, asin in enumerate(ids)}
-        target = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(ids), IMAGE_DIM))
+        target = new_matrix(path, np.dtype(np.float32), (len(ids), IMAGE_DIM))
         found, total = np.zeros(len(ids), bool), np.zeros(IMAGE_DIM)
         with self.path.open("rb") as file:
             while len(block := np.fromfile(file, record, RECORDS_PER_BLOCK)):

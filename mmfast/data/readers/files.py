@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfast.data.features import check_modality
 from mmfast.errors import MmfastError, suggest
 
 MARK = r"(?:feat|feats|feature|features)"
@@ -40,12 +41,12 @@ class Sources:
     def choose(self, wanted: list[str] | tuple[str, ...] | dict[str, str] | None) -> None:
         """Narrow the features: None takes all, a list names modalities, a dict maps a modality to a file.
 
-        Raises MmfastError for an unknown modality, a missing file, or a modality with several files.
+        Raises MmfastError for an unknown modality, one whose name cannot be a key, a missing file, or several files.
         """
         if isinstance(wanted, dict):
             self.features = {modality: self._named(modality, name) for modality, name in wanted.items()}
             return
-        for modality in self.choices if wanted is None else wanted:
+        for modality in {**self.choices, **self.features} if wanted is None else wanted:
             if modality in self.choices:
                 files = ", ".join(path.name for path in self.choices[modality])
                 raise MmfastError(
@@ -57,12 +58,12 @@ class Sources:
                 raise MmfastError(
                     f"'{self.folder}' has no features '{modality}'.{suggest(modality, self.features)} Known: {known}"
                 )
+            check_modality(modality, given_by=self.features[modality].name)
         if wanted is not None:
             self.features = {modality: self.features[modality] for modality in wanted}
 
     def _named(self, modality: str, name: str) -> Path:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", modality):
-            raise MmfastError(f"modality '{modality}': want a name of letters, digits, - and _")
+        check_modality(modality)
         path = Path(name).expanduser()
         path = path if path.is_absolute() else self.folder / path
         if not path.is_file():

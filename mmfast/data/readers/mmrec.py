@@ -11,11 +11,13 @@ from mmfast.data.readers.files import Sources, find_features, first_file
 from mmfast.data.readers.tables import (
     Coded,
     as_numbers,
+    check_rows,
     code_by_appearance,
     drop_incomplete,
     interaction_columns,
     keep_numbers,
     matrix_features,
+    may_be_rows,
     read_table,
 )
 
@@ -30,12 +32,16 @@ def find(folder: Path) -> Sources | None:
 
 
 def read(sources: Sources, split_column: str) -> RawData:
-    """Return the raw data; U and I are the largest id of the whole file + 1, and row r of a feature is item r."""
+    """Return the raw data; U and I are the largest id of the whole file + 1, and row r of a feature is item r.
+
+    Numbers too sparse to be row numbers (`may_be_rows`) are original ids, numbered by first appearance, unless
+    features go by them: then every number must have its row.
+    """
     path = sources.files["interactions"]
     frame = read_table(path, separator="\t")
     rows, time_kind = interaction_columns(frame, path, split_column)
     rows, incomplete = drop_incomplete(rows)
-    users, items = _code(rows["user"]), _code(rows["item"])
+    users, items = _code(rows["user"]), _code(rows["item"], sources)
     return RawData(
         name=path.stem,
         rows=rows.with_columns(pl.Series("user", users.codes), pl.Series("item", items.codes)),
@@ -49,6 +55,9 @@ def read(sources: Sources, split_column: str) -> RawData:
     )
 
 
-def _code(ids: pl.Series) -> Coded:
+def _code(ids: pl.Series, numbered_by: Sources | None = None) -> Coded:
     numbers = as_numbers(ids)
-    return code_by_appearance(ids) if numbers is None else keep_numbers(numbers)
+    if numbers is not None and numbered_by is not None and numbered_by.features:
+        check_rows(numbers, numbered_by)
+        return keep_numbers(numbers)
+    return code_by_appearance(ids) if numbers is None or not may_be_rows(numbers) else keep_numbers(numbers)

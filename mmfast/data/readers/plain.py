@@ -13,6 +13,7 @@ from mmfast.data.readers.tables import (
     USER_NAMES,
     Coded,
     as_numbers,
+    check_rows,
     code_by_appearance,
     code_by_table,
     column,
@@ -49,7 +50,7 @@ def read(sources: Sources, split_column: str) -> RawData:
     rows, time_kind = interaction_columns(read_table(path), path, split_column)
     rows, incomplete = drop_incomplete(rows)
     users = _code(rows["user"], sources.files.get("users"), "user", USER_NAMES)
-    items = _code(rows["item"], sources.files.get("items"), "item", ITEM_NAMES, by_number=bool(sources.features))
+    items = _code(rows["item"], sources.files.get("items"), "item", ITEM_NAMES, sources)
     coded = rows.with_columns(pl.Series("user", users.codes), pl.Series("item", items.codes))
     return RawData(
         name=sources.folder.resolve().name,
@@ -80,11 +81,16 @@ def table_details(items: Coded) -> ItemDetails | None:
     return lambda ids: ids.to_frame("id").join(ordered, on="id", how="left", maintain_order="left")
 
 
-def _code(ids: pl.Series, path: Path | None, kind: str, names: tuple[str, ...], by_number: bool = False) -> Coded:
+def _code(
+    ids: pl.Series, path: Path | None, kind: str, names: tuple[str, ...], numbered_by: Sources | None = None
+) -> Coded:
     if path is not None:
         table = read_table(path)
         return code_by_table(ids, table, str(column(table, (*names, "id"), path)), kind, path)
     numbers = as_numbers(ids)
-    if numbers is not None and (by_number or numbers.n_unique() == (numbers.max() or 0) + 1):
+    if numbers is not None and numbered_by is not None and numbered_by.features:
+        check_rows(numbers, numbered_by)
+        return keep_numbers(numbers)
+    if numbers is not None and numbers.n_unique() == (numbers.max() or 0) + 1:
         return keep_numbers(numbers)
     return code_by_appearance(ids)

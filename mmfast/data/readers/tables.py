@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from mmfast.data.ids import check_unique
-from mmfast.data.raw import MatrixFile
+from mmfast.data.raw import MatrixFile, open_matrix
 from mmfast.data.readers.files import Sources, sidecar
 from mmfast.data.splits import read_labels
 from mmfast.errors import MmfastError
@@ -17,6 +17,7 @@ from mmfast.errors import MmfastError
 USER_NAMES = ("user", "user_id", "userid", "reviewerid", "reviewer_id", "uid")
 ITEM_NAMES = ("item", "item_id", "itemid", "parent_asin", "asin", "iid")
 TIME_NAMES = ("time", "timestamp", "unixreviewtime", "pos")
+DENSITY, ROOM = 10, 1_000_000
 ID_NAMES = ("id", "asin", "reviewer_id", "reviewerid", "external_id")
 
 
@@ -67,6 +68,8 @@ def interaction_columns(frame: pl.DataFrame, path: Path, split_column: str) -> t
             f"'{path.name}' has no split column '{split_column}'; its columns are {', '.join(frame.columns)}"
         )
     rows = frame.select(pl.col(old).alias(new) for new, old in picked.items())
+    for kind in ("user", "item"):
+        check_not_negative(rows[kind], kind, path)
     if time:
         rows = rows.with_columns(time_values(rows["time"], path))
     if split:
@@ -105,6 +108,46 @@ def as_numbers(ids: pl.Series) -> pl.Series | None:
         if numbers.null_count() or not (numbers.cast(pl.String) == ids).all():
             return None
     return numbers if not len(ids) or (numbers.min() >= 0 and numbers.max() < 2**31 - 1) else None
+
+
+def check_not_negative(ids: pl.Series, kind: str, path: Path) -> None:
+    """Raise MmfastError naming the row when ids are whole numbers and one is negative; "-1" among words is a word."""
+    if ids.dtype.is_integer():
+        negative = ids < 0
+    elif ids.dtype == pl.String and ids.str.starts_with("-").any():
+        numbers = ids.cast(pl.Int64, strict=False)
+        if numbers.null_count() > ids.null_count():
+            return
+        negative = numbers < 0
+    else:
+        return
+    if negative.any():
+        row = int(negative.arg_max() or 0)
+        raise MmfastError(
+            f"'{path.name}': {kind} {ids[row]} in row {row + 1} (the header not counted) is negative; number the "
+            f"{kind}s from 0, and leave the {kind} empty where there is none (such rows are left out and counted)"
+        )
+
+
+def may_be_rows(numbers: pl.Series) -> bool:
+    """True when numbers are dense enough to be row numbers: the largest at most 10 x their number + 1,000,000.
+
+    Others, such as article numbers of nine digits, would make tables of mostly empty rows: they are original ids.
+    """
+    return not len(numbers) or int(numbers.max()) <= DENSITY * len(numbers) + ROOM
+
+
+def check_rows(numbers: pl.Series, sources: Sources) -> None:
+    """Raise MmfastError when an item's number is beyond the rows of a feature file of `sources`."""
+    largest = int(numbers.max()) if len(numbers) else -1
+    for modality, path in sources.features.items():
+        shape = open_matrix(path).shape
+        if shape and largest >= shape[0]:
+            raise MmfastError(
+                f"features '{modality}' of '{path.name}' have {shape[0]} rows, for the items 0 to {shape[0] - 1}, but "
+                f"item {largest} has interactions; correct the id, give one row per item, or add items.csv with one "
+                "row per feature row"
+            )
 
 
 def code_by_appearance(ids: pl.Series) -> Coded:

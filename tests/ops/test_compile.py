@@ -1,0 +1,28 @@
+"""The public functions of the ops run inside torch.compile without a graph break."""
+
+from __future__ import annotations
+
+import torch
+
+from mmfast.graph import user_item_graph
+from mmfast.ops import bpr_loss, gathered_norm, project_rows
+
+
+def test_a_training_loss_compiles_whole():
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randint(0, 5, (12,), generator=generator).unique().int() for _ in range(2))
+    pairs = torch.cartesian_prod(users, items).numpy()
+    graph = user_item_graph(pairs[:, 0], pairs[:, 1], 5, 5)
+    nodes = torch.randn(10, 8, generator=generator, requires_grad=True)
+    features, weight = torch.randn(5, 7, generator=generator), torch.randn(8, 7, generator=generator)
+    rows, index = torch.arange(5), torch.tensor([0, 3, 4])
+
+    def loss(nodes):
+        final = graph.propagate(nodes, 2)
+        content = project_rows(features, rows, weight)
+        return bpr_loss(final[:5], final[5:] + content, index, index, index.flip(0)) + gathered_norm(nodes, index)
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(nodes), loss(nodes))
+    (grad,), (want,) = (torch.autograd.grad(f(nodes), nodes) for f in (compiled, loss))
+    assert torch.allclose(grad, want)
