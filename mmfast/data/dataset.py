@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mmfast.data.features import check_feature_shape, zero_rows
+from mmfast.data.features import check_feature_shape, check_modality, zero_rows
 from mmfast.data.hashing import hash_array, hash_json
 from mmfast.data.ids import IdTable
 from mmfast.data.interactions import Interactions
@@ -28,7 +28,8 @@ class Dataset:
 
     `missing` are item ids known to have no feature, per modality; all-zero rows are added to them. `checked` names
     modalities whose values were checked when they were written, `known_hashes` their sha256: neither is computed
-    again. Raises MmfastError for ids out of range, an empty part, or features that do not fit the items.
+    again. Raises MmfastError for ids out of range, an empty part, a modality's name that cannot be a key, or features
+    that do not fit the items.
 
     >>> pairs = Interactions.from_pairs(np.array([0, 1]), np.array([1, 0]))
     >>> Dataset("tiny", num_users=2, num_items=2, train=pairs, valid=pairs, test=pairs)
@@ -52,6 +53,8 @@ class Dataset:
     def __post_init__(self) -> None:
         for part in PARTS:
             self._check_part(part)
+        for modality in self.features:
+            check_modality(modality)
         features = {modality: _read_only(array) for modality, array in self.features.items()}
         put = object.__setattr__
         put(self, "features", MappingProxyType(features))

@@ -65,7 +65,8 @@ def zero_rows(modality: str, array: np.ndarray, source_rows: np.ndarray | None =
     if bad_rows:
         first_bad = first_bad if source_rows is None else int(source_rows[first_bad])
         raise MmfastError(
-            f"features '{modality}' have NaN or infinite values (or beyond {LARGEST:.0e}) in {bad_rows} of {len(array)} "
-            f"rows, first in row {first_bad}: {value:g}; replace them, or write an all-zero row for an item without a feature"
+            f"features '{modality}' have NaN or infinite values in {bad_rows} of {len(array)} rows, first in row "
+            f"{first_bad} ({value:g}; beyond {LARGEST:.0e} counts as infinite); replace them, or write an all-zero row "
+            "for an item without a feature"
         )
     return np.concatenate(zeros).astype(np.int64) if zeros else np.zeros(0, np.int64)

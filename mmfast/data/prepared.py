@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,15 +49,10 @@ def write_prepared(
     """
     folder = Path(folder)
     codes = np.arange(items.height) if item_codes is None else item_codes
-    for kind, table in (("user", users), ("item", items)):
-        check_unique(kind, table["id"])
     columns = [column for column in ROW_TYPES if column in rows.columns]
     rows = rows.select(pl.col(c).cast(ROW_TYPES[c]) for c in columns).sort("split", "user", "item")
-    # Refuses ids out of range, repeated pairs and empty parts before anything is written.
     parts = parts_of(rows)
-    Dataset(name, users.height, items.height, **parts)
-    for modality in features or {}:
-        check_modality(modality)
+    _check_content(name, parts, users, items, features or {})
     with new_folder(folder, replace=replace, keep_existing=keep_existing) as work:
         stage("writing interactions")
         for table, file in ((rows, "interactions"), (users, "users"), (items, "items")):
@@ -69,6 +64,17 @@ def write_prepared(
         sizes[HELD_OUT] = pairs_also_in_train(parts, items.height)
         write_manifest(work, {**RECORD, **(record or {}), "name": name, **sizes, "features": described})
     return folder
+
+
+def _check_content(
+    name: str, parts: dict[str, Interactions], users: pl.DataFrame, items: pl.DataFrame, modalities: Iterable[str]
+) -> None:
+    """Refuse repeated ids, ids out of range, empty parts and unusable names before anything is written."""
+    for kind, table in (("user", users), ("item", items)):
+        check_unique(kind, table["id"])
+    for modality in modalities:
+        check_modality(modality)
+    Dataset(name, users.height, items.height, **parts)
 
 
 def part_sizes(labels: pl.Series) -> dict[str, int]:

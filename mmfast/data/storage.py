@@ -51,7 +51,7 @@ def new_folder(target: Path, *, replace: bool = False, keep_existing: bool = Fal
 
 
 def new_matrix(path: Path, dtype: np.dtype, shape: tuple[int, int]) -> np.memmap:
-    """Return a writable memory-mapped `.npy` file whose disk space is taken. Raises OSError when there is too little."""
+    """Return a writable memory-mapped `.npy` file with its disk space taken. Raises OSError on a full disk."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
         # A mapped file is sparse: without this a full disk would show as a bus error in the middle of a copy.
@@ -98,7 +98,7 @@ def _publish(work: Path, target: Path, replace: bool, keep_existing: bool) -> No
         # A rename onto a folder with files fails: another process finished first.
         if keep_existing and target.is_dir():
             return
-        if target.exists():
+        if old is None and target.exists():
             raise MmfastError(f"'{target}' appeared while it was being written; run again with --force") from None
         raise
     if old is not None:

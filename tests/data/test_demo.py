@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -43,6 +44,17 @@ def truth(folder):
 
 def hashes(folder):
     return {str(path.relative_to(folder)): hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_full_disk_while_painting_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*args, **named):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("MMFAST_CACHE", str(tmp_path))
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(MmfastError, match=r"cannot write '.*demo-\w+': No space left on device; .*MMFAST_CACHE"):
+        demo_folder(num_items=24, num_users=5)
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_another_process_makes_the_same_bytes(folder, tmp_path):
@@ -177,7 +189,7 @@ def test_nothing_is_left_when_the_making_fails(cache, monkeypatch):
 
     monkeypatch.setattr("mmfast.data.demo.draw_choices", fail)
     before = sorted(path.name for path in (cache / "data").iterdir())
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(MmfastError, match="disk full"):
         demo_folder(seed=9, num_items=24, num_users=5)
     assert sorted(path.name for path in (cache / "data").iterdir()) == before
 

@@ -54,6 +54,36 @@ def test_a_changed_source_is_prepared_again(tmp_path, cache):
     assert len(list(cache.iterdir())) == 2
 
 
+def test_preparing_into_the_cache_tells_what_was_left_out_and_what_is_missing(tmp_path):
+    rows = [(u, i, s, [0, 0, 0, 0, 1, 2][s % 6]) for s, (u, i) in enumerate(plain_rows())]
+    rows += [(0, 0, 99, 0), (0, 1, 99, 2), rows[0], ("", 1, 1, 0)]
+    features = {"text_feat": numbered(9, 3), "image_feat": numbered(9, 2)}
+    features["text_feat"][[2, 5]] = 0
+    folder = write_plain(tmp_path / "shop", rows, features=features, header="user,item,time,split")
+    heard = []
+    load_dataset(str(folder), stage=heard.append)
+    assert heard[heard.index("hashing") + 1 :] == [
+        "dropped: 1 incomplete rows",
+        "dropped: 1 repeated pairs in train",
+        "dropped: 1 repeated rows",
+        "kept: 1 test pairs that are in train too",
+        "features 'text': 2 of 9 items have none",
+    ]
+    heard.clear()
+    load_dataset(str(folder), stage=heard.append)
+    assert heard == []
+
+
+def test_another_split_of_a_prepared_folder_counts_its_own_pairs_in_two_parts(tmp_path):
+    labels = [0, 0, 0, 0, 1, 2] * 12
+    source = write_plain(tmp_path / "shop", [*plain_rows(), (0, 0)], [*labels, 2])
+    ready = prepare(source, tmp_path / "ready")
+    assert load_dataset(str(ready)).manifest["train_pairs_held_out"] == {"valid": 0, "test": 1}
+    data = load_dataset(str(ready), split="mmrec")
+    both = {part: len(pairs(data.train) & pairs(data.part(part))) for part in ("valid", "test")}
+    assert data.manifest["train_pairs_held_out"] == both
+
+
 def test_settings_are_part_of_the_key(tmp_path, cache):
     folder = write_plain(tmp_path / "shop", rows=plain_rows(20, 15, 8))
     fingerprints = {load_dataset(str(folder), split_seed=seed).fingerprint for seed in (1, 2)}

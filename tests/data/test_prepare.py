@@ -11,7 +11,7 @@ import pytest
 from mmfast.data.prepared import read_prepared
 from mmfast.errors import MmfastError
 from mmfast.prepare import add_arguments, main, prepare, run
-from tests.data.sources import numbered, write_plain
+from tests.data.sources import numbered, plain_rows, write_plain
 
 
 def parse(*arguments):
@@ -77,6 +77,47 @@ def test_refusals(tmp_path):
     with pytest.raises(MmfastError, match="not a mixture"):
         run(parse(source, tmp_path / "again", "--features", "text", "image=x.npy"))
     assert not (tmp_path / "again").exists()
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("out", ["shop", "shop/out", ".", "link", "other/../shop"])
+def test_the_source_is_never_replaced(tmp_path, monkeypatch, capsys, out):
+    source = write_plain(tmp_path / "home" / "shop")
+    (tmp_path / "home" / "link").symlink_to(source)
+    (tmp_path / "home" / "other").mkdir()
+    before = content(tmp_path)
+    monkeypatch.chdir(tmp_path / "home")
+    for force in ([], ["--force"]):
+        assert main(["shop", out, *force]) == 2
+        error = capsys.readouterr().err
+        assert "is, contains or lies inside the source 'shop'; choose a folder beside it" in error
+    assert content(tmp_path) == before
+
+
+def test_force_replaces_prepared_folders_only(tmp_path, capsys):
+    source = write_plain(tmp_path / "shop")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "text.md").write_text("mine")
+    assert main([str(source), str(tmp_path / "thesis"), "--force"]) == 2
+    assert "is not a prepared folder" in capsys.readouterr().err
+    assert (tmp_path / "thesis" / "text.md").read_text() == "mine"
+    out = prepare(source, tmp_path / "out")
+    assert main([str(source), str(out), "--force", "--name", "second"]) == 0
+    assert read_prepared(out).name == "second"
+
+
+def test_summary_counts_repeats_and_pairs_in_two_parts(tmp_path, capsys):
+    rows = [(u, i, s, [0, 0, 0, 0, 1, 2][s % 6]) for s, (u, i) in enumerate(plain_rows())]
+    rows += [(0, 0, 99, 0), (0, 1, 99, 2), rows[0]]
+    source = write_plain(tmp_path / "shop", rows, header="user,item,time,split")
+    assert main([str(source), str(tmp_path / "out")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("repeated rows │ 1", "repeated pairs in train │ 1", "test pairs that are in train too │ 1"):
+        assert words in shown
+    assert "valid pairs that" not in shown
 
 
 def test_bench_prepares_a_small_file(monkeypatch, capsys):

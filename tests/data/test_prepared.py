@@ -1,7 +1,9 @@
 """Prepared folders: written whole or not at all, the same bytes each time, and damage told in one sentence."""
 
+import errno
 import json
 import mmap
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +91,7 @@ def test_existing_folder_is_refused_or_replaced(tmp_path):
 def test_failure_in_the_middle_leaves_nothing_new(tmp_path, monkeypatch, replace):
     before = content(write(tmp_path / "out")) if replace else None
     monkeypatch.setattr(prepared, "_write_feature", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(MmfastError, match=r"cannot write '.*out': disk full; free space or choose another folder"):
         write(tmp_path / "out", replace=replace)
     assert [p.name for p in tmp_path.iterdir()] == (["out"] if replace else [])
     assert before is None or content(tmp_path / "out") == before
@@ -105,10 +107,72 @@ def test_failure_of_the_last_rename_brings_the_old_folder_back(tmp_path, monkeyp
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail_for_new)
-    with pytest.raises((OSError, MmfastError)):
+    with pytest.raises(MmfastError, match=r"cannot write .*: no; free space"):
         write(tmp_path / "out", name="new", replace=True)
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["out"] and content(tmp_path / "out") == before
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("mmfast.data.prepared._write_parquet", FULL),
+        ("mmfast.data.prepared._write_parquet", pl.exceptions.ComputeError("No space left on device")),
+        ("mmfast.data.prepared.write_manifest", FULL),
+        ("mmfast.data.storage._sync", FULL),
+        ("mmfast.data.storage.tempfile.mkdtemp", FULL),
+        ("mmfast.data.storage.os.posix_fallocate", FULL),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, name, error):
+    source = write_plain(tmp_path / "shop", features={"text_feat": numbered(9, 3)})
+
+    def fail(*args, **named):
+        raise error
+
+    monkeypatch.setattr(name, fail)
+    with pytest.raises(
+        MmfastError, match=r"prepare: cannot write .*out': No space left on device; free space"
+    ) as caught:
+        prepare(source, tmp_path / "out")
+    assert "\n" not in str(caught.value) and [p.name for p in tmp_path.iterdir()] == ["shop"]
+
+
+@pytest.mark.parametrize("manifest", [None, "{oops", "[1]", '{"format": "other"}'])
+def test_only_a_prepared_folder_is_replaced(tmp_path, manifest):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "thesis.txt").write_text("mine")
+    if manifest is not None:
+        (target / "manifest.json").write_text(manifest)
+    with pytest.raises(MmfastError, match=r"exists and is not a prepared folder .*; choose another folder, or remove"):
+        write(target, replace=True)
+    assert (target / "thesis.txt").read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_not_ours_and_appears_meanwhile_is_not_replaced(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(MmfastError, match="not a prepared folder"), storage.new_folder(target, replace=True):
+        target.mkdir()
+        (target / "who").write_text("other")
+    assert (target / "who").read_text() == "other" and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_to_a_prepared_folder_stays_a_link(tmp_path):
+    folder = write(tmp_path / "out")
+    (tmp_path / "link").symlink_to(folder)
+    write(tmp_path / "link", name="other", replace=True)
+    assert (tmp_path / "link").is_symlink() and read_prepared(folder).name == "other"
+
+
+def test_pairs_in_train_and_in_another_part_are_kept_and_counted(tmp_path):
+    more = pl.DataFrame({"user": [0, 1, 1], "item": [2, 0, 1], "split": [1, 2, 2], "time": [1, 1, 1]})
+    data = read_prepared(write(tmp_path / "out", rows=pl.concat([ROWS, more])))
+    assert data.manifest["train_pairs_held_out"] == {"valid": 1, "test": 1} and len(data.valid) == 3
+    assert read_prepared(write(tmp_path / "no")).manifest["train_pairs_held_out"] == {"valid": 0, "test": 0}
 
 
 def test_the_loser_of_a_race_uses_the_winners_folder(tmp_path):

@@ -42,7 +42,9 @@ def test_mmrec_counts_go_to_the_largest_id(tmp_path):
 
 def test_mmrec_features_must_have_a_row_for_every_item(tmp_path):
     folder = write_mmrec(tmp_path / "a", features={"text_feat": numbered(5, 2)})
-    with pytest.raises(MmfastError, match=r"'text' of 'text_feat.npy' have 5 rows but there are 6 items"):
+    with pytest.raises(
+        MmfastError, match=r"'text' of 'text_feat.npy' have 5 rows, for the items 0 to 4, but item 5 has"
+    ):
         load_dataset(str(folder))
 
 
@@ -204,9 +206,12 @@ def test_sidecar_names_encoder_and_missing_items(tmp_path):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (numbered(8, 2), "'text' of 'text_feat.npy' have 8 rows but there are 9 items"),
+        (numbered(8, 2), "'text' of 'text_feat.npy' have 8 rows, for the items 0 to 7, but item 8 has"),
         (np.where(numbered(9, 2) == 3, np.nan, 1), "in 1 of 9 rows, first in row 2"),
         (np.where(numbered(9, 2) > 4, np.inf, 1), "in 5 of 9 rows, first in row 4"),
+        (numbered(10, 2), "'text' of 'text_feat.npy' have 10 rows but there are 9 items"),
+        (np.where(numbered(9, 2) == 3, -2e18, 1), r"in 1 of 9 rows, first in row 2 \(-2e\+18; beyond 1e\+18"),
+        (np.where(numbered(9, 2) == 3, 1e300, 1), "in 1 of 9 rows, first in row 2 \\(inf"),
         (np.ones(9, np.float32), r"have shape \(9,\)"),
         (np.array(["a"] * 9), "holds <U1; want numbers"),
     ],
@@ -231,6 +236,61 @@ def test_doubles_become_floats_and_zero_rows_missing(tmp_path):
     array[5] = 0
     data = load_dataset(str(write_plain(tmp_path / "shop", features={"text_feat": array})))
     assert data.features["text"].dtype == np.float32 and data.missing["text"].tolist() == [5]
+
+
+@pytest.mark.parametrize("write", [write_plain, write_mmrec])
+def test_a_number_beyond_the_feature_rows_is_named_before_tables_are_made(tmp_path, write):
+    rows = [(u, (u + s) % 6, [0, 0, 0, 1, 2][s]) for u in range(5) for s in range(5)]
+    header = "user,item,split" if write is write_plain else "userID\titemID\tx_label"
+    features = {"image_feat": numbered(40, 2)}
+    folder = write(tmp_path / "shop", rows=[*rows, (1, 2**29, 0)], features=features, header=header)
+    with pytest.raises(MmfastError, match=r"'image_feat.npy' have 40 rows, for the items 0 to 39, but item 536870912"):
+        load_dataset(str(folder))
+
+
+def test_sparse_numbers_are_original_ids(tmp_path):
+    rows = [(7 + 10**9 * (u == 4), (u + s) % 6 + 2**29, [0, 0, 0, 1, 2][s]) for u in (0, 4) for s in range(5)]
+    data = load_dataset(str(write_mmrec(tmp_path / "a", rows=rows)))
+    assert (data.num_users, data.num_items) == (2, 6) and data.user_ids.to_list() == ["7", "1000000007"]
+    data = load_dataset(str(write_plain(tmp_path / "b", rows=rows, header="user,item,split")))
+    assert (data.num_users, data.num_items) == (2, 6) and data.item_index(str(2**29)) == 0
+
+
+@pytest.mark.parametrize("write", [write_plain, write_mmrec])
+@pytest.mark.parametrize(("bad", "kind"), [((1, -1, 0), "item -1"), ((-3, 1, 0), "user -3")])
+def test_a_negative_number_is_an_error_that_names_the_row(tmp_path, write, bad, kind):
+    rows = [(u, (u + s) % 6, [0, 0, 0, 1, 2][s]) for u in range(5) for s in range(5)]
+    header = "user,item,split" if write is write_plain else "userID\titemID\tx_label"
+    folder = write(tmp_path / "shop", rows=[*rows[:9], bad, *rows[9:]], header=header)
+    with pytest.raises(MmfastError, match=rf"{kind} in row 10 \(the header not counted\) is negative; number the"):
+        load_dataset(str(folder))
+
+
+def test_a_negative_number_in_a_parquet_file_and_one_among_words(tmp_path):
+    rows = [(u, f"i{(u + s) % 6}") for u in range(5) for s in range(5)]
+    data = load_dataset(str(write_plain(tmp_path / "words", rows=[*rows, (1, "-1")])))
+    assert data.item_id(6) == "-1"
+    (tmp_path / "table").mkdir()
+    pl.DataFrame({"user": [0, 1], "item": [3, -1]}).write_parquet(tmp_path / "table" / "interactions.parquet")
+    with pytest.raises(MmfastError, match="item -1 in row 2"):
+        load_dataset(str(tmp_path / "table"))
+
+
+@pytest.mark.parametrize("stem", ["my.mod", "3d_feat", "_hidden", "-x", "b c", "größe"])
+def test_a_file_whose_name_cannot_be_a_modality_is_refused(tmp_path, stem):
+    folder = write_plain(tmp_path / "shop", features={stem: numbered(9, 2), "text_feat": numbered(9, 3)})
+    with pytest.raises(MmfastError, match=rf"\(from the file '{stem}.npy'\): want a letter, then .*; rename the file"):
+        load_dataset(str(folder))
+    assert load_dataset(str(folder), features=["text"]).modalities == ("text",)
+    assert load_dataset(str(folder), features={"mine": f"{stem}.npy"}).modalities == ("mine",)
+    with pytest.raises(MmfastError, match=r"modality '2d': want a letter.*choose another name"):
+        load_dataset(str(folder), features={"2d": f"{stem}.npy"})
+
+
+@pytest.mark.parametrize("stem", ["values", "items", "my-mod_2"])
+def test_names_of_methods_are_modalities_like_others(tmp_path, stem):
+    folder = write_plain(tmp_path / "shop", features={stem: numbered(9, 2)})
+    assert load_dataset(str(folder)).modalities == (stem,)
 
 
 def microlens_rows():

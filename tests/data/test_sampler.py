@@ -124,10 +124,19 @@ def test_without_negatives():
 def test_a_user_with_every_item_is_named():
     pairs = [(0, 0), (1, 0), (1, 1), (1, 2)]
     data = dataset(pairs=pairs, num_users=2, num_items=4, user_ids=["anna", "bert"])
-    with pytest.raises(MmfastError, match=r"user 1 \('bert'\) has all 3 candidate items in train"):
+    with pytest.raises(
+        MmfastError, match=r"user 1 \('bert'\) has all 3 candidate .* fewer items, or use negatives=all"
+    ):
         Sampler(data, 2, seed=0)
     assert Sampler(data, 2, seed=0, negatives="all_items").steps == 2
     assert Sampler(data, 2, seed=0, with_negatives=False).steps == 2
+
+
+@pytest.mark.parametrize("negatives", ["train_items", "all_items"])
+def test_a_user_with_the_whole_catalogue_is_not_sent_to_all_items(negatives):
+    data = dataset(pairs=[(0, 0), (1, 0), (1, 1), (1, 2)], num_users=2, num_items=3)
+    with pytest.raises(MmfastError, match=r"user 1 has all 3 .*; remove these users or give them fewer items$"):
+        Sampler(data, 2, seed=0, negatives=negatives)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from mmfast.data.raw import FeatureSource, RawData
 from mmfast.data.readers.amazon_text import one_line, standard_text
 from mmfast.data.readers.files import Sources, first_file
 from mmfast.data.readers.lines import code_rows, collect_details, read_json_lines
+from mmfast.data.storage import new_matrix
 from mmfast.errors import MmfastError
 
 IMAGE_DIM = 4096

@@ -122,7 +122,7 @@ def check_not_negative(ids: pl.Series, kind: str, path: Path) -> None:
     else:
         return
     if negative.any():
-        row = int(negative.arg_max() or 0)
+        row = int(negative.arg_true()[0])
         raise MmfastError(
             f"'{path.name}': {kind} {ids[row]} in row {row + 1} (the header not counted) is negative; number the "
             f"{kind}s from 0, and leave the {kind} empty where there is none (such rows are left out and counted)"
