@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,11 @@ def save_checkpoint(path: Path | str, tensors: Mapping[str, torch.Tensor], meta:
     atomic_write(Path(path), lambda work: save_file(whole, work, metadata={"mmfast": json.dumps(header)}))
 
 
-def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read and check a checkpoint. Raises MmfastError when it is missing, damaged or of another format version."""
+def load_checkpoint(path: Path | str, advice: str = "train again") -> Checkpoint:
+    """Read and check a checkpoint. Raises MmfastError when it is missing, damaged or of another format version.
+
+    `advice` ends the message about a damaged file.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -59,7 +62,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             header = json.loads((file.metadata() or {}).get("mmfast", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, f"it cannot be read ({error})") from None
+        raise _damaged(path, f"it cannot be read ({error})", advice) from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise MmfastError(f"'{path}' is a safetensors file but not a checkpoint of mmfast; give a run's *.safetensors")
     if header.get("version") != VERSION:
@@ -68,7 +71,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             "read it with the mmfast that wrote it, or train again"
         )
     if header.get("checksum") != content_checksum(tensors):
-        raise _damaged(path, "its content is not what was written (checksum differs)")
+        raise _damaged(path, "its content is not what was written (checksum differs)", advice)
     return Checkpoint(path, tensors, header)
 
 
@@ -134,9 +137,10 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     """
     from safetensors import SafetensorError
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
     work = Path(name)
     try:
         write(work)
@@ -146,12 +150,25 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         _sync(path.parent)
     except (OSError, SafetensorError) as error:
         kept = "the former file is intact" if path.exists() else "no file was left"
-        raise MmfastError(
-            f"cannot write '{path}': {error}; {kept}. Free space on that disk or choose another folder (out=...)"
-        ) from error
+        raise _cannot_write(path, error, kept) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             work.unlink()
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses inside (full disk, no permission) into an MmfastError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(path, error, "nothing half written was left") from error
+
+
+def _cannot_write(path: Path, error: Exception, kept: str) -> MmfastError:
+    return MmfastError(
+        f"cannot write '{path}': {error}; {kept}. Free space on that disk or choose another folder (out=...)"
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -201,5 +218,5 @@ def _some(names: list[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:SHOWN]) + more
 
 
-def _damaged(path: Path, why: str) -> MmfastError:
-    return MmfastError(f"checkpoint '{path}' is damaged: {why}; use the run's other checkpoint, or train again")
+def _damaged(path: Path, why: str, advice: str) -> MmfastError:
+    return MmfastError(f"checkpoint '{path}' is damaged: {why}; {advice}")

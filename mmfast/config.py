@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeVar
 
 import pydantic
 import yaml
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, PositiveFloat, SerializeAsAny, field_validator
+from pydantic_core import PydanticCustomError
 
 from mmfast.errors import MmfastError, suggest
 
@@ -71,8 +72,8 @@ class TrainConfig(Config):
     """Adam's learning rate."""
     weight_decay: float = Field(0.0, ge=0)
     """Coupled L2 added to the gradient."""
-    lr_decay: tuple[float, float] = (1.0, 50.0)
-    """(s0, s1): the learning rate of epoch e is multiplied by s0 ** (e / s1)."""
+    lr_decay: tuple[PositiveFloat, PositiveFloat] = (1.0, 50.0)
+    """(s0, s1), both above 0: the learning rate of epoch e is multiplied by s0 ** (e / s1)."""
     sampler: Literal["rows", "users"] = "rows"
     """rows: one pass over the training rows; users: user-balanced draws (protocol section 5.4)."""
     negatives: Literal["train_items", "all_items"] = "train_items"
@@ -133,6 +134,15 @@ class RunConfig(Config):
     imports: tuple[str, ...] = ()
     """Modules imported first, so that models, frameworks and data sets from outside register themselves."""
 
+    @field_validator("name")
+    @classmethod
+    def _one_component(cls, name: str | None) -> str | None:
+        if name is not None and (name in ("", ".", "..") or any(mark in name for mark in "/\\\0")):
+            raise PydanticCustomError(
+                "run_name", "a run's name is one folder name without / and \\; set out=... for its place"
+            )
+        return name
+
     def to_yaml(self) -> str:
         """Return the resolved config as YAML that `load_config` reads back to an equal config."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -140,6 +150,8 @@ class RunConfig(Config):
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
     """Return the run described by a YAML file and `key=value` overrides, which win; values are YAML.
+
+    A section (model=, data=, framework=) may come after its own options; naming it again drops the options until then.
 
     >>> load_config(None, ["model=lightgcn", "data=baby", "train.epochs=5"]).train.epochs
     5
@@ -149,7 +161,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     raw: dict[str, Any] = {}
     if path is not None:
         raw = _read_yaml(Path(path))
-    for override in overrides:
+    for override in _sections_first(overrides):
         _apply(raw, override)
     return build_config(raw)
 
@@ -241,6 +253,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+def _sections_first(overrides: Iterable[str]) -> list[str]:
+    """Move the first `section=` of every section to the front: it replaces the whole section, its options too."""
+    first: dict[str, str] = {}
+    rest = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        if "." in key or key in first:
+            rest.append(override)
+        else:
+            first[key] = override
+    return [*first.values(), *rest]
+
+
 def _apply(raw: dict[str, Any], override: str) -> None:
     """Enter one `a.b=value` into the nested mapping; naming another model or data set replaces its section."""
     key, equals, text = override.partition("=")
@@ -259,7 +284,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         return
     for depth, step in enumerate(path):
         inner = raw.setdefault(step, {})
-        if isinstance(inner, str) and step in ("model", "data"):
+        if isinstance(inner, str) and step in ("model", "data", "framework"):
             inner = raw[step] = {"name": inner}
         if not isinstance(inner, dict):
             at = ".".join(path[: depth + 1])

@@ -18,7 +18,18 @@ EXAMPLES = """examples:
   mmfast doctor
   mmfast doctor --json > doctor.json
 """
-REQUIRED = ("torch", "numpy", "polars", "pydantic", "pyyaml", "rich", "safetensors", "pillow", "tensorboard")
+REQUIRED = (
+    "torch",
+    "numpy",
+    "polars",
+    "pydantic",
+    "pyyaml",
+    "rich",
+    "safetensors",
+    "pillow",
+    "tensorboard",
+    "faiss-cpu",
+)
 # package -> the extra that installs it
 OPTIONAL = {
     "torchvision": "content",
@@ -32,7 +43,6 @@ OPTIONAL = {
     "optuna": "study",
     "matplotlib": "study",
     "scikit-learn": "study",
-    "faiss-cpu": "serve",
 }
 SHARDING = {"torchrec": ("torchrec",), "fbgemm_gpu": ("fbgemm-gpu", "fbgemm-gpu-cpu")}
 CPU_FEATURES = ("sse4_2", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "asimd", "sve")
@@ -81,7 +91,12 @@ def installed_version(package: str) -> str:
 
 def missing_extra(extra: str) -> str:
     """Return the sentence for a package of `extra` that is not there."""
-    return f"not installed; pip install 'mmfast[{extra}]'"
+    return f"not installed; {install_line(extra)}"
+
+
+def install_line(extra: str) -> str:
+    """Return how to install an extra: mmfast is installed from its clone, so the name alone would ask an index."""
+    return f'pip install -e ".[{extra}]" in the clone of mmfast'
 
 
 def devices() -> dict[str, Any]:
@@ -178,7 +193,7 @@ def import_state(module: str, packages: tuple[str, ...]) -> str:
     if result.returncode == 0:
         return "imports"
     last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-    return f"does not import: {last}; install the release that fits this torch: pip install 'mmfast[scale]'"
+    return f"does not import: {last}; install the release that fits this torch: {install_line('scale')}"
 
 
 def as_text(report: dict[str, Any]) -> str:

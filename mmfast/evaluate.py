@@ -20,9 +20,15 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mmfast.data.dataset import Dataset
+    from mmfast.run import Run
 
 PARTS = ("valid", "test")
+_NONE = np.zeros(0, np.int32)
 sys.modules[__name__].__class__ = VerbModule
+
+
+class NotFinite(MmfastError):
+    """Vectors hold nan or inf and cannot be ranked; in training this is divergence."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,8 @@ class Rows:
 
 
 def evaluate(
-    model: torch.nn.Module,
-    dataset: Dataset,
+    run_or_model: Run | torch.nn.Module,
+    dataset: Dataset | None = None,
     part: str = "valid",
     config: EvaluateConfig | None = None,
     *,
@@ -72,12 +78,13 @@ def evaluate(
 
     Only the user's training items are masked, also on test; values are means over users with a row in the part, in
     float64. `hide` shows the model the mean feature row in place of these modalities. Works on the model's device.
+    A run brings its data set and its evaluate settings; a model needs the `dataset`, and has the default settings.
     Raises MmfastError for an unknown part or metric, non-finite vectors, or when no user has a cold target.
 
-    >>> evaluate(run.model, run.dataset, "test").metrics["recall@20"]  # doctest: +SKIP
+    >>> evaluate(run, part="test").metrics["recall@20"]  # doctest: +SKIP
     0.0899
     """
-    config = config or EvaluateConfig()
+    model, dataset, config = _asked(run_or_model, dataset, config)
     if part not in PARTS:
         raise MmfastError(f"part: got '{part}'.{suggest(part, PARTS)} Evaluate valid or test; train items are masked")
     check_metrics(config.metrics)
@@ -95,9 +102,6 @@ def evaluate(
     return Evaluation(metrics, _table(users, columns), users, top, left_out)
 
 
-_NONE = np.zeros(0, np.int32)
-
-
 def embed(model: torch.nn.Module, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the model's (users [U, D], items [I, D]) in evaluation mode without gradients; its mode is restored.
 
@@ -112,8 +116,25 @@ def embed(model: torch.nn.Module, hide: Collection[str] = ()) -> tuple[torch.Ten
         model.train(training)
     for name, vectors in (("user", users), ("item", items)):
         if not torch.isfinite(vectors).all():
-            raise MmfastError(f"embed: {name} vectors hold nan or inf; train again with a lower train.learning_rate")
+            raise NotFinite(f"embed: {name} vectors hold nan or inf; train again with a lower train.learning_rate")
     return users.detach(), items.detach()
+
+
+def _asked(
+    run_or_model: Run | torch.nn.Module, dataset: Dataset | None, config: EvaluateConfig | None
+) -> tuple[torch.nn.Module, Dataset, EvaluateConfig]:
+    """Return the model, data set and settings; a run is known by its attributes, for mmfast.run is a later room."""
+    if isinstance(dataset, str):
+        raise MmfastError(f"evaluate: dataset: got '{dataset}'; write part='{dataset}', or give a Dataset before it")
+    model = run_or_model
+    if not isinstance(model, torch.nn.Module) and hasattr(model, "model") and hasattr(model, "dataset"):
+        config = config or run_or_model.config.evaluate
+        model, dataset = run_or_model.model, dataset if dataset is not None else run_or_model.dataset
+    if dataset is None:
+        raise MmfastError(
+            f"evaluate: got a {type(model).__name__} without data; pass dataset=..., or a Run (mmfast.load)"
+        )
+    return model, dataset, config or EvaluateConfig()
 
 
 def user_rows(dataset: Dataset, part: str, users: np.ndarray) -> Rows:

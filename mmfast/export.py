@@ -18,7 +18,10 @@ from mmfast.run import Run
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
 
-NO_FAISS = "export_index needs FAISS, which is not installed; install it with `pip install 'mmfast[serve]'`"
+NO_FAISS = (
+    "export_index needs FAISS, which is not installed; install it with `pip install faiss-cpu`, "
+    "or run `pip install -e .` in the clone of mmfast again"
+)
 
 
 def export_index(run_or_model: Run | torch.nn.Module, path: Path | str, *, dataset: Dataset | None = None) -> Path:

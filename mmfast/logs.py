@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -10,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mmfast.checkpoint import disk_errors
+
 NO_TENSORBOARD = (
     "TensorBoard is not installed, so no events are written: "
     "install it with `pip install tensorboard`, or set tensorboard=false"
@@ -17,28 +20,47 @@ NO_TENSORBOARD = (
 
 
 class RunLog:
-    """Appends rows to log.jsonl; opened at `position` bytes, what an interrupted run wrote beyond it is dropped."""
+    """Appends rows to log.jsonl; opened at `position` bytes, what an interrupted run wrote beyond it is dropped.
+
+    Raises MmfastError when the disk is full or the folder cannot be written; no half row is left.
+    """
 
     def __init__(self, folder: Path, position: int = 0, first_epoch: int = 0, tensorboard: bool = False) -> None:
-        self._file = (folder / "log.jsonl").open("ab")
-        self._file.truncate(position)
-        self._file.seek(0, os.SEEK_END)
-        self._events = _event_writer(folder / "tb", first_epoch) if tensorboard else None
+        self._path = folder / "log.jsonl"
+        with disk_errors(self._path):
+            # Without a buffer: bytes that a full disk refused must not come back when the file is closed.
+            self._file = self._path.open("ab", buffering=0)
+            self._file.truncate(position)
+            self._file.seek(0, os.SEEK_END)
+        self._events_folder = folder / "tb"
+        with disk_errors(self._events_folder):
+            self._events = _event_writer(self._events_folder, first_epoch) if tensorboard else None
 
     def sync(self) -> int:
         """Wait until every row is on disk and return their length in bytes: where a resumed run continues."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with disk_errors(self._path):
+            os.fsync(self._file.fileno())
+            return self._file.tell()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one epoch's row, {"epoch": ..., "lr": ..., "loss": {...}, "valid": {...}, ...}, and flush it."""
-        self._file.write(json.dumps(row).encode() + b"\n")
-        self._file.flush()
+        """Append one epoch's row, {"epoch": ..., "lr": ..., "loss": {...}, "valid": {...}, ...}, at once."""
+        self._append(json.dumps(row).encode() + b"\n")
         if self._events:
-            for group, values in (("loss", row["loss"]), ("valid", row.get("valid", {})), ("", {"lr": row["lr"]})):
-                for name, value in values.items():
-                    self._events.add_scalar(f"{group}/{name}" if group else name, value, row["epoch"])
+            with disk_errors(self._events_folder):
+                for group, values in (("loss", row["loss"]), ("valid", row.get("valid", {})), ("", {"lr": row["lr"]})):
+                    for name, value in values.items():
+                        self._events.add_scalar(f"{group}/{name}" if group else name, value, row["epoch"])
+
+    def _append(self, line: bytes) -> None:
+        with disk_errors(self._path):
+            start = self._file.tell()
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(start)
+                raise
 
     def __enter__(self) -> RunLog:
         return self
@@ -46,7 +68,8 @@ class RunLog:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
         if self._events:
-            self._events.close()
+            with disk_errors(self._events_folder):
+                self._events.close()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import shutil
+import sys
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmfast.checkpoint import check_fingerprint, load_checkpoint, load_model_state, write_text
-from mmfast.config import RunConfig, load_config
+from mmfast.checkpoint import check_fingerprint, disk_errors, load_checkpoint, load_model_state, write_text
+from mmfast.config import RunConfig, build_config, load_config
 from mmfast.device import resolve_device
 from mmfast.errors import MmfastError, suggest
 from mmfast.seeds import derive_generator
@@ -25,6 +31,7 @@ BEST = "best.safetensors"
 LAST = "last.safetensors"
 MAY_CHANGE = {"name", "out", "device", "threads", "tensorboard"}
 TRAIN_MAY_CHANGE = {"epochs", "patience", "checkpoint_every", "checkpoint_seconds"}
+FOLDER_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
 @dataclass
@@ -47,9 +54,10 @@ class Run:
         folder = check_run_folder(folder)
         config = load_config(folder / "config.yaml")
         metrics = read_metrics(folder)
-        dataset = dataset if dataset is not None else dataset_of(config)
+        dataset = dataset if dataset is not None else dataset_of(_without_lost_root(config))
         model = build_model(config, dataset).to(resolve_device(device))
-        load_best(folder, model, config, dataset)
+        if load_best(folder, model, config, dataset)["epoch"] != metrics["best_epoch"]:
+            raise _unfinished(folder)
         model.eval()
         return cls(folder, config, dataset, model, metrics)
 
@@ -60,10 +68,10 @@ def load(folder: Path | str, dataset: Dataset | None = None, device: str = "cpu"
 
 
 def dataset_of(config: RunConfig) -> Dataset:
-    """Return the data set that a run's config names."""
+    """Return the data set that a run's config names; the stages of preparing it anew are told on stderr."""
     from mmfast.data.load import load_dataset
 
-    return load_dataset(config.data)
+    return load_dataset(config.data, stage=lambda text: print(text, file=sys.stderr))
 
 
 def build_model(config: RunConfig, dataset: Dataset) -> Recommender:
@@ -94,28 +102,87 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """Return metrics.json of a run. Raises MmfastError when the run is not finished."""
     path = folder / "metrics.json"
     if not path.is_file():
-        raise MmfastError(f"run '{folder}' is not finished; finish it with `mmfast train --resume {folder}`")
+        raise _unfinished(folder)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def new_run_folder(config: RunConfig) -> Path:
-    """Create the folder of a new run and write its config.yaml; a folder that exists is never written into.
+def _unfinished(folder: Path) -> MmfastError:
+    return MmfastError(f"run '{folder}' is not finished; finish it with `mmfast train --resume {folder}`")
 
-    Raises MmfastError when `config.name` is taken.
+
+def _without_lost_root(config: RunConfig) -> RunConfig:
+    """Let a data root that is gone (moved, or another machine) give way to MMFAST_DATA."""
+    root = config.data.root
+    return config if root is None or Path(root).expanduser().is_dir() else _with_data(config, root=None)
+
+
+def with_data_place(config: RunConfig) -> RunConfig:
+    """Return the config with the absolute place of its data, so that the run opens from any folder and environment."""
+    from mmfast.data.locate import DEMO, locate
+
+    name, root = config.data.name, config.data.root
+    path = Path(name).expanduser()
+    if name == DEMO:
+        return config
+    if path.is_absolute() or len(path.parts) > 1 or name in (".", ".."):
+        return _with_data(config, name=str(path.resolve()))
+    base = Path(root or os.environ.get("MMFAST_DATA") or "data").expanduser().absolute()
+    # Data that the caller brings along need not lie anywhere.
+    with contextlib.suppress(MmfastError):
+        base = locate(name, root).folder.absolute().parent
+    return _with_data(config, root=str(base))
+
+
+def _with_data(config: RunConfig, **changes: Any) -> RunConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update=changes)})
+
+
+def new_config(config: RunConfig | Mapping[str, Any] | None) -> RunConfig:
+    """Return a RunConfig or nested mapping as a config with its data placed. Raises MmfastError for anything else."""
+    if isinstance(config, Mapping):
+        config = build_config(config)
+    if not isinstance(config, RunConfig):
+        raise MmfastError(
+            f"fit: config: got {type(config).__name__}; give load_config('file.yaml', ['key=value', ...]), "
+            "a mapping such as {'model': 'lightgcn', 'data': 'demo'}, or resume=RUN"
+        )
+    return with_data_place(config)
+
+
+def new_run_folder(config: RunConfig) -> Path:
+    """Create the folder of a new run with its config.yaml; a folder that holds something is never written into.
+
+    Raises MmfastError when `config.name` is taken, and when the folder cannot be written.
     """
     out = Path(config.out)
     base = config.name or run_name(config)
-    folder = out / base
-    for attempt in range(2, 1000):
-        try:
-            folder.mkdir(parents=True)
-            break
-        except FileExistsError:
+    # It appears whole, by a rename: one without a config.yaml would block its name and could not be resumed.
+    work = out / f".{base}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        with disk_errors(out / base):
+            work.mkdir(parents=True)
+        write_text(work / "config.yaml", config.to_yaml())
+        for attempt in range(1, 1000):
+            folder = out / (base if attempt == 1 else f"{base}-{attempt}")
+            with disk_errors(folder):
+                if _renamed(work, folder):
+                    return folder
             if config.name is not None:
-                raise MmfastError(_taken(folder, config)) from None
-            folder = out / f"{base}-{attempt}"
-    write_text(folder / "config.yaml", config.to_yaml())
-    return folder
+                break
+        raise MmfastError(_taken(folder, config))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _renamed(work: Path, folder: Path) -> bool:
+    """Rename a folder; False when the new name is taken. An empty folder of that name is replaced."""
+    try:
+        work.rename(folder)
+    except OSError as error:
+        if error.errno not in FOLDER_TAKEN:
+            raise
+        return False
+    return True
 
 
 def run_name(config: RunConfig) -> str:
@@ -125,22 +192,37 @@ def run_name(config: RunConfig) -> str:
     return "_".join([*parts, f"seed{config.seed}", time.strftime("%Y%m%d-%H%M%S")])
 
 
-def resumed_config(folder: Path | str, config: RunConfig | None) -> tuple[Path, RunConfig]:
+def resumed_config(folder: Path | str, config: RunConfig | Mapping[str, Any] | None) -> tuple[Path, RunConfig]:
     """Return the folder and the config to resume with: the stored one, or `config` if it differs only where it may.
 
-    Raises MmfastError naming the settings that would make it another run.
+    The run's name and place stay those stored. Raises MmfastError naming the settings that would make it another run.
     """
     folder = check_run_folder(folder)
-    stored = load_config(folder / "config.yaml")
+    stored = with_data_place(_without_lost_root(load_config(folder / "config.yaml")))
     if config is None:
         return folder, stored
+    config = with_data_place(_without_lost_root(new_config(config)))
     if changed := config_differences(stored, config):
         raise MmfastError(
             f"run '{folder}' was started with other settings: {'; '.join(changed)}. Resume it without these, or start "
             f"a new run; on resuming only {', '.join(sorted(f'train.{k}' for k in TRAIN_MAY_CHANGE))}, device and "
             "threads may change"
         )
-    return folder, config
+    return folder, config.model_copy(update={"name": stored.name, "out": stored.out})
+
+
+def store_config(folder: Path, config: RunConfig) -> None:
+    """Write the config that a run goes on with, unless it is the one in the folder: the next resume needs it."""
+    path, text = folder / "config.yaml", config.to_yaml()
+    if path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def drop_results(folder: Path) -> None:
+    """Remove metrics.json and per_user.parquet: the checkpoints have gone beyond them."""
+    for name in ("metrics.json", "per_user.parquet"):
+        with disk_errors(folder / name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def config_differences(old: RunConfig, new: RunConfig) -> list[str]:
@@ -151,6 +233,7 @@ def config_differences(old: RunConfig, new: RunConfig) -> list[str]:
             side.pop(key)
         for key in TRAIN_MAY_CHANGE:
             side["train"].pop(key)
+        side["data"].pop("root")  # the checkpoint's fingerprint tells whether the data are the same
     return list(_differences(before, after, ""))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,21 @@ from mmfast.checkpoint import atomic_write, write_text
 from mmfast.config import RunConfig
 from mmfast.device import cpu_threads, keep_freed_memory, resolve_device
 from mmfast.errors import MmfastError
-from mmfast.evaluate import Evaluation, evaluate
+from mmfast.evaluate import Evaluation, NotFinite, evaluate
 from mmfast.frameworks.base import Fit
 from mmfast.logs import RunLog
 from mmfast.progress import Progress
-from mmfast.run import BEST, Run, dataset_of, environment, load_best, new_run_folder, resumed_config
+from mmfast.run import (
+    BEST,
+    Run,
+    dataset_of,
+    environment,
+    load_best,
+    new_config,
+    new_run_folder,
+    resumed_config,
+    store_config,
+)
 from mmfast.seeds import derive_generator, derive_seed
 from mmfast.training import Training, build_training, check_monitor
 
@@ -26,14 +37,15 @@ if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
 
 CHECK_STEPS_CUDA = 50  # reading a loss makes the CPU wait for the GPU; on the CPU it is free
+KEPT = "training ended, the best result so far is kept; a lower train.learning_rate may help"
 
 
 class Diverged(Exception):
-    """A loss term became nan or inf; the message names the term, the epoch and the batch."""
+    """A loss term or a vector became nan or inf; the message names the term, the epoch and the batch."""
 
 
 def fit(
-    config: RunConfig | None,
+    config: RunConfig | Mapping[str, Any] | None,
     dataset: Dataset | None = None,
     *,
     resume: Path | str | None = None,
@@ -41,16 +53,15 @@ def fit(
 ) -> Run:
     """Train by `config`, select on validation, evaluate the test part once, and return the run.
 
-    `dataset` overrides the one that config.data names. `resume` continues the run in that folder (`config` may then be
-    None); on the CPU the result is bit-identical to a run that was never interrupted. Ctrl-C raises KeyboardInterrupt.
+    `config` may be a nested mapping. `dataset` overrides the one that config.data names. `resume` continues the
+    run in that folder (`config` may then be None); on the CPU the result is bit-identical to a run that was never
+    interrupted. Ctrl-C raises KeyboardInterrupt.
     Raises MmfastError for settings that do not fit, and when the loss is not finite before the first evaluation.
 
     >>> run = fit(load_config("configs/demo_freedom.yaml"))  # doctest: +SKIP
     >>> run.metrics["test"]["recall@20"]  # doctest: +SKIP
     """
-    folder = None
-    if resume is not None:
-        folder, config = resumed_config(resume, config)
+    folder, config = (None, new_config(config)) if resume is None else resumed_config(resume, config)
     check_monitor(config)
     keep_freed_memory()
     device = resolve_device(config.device)
@@ -75,22 +86,21 @@ def train(run: Training, shown: Progress) -> str:
     """Run epochs until all are done, patience is exceeded or the loss diverges; return why it ended."""
     config, state = run.config, run.state
     if not run.done:
-        (run.folder / "metrics.json").unlink(missing_ok=True)  # a run that is extended has no result yet
+        store_config(run.folder, config)  # a resumed run may go on with other settings
     with RunLog(run.folder, state.log_bytes, state.epoch, config.tensorboard) as log:
         while not run.done:
             started = time.perf_counter()
             lr = run.learning_rate(state.epoch)
             run.set_learning_rate(lr)
             try:
-                losses = train_epoch(run, state.epoch, shown)
+                row: dict[str, Any] = {"epoch": state.epoch, "lr": lr, "loss": train_epoch(run, state.epoch, shown)}
+                row["seconds"] = time.perf_counter() - started
+                if (state.epoch + 1) % config.train.eval_every == 0:
+                    row["valid"] = validate(run)
+                    run.update_best(state.epoch, row["valid"])
             except Diverged as reason:
                 shown.say(str(reason))
                 return str(reason)
-            row: dict[str, Any] = {"epoch": state.epoch, "lr": lr, "loss": losses}
-            row["seconds"] = time.perf_counter() - started
-            if (state.epoch + 1) % config.train.eval_every == 0:
-                row["valid"] = evaluate(run.framework.model, run.dataset, "valid", config.evaluate).metrics
-                run.update_best(state.epoch, row["valid"])
             row["total_seconds"] = time.perf_counter() - started
             log.write(row)
             state.epoch += 1
@@ -124,6 +134,16 @@ def train_epoch(run: Training, epoch: int, shown: Progress) -> dict[str, float]:
     return {name: total / steps for name, total in totals.items()}
 
 
+def validate(run: Training) -> dict[str, float]:
+    """Return the validation metrics. Raises Diverged when the epoch's last step left vectors not finite."""
+    try:
+        return evaluate(run.framework.model, run.dataset, "valid", run.config.evaluate).metrics
+    except NotFinite:
+        raise Diverged(
+            f"the model's vectors became nan or inf in the last batch of epoch {run.state.epoch + 1}: {KEPT}"
+        ) from None
+
+
 def add_losses(totals: dict[str, float], waiting: list[dict[str, torch.Tensor]], epoch: int, first: int) -> None:
     """Add the terms of some steps, the first of which is batch `first`. Raises Diverged at a value not finite."""
     for offset, terms in enumerate(waiting):
@@ -131,8 +151,7 @@ def add_losses(totals: dict[str, float], waiting: list[dict[str, torch.Tensor]],
             value = float(term)
             if not math.isfinite(value):
                 raise Diverged(
-                    f"the loss term '{name}' became {value} at epoch {epoch + 1}, batch {first + offset + 1}: training "
-                    "ended, the best result so far is kept; a lower train.learning_rate may help"
+                    f"the loss term '{name}' became {value} at epoch {epoch + 1}, batch {first + offset + 1}: {KEPT}"
                 )
             totals[name] = totals.get(name, 0.0) + value
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmfast.checkpoint import check_fingerprint, load_checkpoint, load_state, save_checkpoint
+from mmfast.checkpoint import check_fingerprint, disk_errors, load_checkpoint, load_state, save_checkpoint
 from mmfast.config import RunConfig
 from mmfast.errors import MmfastError, suggest
 from mmfast.frameworks.base import Framework
 from mmfast.optim import Adam
-from mmfast.run import BEST, LAST, build_model
+from mmfast.run import BEST, LAST, build_model, drop_results
 from mmfast.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Training:
             return
         about = {**self.about, "epoch": self.state.best_epoch, "valid": self.best_valid}
         save_checkpoint(self.folder / BEST, self.unsaved_best, about)
+        drop_results(self.folder)
         self.unsaved_best = None
 
     @property
@@ -104,15 +105,20 @@ class Training:
         tensors, scalars = flatten_optimizer(self.optimizer)
         tensors |= {f"framework/{name}": tensor for name, tensor in self.framework.state_dict().items()}
         save_checkpoint(self.folder / LAST, tensors, {**self.about, "state": asdict(self.state), "optimizer": scalars})
+        drop_results(self.folder)
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Continue from the last checkpoint of the folder, if one was written; sweep out half-written files."""
         for unfinished in self.folder.glob(".*.part"):
-            unfinished.unlink()
+            with disk_errors(unfinished):
+                unfinished.unlink(missing_ok=True)
         if not (self.folder / LAST).is_file():
             return
-        checkpoint = load_checkpoint(self.folder / LAST)
+        advice = "the run cannot be continued: start a new one"
+        if (self.folder / "metrics.json").is_file():
+            advice += f"; its best model is still there: `mmfast evaluate {self.folder}`"
+        checkpoint = load_checkpoint(self.folder / LAST, advice)
         check_fingerprint(checkpoint, self.dataset.name, self.dataset.fingerprint)
         load_state(self.framework, checkpoint.tensors_under("framework/"), checkpoint.path)
         restore_optimizer(self.optimizer, checkpoint.tensors_under("optimizer/"), checkpoint.meta["optimizer"])

@@ -153,6 +153,13 @@ def test_a_full_disk_leaves_the_old_file(saved, monkeypatch):
     assert files(path.parent) == ["best.safetensors"]
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MmfastError, match=r"cannot write '.*/file/a\.txt': .*nothing half written was left"):
+        checkpoint.write_text(tmp_path / "file" / "a.txt", "text")
+    assert files(tmp_path) == ["file"]
+
+
 def test_a_file_size_limit_leaves_the_old_file(saved):
     path, _ = saved
     before = path.read_bytes()

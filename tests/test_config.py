@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mmfast.config import RunConfig, build_config, load_config
+from mmfast.config import FrameworkConfig, RunConfig, build_config, load_config
 from mmfast.errors import MmfastError
+from mmfast.frameworks.base import Framework
+from mmfast.registry import FRAMEWORKS
 from tests import toys  # registers the model "toy"
 
 
@@ -52,6 +54,28 @@ def test_a_data_name_may_be_given_alone():
     assert build_config({"model": "toy", "data": "baby"}).data.name == "baby"
 
 
+def test_the_order_of_a_section_and_its_options_does_not_matter():
+    config = load_config(None, ["model.num_layers=1", "model=lightgcn", "data.k_core=3", "data=baby"])
+    assert config.model.num_layers == 1
+    assert (config.data.name, config.data.k_core) == ("baby", 3)
+    assert load_config(None, ["train.batch_size=7", "train={epochs: 3}", "model=toy"]).train.batch_size == 7
+    assert load_config(None, ["seed=2", "model=toy", "seed=1"]).seed == 1
+    again = load_config(None, ["model=lightgcn", "model.num_layers=1", "model=toy", "model.dropout=0.3"])
+    assert again.model == toys.Toy.Config(name="toy", dropout=0.3)
+
+
+def test_options_of_a_framework_join_its_name():
+    name = "options-join"
+
+    @FRAMEWORKS.register(name)
+    class Weighted(Framework):
+        class Config(FrameworkConfig):
+            weight: float = 1.0
+
+    for order in (("framework.weight=2", f"framework={name}"), (f"framework={name}", "framework.weight=2")):
+        assert load_config(None, ["model=toy", *order]).framework == (Weighted.Config(name=name, weight=2),)
+
+
 def test_the_yaml_round_trip(tmp_path):
     config = load_config(
         None,
@@ -87,6 +111,11 @@ def test_several_mistakes_are_told_at_once():
     [
         ("train.batch_size=0", r"train\.batch_size: got 0; input should be greater than or equal to 1"),
         ("train.learning_rate=.inf", r"train\.learning_rate: got inf; input should be a finite number"),
+        ("train.lr_decay=[0, 50]", r"train\.lr_decay\.0: got 0; input should be greater than 0"),
+        ("train.lr_decay=[1, 0]", r"train\.lr_decay\.1: got 0; input should be greater than 0"),
+        ("name=../../x", r"name: got '\.\./\.\./x'; a run's name is one folder name without / and"),
+        ("name=..", r"name: got '\.\.'; a run's name is one folder name"),
+        ("name=''", r"name: got ''; a run's name is one folder name"),
         ("evaluate.top_k=5", r"evaluate\.top_k: got 5; input should be a valid tuple"),
         ("evaluate.candidates=warm", r"evaluate\.candidates: got 'warm'; input should be 'all' or 'cold'"),
         ("seed=[1]", r"seed: got \[1\]; input should be a valid integer"),

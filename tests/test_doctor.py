@@ -62,8 +62,10 @@ def test_an_extension_for_another_torch_is_a_warning():
 def test_packages_that_are_missing_name_their_extra(monkeypatch):
     monkeypatch.setattr(doctor, "installed_version", lambda package: "")
     report = doctor.examine()
-    assert report["optional"]["spacy"] == "not installed; pip install 'mmfast[content]'"
-    assert report["sharding"]["torchrec"] == "not installed; pip install 'mmfast[scale]'"
+    assert report["versions"]["faiss-cpu"] == ""
+    assert "faiss-cpu" not in report["optional"]
+    assert report["optional"]["spacy"] == 'not installed; pip install -e ".[content]" in the clone of mmfast'
+    assert report["sharding"]["torchrec"] == 'not installed; pip install -e ".[scale]" in the clone of mmfast'
 
 
 def test_a_package_that_does_not_import_says_why():

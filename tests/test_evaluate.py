@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,18 @@ def test_bad_requests_are_told(small):
         evaluate(model, small, "test", EvaluateConfig(metrics=("mrr",)))
     with pytest.raises(MmfastError, match="user vectors hold nan or inf"):
         evaluate(Fixed(np.full((3, 5), np.nan)), small, "test")
+
+
+def test_a_run_brings_its_data_and_settings(small):
+    model, settings = Fixed(np.zeros((3, 5))), EvaluateConfig(top_k=(3,), metrics=("recall",))
+    run = SimpleNamespace(model=model, dataset=small, config=SimpleNamespace(evaluate=settings))
+    assert evaluate(run, part="test").metrics == evaluate(model, small, "test", settings).metrics
+    assert set(evaluate(run, part="test", config=EvaluateConfig(top_k=(1,))).metrics) > {"recall@1", "map@1"}
+    assert mmfast.evaluate(run, small, "valid").users.tolist() == [0]
+    with pytest.raises(MmfastError, match=r"dataset: got 'test'; write part='test'"):
+        evaluate(run, "test")
+    with pytest.raises(MmfastError, match=r"got a Fixed without data; pass dataset=\.\.\., or a Run"):
+        evaluate(model)
 
 
 def test_embed_restores_the_mode():

@@ -17,8 +17,11 @@ import torch
 
 from mmfast import checkpoint, training
 from mmfast.checkpoint import load_checkpoint
+from mmfast.config import load_config
+from mmfast.data.prepared import write_prepared
 from mmfast.errors import MmfastError
 from mmfast.logs import read_log
+from mmfast.run import Run, with_data_place
 from mmfast.trainer import fit
 from tests.toys import toy_config, toy_dataset
 
@@ -34,6 +37,18 @@ long_run(Path(sys.argv[1]), resume=sys.argv[2] == "resume")
 
 class Killed(BaseException):
     """Stands for a process that ends here."""
+
+
+def killed_in_step(patch, moment):
+    """Let the process end in the `moment`-th optimiser step from now."""
+    step, steps = training.Framework.step, iter(range(1, 1000))
+
+    def dying(self, batch, optimizer):
+        if next(steps) == moment:
+            raise Killed
+        return step(self, batch, optimizer)
+
+    patch.setattr(training.Framework, "step", dying)
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -157,6 +172,61 @@ def test_a_run_may_be_extended(tmp_path):
     assert_same_run(whole.folder, run.folder)
 
 
+def test_an_extended_run_that_is_killed_keeps_its_new_length(tmp_path, monkeypatch):
+    dataset = toy_dataset()
+    whole = fit(config_of(tmp_path, "whole", epochs=9), dataset, progress=False)
+    short = fit(config_of(tmp_path, "short"), dataset, progress=False)
+    longer = config_of(tmp_path, "short", epochs=9).model_copy(update={"name": "other", "out": "elsewhere"})
+    with monkeypatch.context() as patch:
+        killed_in_step(patch, 9)
+        with pytest.raises(Killed):
+            fit(longer, dataset, resume=short.folder, progress=False)
+    stored = load_config(short.folder / "config.yaml")
+    assert (stored.train.epochs, stored.name, stored.out) == (9, "short", str(tmp_path / "runs"))
+    run = fit(None, dataset, resume=short.folder, progress=False)
+    assert run.metrics["epochs"] == 9
+    assert_same_run(whole.folder, run.folder)
+
+
+def test_an_extension_that_fails_at_once_leaves_a_finished_run(tmp_path, monkeypatch):
+    dataset = toy_dataset()
+    short = fit(config_of(tmp_path, "short"), dataset, progress=False)
+    longer = config_of(tmp_path, "short", epochs=9)
+    with monkeypatch.context() as patch:
+        killed_in_step(patch, 2)
+        with pytest.raises(Killed):
+            fit(longer, dataset, resume=short.folder, progress=False)
+    assert Run.load(short.folder, dataset).metrics == short.metrics
+    with monkeypatch.context() as patch:
+        killed_in_step(patch, 6)  # after the first new checkpoint, of epoch 6
+        with pytest.raises(Killed):
+            fit(longer, dataset, resume=short.folder, progress=False)
+    with pytest.raises(MmfastError, match="is not finished"):
+        Run.load(short.folder, dataset)
+
+
+def test_a_best_model_beyond_the_results_is_not_finished(tmp_path):
+    dataset = toy_dataset()
+    run = fit(config_of(tmp_path, "mine"), dataset, progress=False)
+    results = json.loads((run.folder / "metrics.json").read_text())
+    (run.folder / "metrics.json").write_text(json.dumps(results | {"best_epoch": results["best_epoch"] - 1}))
+    with pytest.raises(MmfastError, match="is not finished"):
+        Run.load(run.folder, dataset)
+
+
+def test_a_damaged_last_checkpoint_says_what_helps(tmp_path):
+    dataset = toy_dataset()
+    run = fit(config_of(tmp_path, "mine"), dataset, progress=False)
+    last = run.folder / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:-9])
+    with pytest.raises(MmfastError, match=r"cannot be continued: start a new one; its best model .* `mmfast evaluate "):
+        fit(None, dataset, resume=run.folder, progress=False)
+    assert Run.load(run.folder, dataset).metrics == run.metrics
+    (run.folder / "metrics.json").unlink()
+    with pytest.raises(MmfastError, match=r"cannot be continued: start a new one$"):
+        fit(None, dataset, resume=run.folder, progress=False)
+
+
 def test_resuming_refuses_other_settings(tmp_path):
     dataset = toy_dataset()
     run = fit(config_of(tmp_path, "mine"), dataset, progress=False)
@@ -183,4 +253,42 @@ def test_a_best_checkpoint_of_a_later_epoch_is_not_reported(tmp_path, monkeypatc
 def test_the_config_in_the_folder_reloads_to_itself(tmp_path):
     run = fit(config_of(tmp_path, "mine"), toy_dataset(), progress=False)
     resumed = fit(None, toy_dataset(), resume=run.folder, progress=False)
-    assert resumed.config == run.config == toy_config(tmp_path, name="mine", train=run.config.train.model_dump())
+    stored = toy_config(tmp_path, name="mine", train=run.config.train.model_dump())
+    assert resumed.config == run.config == with_data_place(stored)
+    assert load_config(run.folder / "config.yaml") == run.config
+
+
+def write_shop(root):
+    """A prepared folder with the toy data."""
+    dataset = toy_dataset()
+    parts = [(dataset.train, 0), (dataset.valid, 1), (dataset.test, 2)]
+    rows = pl.concat([pl.DataFrame({"user": p.users, "item": p.items, "split": [k] * len(p)}) for p, k in parts])
+    users, items = pl.DataFrame({"id": dataset.user_ids}), pl.DataFrame({"id": dataset.item_ids})
+    return write_prepared(root / "shop", name="shop", rows=rows, users=users, items=items)
+
+
+@pytest.mark.parametrize("name", ["shop", "./store/shop"])
+def test_a_run_finds_its_data_from_another_folder(tmp_path, monkeypatch, name):
+    write_shop(tmp_path / "store")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MMFAST_DATA", "store")
+    run = fit(toy_config(tmp_path, name="far", data={"name": name}), progress=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv("MMFAST_DATA")
+    assert Run.load(run.folder).dataset.fingerprint == run.dataset.fingerprint
+    assert fit(None, resume=run.folder, progress=False).metrics == run.metrics
+
+
+def test_data_that_moved_are_found_by_the_environment(tmp_path, monkeypatch):
+    write_shop(tmp_path / "old")
+    config = toy_config(tmp_path, name="moved", data={"name": "shop", "root": str(tmp_path / "old")})
+    run = fit(config, progress=False)
+    (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(MmfastError, match="unknown data set 'shop'"):
+        Run.load(run.folder)
+    monkeypatch.setenv("MMFAST_DATA", str(tmp_path / "new"))
+    assert Run.load(run.folder).metrics == run.metrics
+    longer = fit(load_config(run.folder / "config.yaml", ["train.epochs=5"]), resume=run.folder, progress=False)
+    assert longer.config.data.root == str(tmp_path / "new")
+    assert load_config(run.folder / "config.yaml") == longer.config

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -15,9 +18,9 @@ from mmfast import trainer, training
 from mmfast.errors import MmfastError
 from mmfast.evaluate import Evaluation, evaluate
 from mmfast.frameworks.base import Framework
-from mmfast.logs import NO_TENSORBOARD, read_log
+from mmfast.logs import NO_TENSORBOARD, RunLog, read_log
 from mmfast.progress import Progress
-from mmfast.run import Run
+from mmfast.run import Run, with_data_place
 from mmfast.trainer import fit
 from tests.toys import toy_config, toy_dataset
 
@@ -172,6 +175,84 @@ def test_a_nan_loss_before_any_evaluation_is_an_error(tmp_path):
     config = toy_config(tmp_path, model={"explode_at": 0})
     with pytest.raises(MmfastError, match=r"became nan at epoch 1, batch 1.*nothing to keep"):
         fit(config, toy_dataset(), progress=False)
+
+
+def test_vectors_that_break_in_the_last_step_of_an_epoch_keep_the_best(tmp_path, capsys):
+    config = toy_config(tmp_path, model={"break_at": 11}, train={"epochs": 10})  # the last of the 4 batches of epoch 3
+    run = fit(config, toy_dataset())
+    message = "the model's vectors became nan or inf in the last batch of epoch 3"
+    assert message in run.metrics["ended"]
+    assert message in capsys.readouterr().err
+    assert run.metrics["epochs"] == 2
+    assert torch.isfinite(run.model.table).all()
+    with pytest.raises(MmfastError, match=r"last batch of epoch 1.*nothing to keep"):
+        fit(toy_config(tmp_path, model={"break_at": 3}), toy_dataset(), progress=False)
+
+
+def test_a_mapping_is_a_config(tmp_path):
+    config = toy_config(tmp_path, name="mapped", train={"epochs": 1})
+    run = fit(config.model_dump(mode="json"), toy_dataset(), progress=False)
+    assert run.config == with_data_place(config)
+    with pytest.raises(MmfastError, match="1 mistake in the config"):
+        fit({"model": "toy", "seeds": 3}, toy_dataset(), progress=False)
+    for wrong in (None, "configs/demo.yaml"):
+        with pytest.raises(MmfastError, match=f"fit: config: got {type(wrong).__name__}; give load_config"):
+            fit(wrong, toy_dataset(), progress=False)
+
+
+def test_a_run_is_evaluated_with_its_own_settings(tmp_path):
+    run = fit(toy_config(tmp_path), toy_dataset(), progress=False)
+    assert evaluate(run, part="test").metrics == run.metrics["test"]
+
+
+def test_a_start_that_was_killed_does_not_block_its_name(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(folder, name):
+        raise Killed
+
+    config = toy_config(tmp_path, name="mine", train={"epochs": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(Killed):
+            fit(config, toy_dataset(), progress=False)
+    assert not (tmp_path / "runs/mine").exists()
+    (tmp_path / "runs/mine").mkdir()  # what a kill between two steps may leave
+    assert fit(config, toy_dataset(), progress=False).metrics["epochs"] == 1
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(MmfastError, match=r"cannot write '.*/runs/mine': .*choose another folder \(out=\.\.\.\)"):
+        fit(toy_config(tmp_path, name="mine"), toy_dataset(), progress=False)
+
+
+def test_a_log_on_a_full_disk_keeps_whole_rows(tmp_path):
+    class Full:
+        """A file on a disk that has room for half a row more."""
+
+        def __init__(self, file):
+            self.file = file
+            self.room = 5
+
+        def write(self, data):
+            if not self.room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written, self.room = self.file.write(data[: self.room]), 0
+            return written
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    row = {"epoch": 0, "lr": 0.1, "loss": {"bpr": 1.0}}
+    with pytest.raises(MmfastError, match=r"cannot write '.*log\.jsonl': .*No space left on device"):
+        with RunLog(tmp_path) as log:
+            log.write(row)
+            log._file = Full(log._file)
+            log.write(row)
+    assert read_log(tmp_path) == [row]
 
 
 def test_an_interruption_says_how_to_resume(tmp_path, monkeypatch, capsys):

@@ -26,6 +26,8 @@ class Toy(Recommender):
         dropout: float = 0.2
         explode_at: int = -1
         """Batch, counted over epochs, whose loss term `bpr` is nan; -1 never."""
+        break_at: int = -1
+        """Batch, counted over epochs, whose loss is finite but whose gradient is nan; -1 never."""
 
     def __init__(self, config, dataset, generator):
         super().__init__(config, dataset, generator)
@@ -54,6 +56,8 @@ class Toy(Recommender):
         self.steps += 1
         if self.steps - 1 == self.config.explode_at:
             bpr = bpr * float("nan")
+        if self.steps - 1 == self.config.break_at:
+            bpr = bpr + (user - user).abs().sum().sqrt()  # 0, of infinite slope
         return {"bpr": bpr, "reg": 1e-4 * user.square().mean()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 EXAMPLES = """examples:
   mmfast evaluate runs/quick
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the metrics of a run."""
+    from mmfast.checkpoint import atomic_write
     from mmfast.commands.show import metric_lines
     from mmfast.config import EvaluateConfig
     from mmfast.errors import MmfastError
@@ -41,10 +43,10 @@ def run(args: argparse.Namespace) -> int:
     if min(settings["top_k"]) < 1:
         raise MmfastError(f"--top-k: got {min(settings['top_k'])}; give cut-offs of 1 or more")
     config = EvaluateConfig(**settings)
-    result = evaluate(finished.model, finished.dataset, args.part, config, hide=args.hide)
+    result = evaluate(finished, None, args.part, config, hide=args.hide)
     if args.per_user:
         ids = finished.dataset.user_ids.gather(result.users)
-        result.per_user.with_columns(user=ids).write_parquet(args.per_user)
+        atomic_write(Path(args.per_user), result.per_user.with_columns(user=ids).write_parquet)
     if args.json:
         counts = {"users": len(result.users), "left_out": result.left_out}
         print(json.dumps(counts | {"metrics": result.metrics}, indent=1))
