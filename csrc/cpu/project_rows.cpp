@@ -19,7 +19,7 @@ namespace mmfast {
 namespace {
 
 constexpr int64_t kDepth = 128;     // features summed apart before they join: short sums round less
-constexpr int64_t kBatch = 128;     // rows summed apart for the weight's gradient
+constexpr int64_t kBatch = 256;     // rows summed apart for the weight's gradient
 constexpr int64_t kFeatures = 192;  // features that are packed together for the weight's gradient
 
 // sums[m][v] += a[m * stride_a + k * step_a] * b[k * V vectors + v] for k in [0, depth): M x V vectors of sums.
@@ -70,6 +70,7 @@ struct Operands {
 template <typename T>
 constexpr int64_t kWide = 2 * Simd<T>::kLanes;
 constexpr int kTall = 6;
+constexpr int64_t kAhead = 2 * kTall;  // rows between the asking for a row's features and their use
 
 template <typename T>
 int64_t panels_of(int64_t width) {
@@ -85,13 +86,22 @@ void pack_transposed(const T* source, int64_t outputs, int64_t stride, int64_t f
   }
 }
 
+// Asks for `depth` features of a row ahead of their use: pieces this short are over before the hardware foresees them.
+template <typename T>
+MMFAST_INLINE void fetch(const T* row, int64_t depth) {
+  for (int64_t k = 0; k < depth; k += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + k, 0, 2);
+}
+
 // out[r] (+)= features [first, first + depth) of row r times the packed weight, for r in [begin, end).
 template <typename T>
 MMFAST_INLINE void forward_of(const Operands<T>& o, const T* packed, int64_t first, int64_t depth, int64_t begin,
                               int64_t end, T* out) {
   for (int64_t r = begin; r < end; r += kTall) {
     const T* left[kTall];
-    for (int m = 0; m < kTall; ++m) left[m] = o.row(std::min(r + m, end - 1)) + first;  // repeats past the end
+    for (int m = 0; m < kTall; ++m) {
+      left[m] = o.row(std::min(r + m, end - 1)) + first;  // repeats past the end
+      fetch(o.row(std::min(r + m + kAhead, end - 1)) + first, depth);
+    }
     for (int64_t panel = 0; panel < panels_of<T>(o.outputs); ++panel) {
       const int64_t column = panel * kWide<T>, width = std::min(kWide<T>, o.outputs - column);
       typename Simd<T>::Vector sums[kTall][2] = {};
@@ -112,6 +122,7 @@ MMFAST_INLINE void weight_gradient_of(const Operands<T>& o, const T* packed_grad
     const int64_t count = std::min(kBatch, o.num_rows - begin);
     for (int64_t r = 0; r < count; ++r) {
       const T* row = o.row(begin + r) + first;
+      fetch(o.row(std::min(begin + r + kAhead, o.num_rows - 1)) + first, depth);
       for (int64_t panel = 0; panel < panels; ++panel, row += kWide<T>) {
         T* to = packed + (panel * count + r) * kWide<T>;
         const int64_t width = std::min(kWide<T>, depth - panel * kWide<T>);
