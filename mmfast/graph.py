@@ -149,3 +149,15 @@ def mixed_neighbour_graph(
         cols.append(ids[present])
         values.append(np.repeat(weights[modality] / (counts + eps), counts))
     return directed_graph(np.concatenate(rows), np.concatenate(cols), np.concatenate(values), num_items)
+
+
+def drop_entries(graph: Graph, rate: float) -> Graph:
+    """Return the graph with entries dropped at `rate`, each on its own, and the kept ones divided by 1 - rate.
+
+    The two directions of an edge part company, so the result is not symmetric. Draws from torch's global generator.
+    """
+    csr = graph.csr
+    keep = (torch.rand(csr.cols.shape, device=csr.cols.device) >= rate).to(csr.row_scale.dtype) / (1 - rate)
+    values = keep if csr.values is None else keep * csr.values
+    back = torch.argsort(csr.cols, stable=True)  # the transpose of a symmetric pattern lists the same places
+    return Graph(csr._replace(values=values), csr._replace(values=values[back]))

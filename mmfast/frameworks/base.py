@@ -67,4 +67,5 @@ class Framework(nn.Module):
             terms = self.loss(batch)
         sum(terms.values()).backward()
         optimizer.step()
+        self.model.after_step()
         return {name: term.detach() for name, term in terms.items()}
