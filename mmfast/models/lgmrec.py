@@ -162,4 +162,4 @@ class LGMRec(Recommender):
 
     def contrast(self, anchors: torch.Tensor, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the sum over the batch of -ln of each anchor's own row's share among all rows of `table`."""
-        return info_nce(anchors[rows], table, self.config.temperature, index=rows, reduction="sum")
+        return info_nce(anchors[rows], table, self.config.temperature, index=rows, negatives="all", reduction="sum")
