@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmfast.errors import MmfastError
 from mmfast.ops import CSR, propagate, propagate_rows, sample_edges
 
 DEGREE_EPS = 1e-7  # added to degrees by the references' symmetric normalisation (G-SYM)
@@ -86,6 +87,47 @@ def symmetric_graph(rows: np.ndarray, cols: np.ndarray, num_nodes: int, eps: flo
         scale = np.where(degree + eps > 0, 1.0 / np.sqrt(degree + eps), 0.0).astype(np.float32)
     scale = torch.from_numpy(scale)
     return Graph(CSR(torch.from_numpy(ptr), torch.from_numpy(both_cols[order]), None, scale, scale))
+
+
+def renormalised(graph: Graph, norm: str, eps: float = DEGREE_EPS) -> Graph:
+    """Return the edges of a symmetric graph under another normalisation; d_a is the degree of node a.
+
+    "sym": 1 / sqrt((d_a + eps)(d_b + eps)), 0 where that is not finite (eps = 0 is G-SYM0). "mean": 1 / d_a, the mean of
+    the neighbours. "none": 1, their sum. "rw": a self loop is added to every node and rows are divided by their sum
+    (G-RW+I). Raises MmfastError for another name.
+    """
+    ptr, cols, num_nodes = graph.ptr, graph.cols, graph.num_nodes
+    degree = ptr.diff().double()
+    if norm == "sym":
+        scale = (degree + eps).rsqrt().nan_to_num(posinf=0.0).float()
+        return Graph(CSR(ptr, cols, None, scale, scale))
+    if norm == "none":
+        return Graph(CSR(ptr, cols))
+    if norm == "mean":
+        scale = degree.reciprocal().nan_to_num(posinf=0.0).float()
+        return Graph(CSR(ptr, cols, None, scale, None), CSR(ptr, cols, None, None, scale))
+    if norm != "rw":
+        raise MmfastError(f"graph: normalisation '{norm}' is unknown; choose one of sym, mean, none, rw")
+    rows = torch.cat([graph.csr.rows(), torch.arange(num_nodes, device=cols.device)])
+    both = torch.cat([cols, torch.arange(num_nodes, device=cols.device, dtype=cols.dtype)])
+    order = torch.argsort(rows * num_nodes + both)
+    looped = torch.arange(num_nodes + 1, device=ptr.device) + ptr
+    scale = (degree + 1).reciprocal().float()
+    operator = CSR(looped, both[order], None, scale, None)
+    return Graph(operator, CSR(looped, both[order], None, None, scale))
+
+
+def user_block(graph: Graph, num_users: int) -> Graph:
+    """Return the U x I block of a symmetric user-item graph: what users collect from items, with its scales."""
+    csr, split = graph.csr, int(graph.ptr[num_users])
+    upper = CSR(csr.ptr[: num_users + 1].clone(), csr.cols[:split] - num_users)
+    lower = CSR(csr.ptr[num_users:] - split, csr.cols[split:].clone())
+    if csr.row_scale is None:
+        return Graph(upper, lower)
+    users, items = csr.row_scale[:num_users].clone(), csr.row_scale[num_users:].clone()
+    return Graph(
+        upper._replace(row_scale=users, col_scale=items), lower._replace(row_scale=items, col_scale=users)
+    )
 
 
 def user_item_graph(
