@@ -45,6 +45,11 @@ class Recommender(nn.Module):
         """The modalities this model reads, in a fixed order: text first, then by name."""
         return tuple(sorted(self.sources, key=lambda name: (name != "text", name)))
 
+    @property
+    def images_first(self) -> tuple[str, ...]:
+        """The modalities in the order most released programs take them: images, then by name."""
+        return tuple(sorted(self.sources, key=lambda name: (name != "image", name)))
+
     def add_features(self, dataset: Dataset, trainable: bool) -> None:
         """Take every modality of the data set as a feature source. Raises MmfastError when it has none."""
         if not dataset.features:

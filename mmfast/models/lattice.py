@@ -58,7 +58,7 @@ class LATTICE(Recommender):
         sizes, dim = [self.num_users, self.num_items], config.embedding_dim
         self.nodes = EmbeddingTable(sizes, dim, "xavier_uniform", generator)
         self.projections = NamedModules(
-            {m: linear(self.item_features(m).feature_dim, dim, generator) for m in self.modalities}
+            {m: linear(self.item_features(m).feature_dim, dim, generator) for m in self.images_first}
         )
         self.mixing = nn.Parameter(torch.full((len(self.modalities),), 0.5))
         self.original_graphs = NamedModules(cosine_graphs(dataset, self.modalities, config.k))

@@ -152,7 +152,7 @@ class LGMRec(Recommender):
             "bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"),
             "reg": self.config.reg_weight * frobenius_reg((users, user), (items, pos), (items, neg)),
         }
-        anchor, *others = sorted(hyper, key=lambda m: (m != "image", m))
+        anchor, *others = self.images_first
         for side, (name, rows) in enumerate((("cl_users", user), ("cl_items", pos))):
             if others:
                 terms[name] = self.config.cl_weight * sum(

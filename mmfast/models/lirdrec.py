@@ -116,7 +116,7 @@ class LIRDRec(Recommender):
     @property
     def blocks(self) -> tuple[str, ...]:
         """The modalities, images first as in the released code, and the shared block."""
-        return (*sorted(self.modalities, key=lambda m: (m != "image", m)), SHARED)
+        return (*self.images_first, SHARED)
 
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the full graph (door 2); with edge_dropout the next epoch samples its edges."""

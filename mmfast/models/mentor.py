@@ -136,14 +136,9 @@ class MENTOR(Recommender):
         items = items + self.item_graph.propagate(items, self.config.num_item_layers, "last")
         return torch.cat([torch.cat(users, dim=1), items])
 
-    @property
-    def order(self) -> tuple[str, ...]:
-        """The modalities side by side, images first as in the released code."""
-        return tuple(sorted(self.modalities, key=lambda m: (m != "image", m)))
-
     def main(self, hide: frozenset[str], view: int = 0) -> torch.Tensor:
         """Return the ranking vectors of all nodes, [N, M D], or a noisy view of them."""
-        return self.side_by_side([self.encode(m, hide, view) for m in self.order], weighted=True)
+        return self.side_by_side([self.encode(m, hide, view) for m in self.images_first], weighted=True)
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, M D], items [I, M D])."""
@@ -156,8 +151,8 @@ class MENTOR(Recommender):
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg`, `align`, and `cl`, `masking` where they are asked for; weights applied."""
         config, sizes = self.config, [self.num_users, self.num_items]
-        vectors = {name: self.encode(name, frozenset()) for name in (*self.order, ID)}
-        main = self.side_by_side([vectors[m] for m in self.order], weighted=True)
+        vectors = {name: self.encode(name, frozenset()) for name in (*self.images_first, ID)}
+        main = self.side_by_side([vectors[m] for m in self.images_first], weighted=True)
         users, items = main.split(sizes)
         self.remember(users, items)
         terms = {
@@ -177,14 +172,14 @@ class MENTOR(Recommender):
 
     def penalty(self, batch: Batch) -> torch.Tensor:
         """Return the mean squares of the batch users' preferences and of the modality weights, added up."""
-        tables = [self.encoders[m].preference.all() for m in self.order]
+        tables = [self.encoders[m].preference.all() for m in self.images_first]
         squares = sum(gathered_norm(table, batch.users).square() for table in tables)
         return squares / (batch.size * self.config.embedding_dim) + self.modality_weights.square().mean()
 
     def alignment(self, main: torch.Tensor, vectors: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the sum over pairs of tables of |difference of variances| + |difference of means|."""
-        count = len(self.order)
-        tables = [main, *(self.side_by_side([vectors[name]] * count, weighted=False) for name in (ID, *self.order))]
+        count = len(self.images_first)
+        tables = [main, *(self.side_by_side([vectors[name]] * count, weighted=False) for name in (ID, *self.images_first))]
         return sum((one - two).abs().sum() for one, two in combinations([moments(table) for table in tables], 2))
 
     def dropped(self, name: str, table: torch.Tensor) -> torch.Tensor:

@@ -60,17 +60,12 @@ class SLMRec(Recommender):
         width = (1 + len(self.modalities)) * dim
         self.user_head, self.item_head = layer(width, dim), layer(width, dim)
         # Link m of the chain compares `left` of all before it with `right` of modality m; widths halve after the first.
-        chain = self.chain
+        chain = self.images_first
         self.left = NamedModules({m: layer(dim, dim if m == chain[0] else max(dim // 2, 1)) for m in chain})
         self.right = NamedModules({m: layer(dim, dim if m == chain[0] else max(dim // 2, 1)) for m in chain})
         self.between = NamedModules({m: layer(dim, dim) for m in chain[1:]})
         self.set_interaction_graph(user_item_graph(dataset.train.users, dataset.train.items, *sizes))
         self.add_memory(dim)
-
-    @property
-    def chain(self) -> tuple[str, ...]:
-        """The modalities in the order of the chain: images first, as in the released code, then by name."""
-        return tuple(sorted(self.modalities, key=lambda m: (m != "image", m)))
 
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the edges of messages (door 2), with 1e-8 added to degrees."""
@@ -80,7 +75,7 @@ class SLMRec(Recommender):
         """Return the LightGCN means [N, D] by channel: "" for IDs and one for each modality of the chain."""
         users, items = self.id_embeddings()
         starts = {"": items}
-        for modality in self.chain:
+        for modality in self.images_first:
             projection = self.projections[modality]
             starts[modality] = projection(unit(self.item_features(modality, hide).all()))
         return {
@@ -113,7 +108,7 @@ class SLMRec(Recommender):
     def chain_loss(self, rows: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the sum over links of the contrast (plain inner products) of the batch items' rows by channel."""
         state, total = rows[""], rows[""].new_zeros(())
-        for number, modality in enumerate(self.chain):
+        for number, modality in enumerate(self.images_first):
             if number == 0:
                 state = left = self.left[modality](state)
             else:
