@@ -57,6 +57,14 @@ class Graph(nn.Module):
         """Return the read-out at `rows` (sorted, unique, [R]) alone, and x[rows]; the last layer visits only them."""
         return propagate_rows(self.csr, self.transpose, x, rows, num_layers, readout)
 
+    def with_values(self, values: torch.Tensor) -> Graph:
+        """Return the operator with the values [E] of entries in place of its own, scales kept; they may have a gradient.
+
+        For graphs whose pattern is symmetric: entry (b, a) of the transpose takes the value of (a, b).
+        """
+        back = torch.argsort(self.cols, stable=True)  # the transpose of a symmetric pattern lists the same places
+        return Graph(self.csr._replace(values=values), self.csr._replace(values=values[back]))
+
     def edges(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the undirected edges of a symmetric graph as (lower node, higher node), in order, int32 [E] each."""
         ptr, cols = self.ptr.cpu().numpy(), self.cols.cpu().numpy()
@@ -200,6 +208,4 @@ def drop_entries(graph: Graph, rate: float) -> Graph:
     """
     csr = graph.csr
     keep = (torch.rand(csr.cols.shape, device=csr.cols.device) >= rate).to(csr.row_scale.dtype) / (1 - rate)
-    values = keep if csr.values is None else keep * csr.values
-    back = torch.argsort(csr.cols, stable=True)  # the transpose of a symmetric pattern lists the same places
-    return Graph(csr._replace(values=values), csr._replace(values=values[back]))
+    return graph.with_values(keep if csr.values is None else keep * csr.values)

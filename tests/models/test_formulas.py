@@ -198,6 +198,68 @@ def test_micro():
     assert torch.allclose(got[0] @ got[1].t(), users @ items.t(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("modulation", ["soft", "hard"])
+def test_egogcn(modulation):
+    dataset = block_dataset()
+    options = {"modulation": modulation, "threshold": 0.06, "num_routing": 2, "reg_weight": 0.3}
+    model = build("egogcn", dataset, normalise_preferences=False, **options)
+    batch, content, edges = one_batch(dataset), raw(dataset), adjacency(dataset)
+    order = tuple(model.projections)
+
+    def soft(logits: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(logits.masked_fill(edges == 0, -torch.inf), 1).nan_to_num(0.0)
+
+    x = {}
+    for m in order:
+        layer = model.projections[m]
+        items = F.normalize(F.leaky_relu(content[m] @ layer.weight.t() + layer.bias, 0.01))
+        x[m] = torch.cat([model.preferences[m].weight, items])
+    parts, shares = [], []
+    for m in order:
+        alpha = soft(x[m] @ x[m].t())
+        message = x[m][None].expand(len(edges), -1, -1)  # [to, from, D]
+        if modulation == "hard":
+            message = torch.where((alpha > 0.06)[..., None], sum(x.values())[None] / len(x), message)
+            shares.append((alpha > 0.06)[edges > 0].double().mean())
+        else:
+            gated = [torch.sigmoid(model.gates[f"{m}<{o}"](x[o])) * x[o] for o in order if o != m]
+            message = ((x[m] + sum(gated)) / len(x))[None].expand(len(edges), -1, -1)
+        weight = soft((x[m][:, None] * message).sum(2))
+        out = F.normalize((weight[..., None] * message).sum(1))
+        for _ in range(2):
+            out = F.normalize(out + soft(out @ out.t()) @ out)
+        parts.append(out)
+    if modulation == "hard":
+        assert all(0.05 < share < 0.95 for share in shares)  # both kinds of message occur
+        got = model.modulated_share()
+        assert [got[m] for m in order] == pytest.approx([share.item() for share in shares])
+    dense = symmetric(edges)
+    z0 = F.normalize(model.ids.weight)
+    final = torch.cat([z0 + dense @ z0 + 2 * dense @ (dense @ z0), *parts], 1)
+    users, items = final[:USERS], final[USERS:]
+    margin = (users[batch.users] * (items[batch.pos_items] - items[batch.neg_items])).sum(1)
+    z_users, z_items = model.ids.weight[:USERS], model.ids.weight[USERS:]
+    stacked_users = torch.cat([z_users[batch.users]] * 2)
+    stacked_items = torch.cat([z_items[batch.pos_items], z_items[batch.neg_items]])
+    penalty = (stacked_users.square() + stacked_items.square()).mean()
+    penalty = penalty + sum(model.preferences[m].weight[batch.users].square().mean() for m in order)
+    same(model.loss(batch), {"bpr": -torch.log(torch.sigmoid(margin)).mean(), "reg": 0.3 * penalty}, model)
+    got_users, got_items = model.embed()
+    assert torch.allclose(got_users @ got_items.t(), users @ items.t(), rtol=1e-5)
+
+
+def test_egogcn_writes_unit_rows_into_the_preferences_in_training_alone():
+    dataset = block_dataset()
+    model = build("egogcn", dataset)
+    before = model.preferences["text"].weight.detach().clone()
+    model.eval()
+    model.embed()
+    assert torch.equal(model.preferences["text"].weight, before)
+    model.train()
+    model.loss(one_batch(dataset))
+    assert torch.allclose(model.preferences["text"].weight.norm(dim=1), torch.ones(USERS, dtype=torch.float64))
+
+
 def test_lirdrec_schedules_give_the_weights_of_the_table():
     from mmfast.models.lirdrec import schedule_weights
 

@@ -172,6 +172,15 @@ def mmgcn(model: Recommender) -> Named:
             yield from map_of(f"{modality}_combine{number}", layer.combine)
 
 
+def grcn(model: Recommender) -> Named:
+    assert tuple(model.projections) == MODALITIES  # the order of the confidence's columns
+    yield "modality_confidence", model.confidence.weight, whole
+    yield "id_embedding", model.ids.weight, whole
+    for modality in MODALITIES:
+        yield f"{modality}_user_preference", model.preferences[modality].weight, whole
+        yield from map_of(f"{modality}_projection", model.projections[modality])
+
+
 def slmrec(model: Recommender) -> Named:
     yield from nodes(model)
     yield from content(model, trainable=False)
@@ -302,6 +311,11 @@ PARITY = {
         lambda h: {"trainable_ids": True, "input_dims": {"image": h["image_latent"]}},
         mmgcn,
         ranking("reg_embedding_unweighted"),
+    ),
+    "grcn": Parity(
+        lambda h: {"num_routing": h["n_routing"]},
+        grcn,
+        ranking("reg_embedding_unweighted", "reg_content_unweighted"),
     ),
     "slmrec": Parity(
         lambda h: {
