@@ -36,3 +36,6 @@ __all__ = [
     "sample_negatives",
     "use_backend",
 ]
+
+from mmfast.ops._draft import cosine_loss, moments, dct, idct, edge_attention, edge_dot, edge_softmax
+from mmfast.ops.info_nce import info_nce

@@ -47,7 +47,7 @@ def propagate_rows(
 def propagate_reference(csr: CSR, x: torch.Tensor, num_layers: int, readout: str = "mean") -> torch.Tensor:
     """Return what `propagate` returns, in plain PyTorch."""
     index = torch.stack([csr.rows(), csr.cols.long()])
-    matrix = torch.sparse_coo_tensor(index, csr.entries(x.dtype), (csr.num_rows, csr.num_rows), check_invariants=True)
+    matrix = torch.sparse_coo_tensor(index, csr.entries(x.dtype), (csr.num_rows, x.shape[0]), check_invariants=True)
     layers = [x]
     for _ in range(num_layers):
         layers.append(torch.sparse.mm(matrix, layers[-1]))
@@ -71,9 +71,9 @@ def _check(op: str, csr: CSR, transpose: CSR, x: torch.Tensor, num_layers: int, 
         raise MmfastError(f"{op}: readout is '{readout}'; choose one of {', '.join(READOUTS)}")
     if num_layers < 0:
         raise MmfastError(f"{op}: num_layers is {num_layers}; choose 0 or more")
-    if x.dim() != 2 or x.shape[0] != csr.num_rows:
+    if x.dim() != 2:
         raise MmfastError(f"{op}: x is {list(x.shape)}; wanted [{csr.num_rows}, D], a row for every row of the graph")
-    if transpose.num_rows != csr.num_rows or transpose.num_entries != csr.num_entries:
+    if transpose.num_entries != csr.num_entries:
         raise MmfastError(
             f"{op}: transpose has {transpose.num_rows} rows and {transpose.num_entries} entries, the graph "
             f"{csr.num_rows} and {csr.num_entries}; pass its transpose (itself where it is symmetric)"
