@@ -13,7 +13,7 @@ TORCH_LIBRARY(mmfast, m) {
   // col_scale[col] (or 1). R = C except where there is one layer read out as "last". `*_t` is the transposed graph, the
   // same tensors where the operator is symmetric. Tables are float64, float32, or bfloat16/float16 with float32 values,
   // scales and sums; `dtype` float32 gives the read-out of a half table unrounded. propagate_backward takes the
-  // transposed operator whole: its row_scale is the forward's col_scale; grad has x's dtype.
+  // transposed operator [C, R = num_rows] whole: its row_scale is the forward's col_scale; grad has x's dtype.
   m.def(
       "propagate(Tensor ptr, Tensor cols, Tensor? values, Tensor ptr_t, Tensor cols_t, Tensor? values_t, "
       "Tensor? row_scale, Tensor? col_scale, Tensor x, int num_layers, str readout, ScalarType? dtype=None) -> Tensor");
@@ -23,7 +23,7 @@ TORCH_LIBRARY(mmfast, m) {
       "ScalarType? dtype=None) -> (Tensor, Tensor)");
   m.def(
       "propagate_backward(Tensor ptr_t, Tensor cols_t, Tensor? values_t, Tensor? row_scale, Tensor? col_scale, "
-      "Tensor grad, Tensor? grad_input_rows, Tensor? rows, int num_layers, str readout) -> Tensor");
+      "Tensor grad, Tensor? grad_input_rows, Tensor? rows, SymInt num_rows, int num_layers, str readout) -> Tensor");
   // d loss / d values [E] of one product A x: row_scale[r] * col_scale[c] * <grad[r], x[c]>, in values' dtype.
   m.def(
       "propagate_values_backward(Tensor ptr, Tensor cols, Tensor? row_scale, Tensor? col_scale, Tensor grad, Tensor x) "
