@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmfast.embeddings import RowTable
 
 LAZY_NUMBERS = 1 << 23
-"""Numbers in a table from which on its rows may wait; a smaller one stays in the caches, where a whole step is cheap."""
+"""Numbers in a table from which on its rows may wait; a smaller one stays in the caches: a whole step is cheap."""
 
 
 class Adam(torch.optim.Adam):
@@ -131,7 +131,9 @@ class WaitingRows:
         self.settings: dict[str, float] = {}
         self.behind = False
 
-    def step_rows(self, param: torch.Tensor, rows: torch.Tensor, grad: torch.Tensor, settings: dict[str, float]) -> None:
+    def step_rows(
+        self, param: torch.Tensor, rows: torch.Tensor, grad: torch.Tensor, settings: dict[str, float]
+    ) -> None:
         """Step the rows of a gradient; the steps missed so far are first made by the settings that held for them."""
         if settings != self.settings:
             self.catch_up(param)
