@@ -32,8 +32,7 @@ TORCH_LIBRARY(mmfast, m) {
       "Tensor neg_index) -> (Tensor, Tensor)");
 
   // u . (p - n) of every triple; the gradient is that of bpr_loss with grad 1 and the slope of each triple.
-  m.def(
-      "triple_margins(Tensor users, Tensor items, Tensor user_index, Tensor pos_index, Tensor neg_index) -> Tensor");
+  m.def("triple_margins(Tensor users, Tensor items, Tensor user_index, Tensor pos_index, Tensor neg_index) -> Tensor");
 
   // The losses below return what their gradient is made of beside their value: slopes are derivatives by an argument.
   // info_nce: loss [B] and log-sum-exp [B] per anchor of x over the rows of y without row skip[b]; slope [B, D] of x,
@@ -51,7 +50,8 @@ TORCH_LIBRARY(mmfast, m) {
       "transfer_kl_backward(Tensor grad, Tensor lse, Tensor users, Tensor items, Tensor content, float temperature) "
       "-> Tensor");
 
-  // Margins [B] and [M, B] of the training triples, [M, G] of the universal ones: loss, weights, slopes of the students.
+  // Margins [B] and [M, B] of the training triples, [M, G] of the universal ones: loss, weights, slopes of the
+  // students.
   m.def(
       "ckd_loss(Tensor margin, Tensor student, Tensor masked, Tensor teacher, Tensor universal_student, "
       "Tensor universal_teacher, float generic_weight, float temperature, float eps, str specific, str weights) "
