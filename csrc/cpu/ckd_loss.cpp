@@ -39,51 +39,55 @@ MMFAST_INLINE T bounded(T share) {
   return share > T(1e-8) ? std::min(share, T(10)) : T(1e-8);
 }
 
-// Cross-entropy of b = sigmoid(student / tau) under a = sigmoid(teacher / tau): softplus(z) - a z; slope by student.
+// One vector of the cross-entropy of b = sigmoid(student / tau) under a = sigmoid(teacher / tau), softplus(z) - a z,
+// times weight, is added to sum; slope becomes weight * scale * its derivative by student.
 template <typename T>
-MMFAST_INLINE void cross_entropy_vector(const T* teacher, const T* student, T inverse_tau,
-                                        typename Simd<T>::Vector& loss, typename Simd<T>::Vector& slope) {
+MMFAST_INLINE void cross_entropy_vector(const T* teacher, const T* student, const T* weight, T inverse_tau, T scale,
+                                        typename Simd<T>::Vector& sum, T* slope) {
   typename Simd<T>::Vector a, b, t = Simd<T>::at(teacher) * inverse_tau;
   const typename Simd<T>::Vector z = Simd<T>::at(student) * inverse_tau;
+  typename Simd<T>::Vector loss = z;
   softplus_vector<T>(t, a);
-  loss = z;
   softplus_vector<T>(loss, b);
   loss -= a * z;
-  slope = (b - a) * inverse_tau;
+  b = (b - a) * (inverse_tau * scale);
+  sum += weight ? loss * Simd<T>::at(weight) : loss;
+  Simd<T>::at(slope) = weight ? b * Simd<T>::at(weight) : b;
 }
 
-// -[a ln(b + eps) + (1 - a) ln(1 - b + eps)], the released code's form, and its slope.
-template <typename T>
-std::pair<T, T> cross_entropy_eps(T teacher, T student, T inverse_tau, T eps) {
-  const T a = 1 / (1 + std::exp(-teacher * inverse_tau));
-  const T b = 1 / (1 + std::exp(-student * inverse_tau)), rest = 1 / (1 + std::exp(student * inverse_tau));
-  return {-(a * std::log(b + eps) + (1 - a) * std::log(rest + eps)),
-          -(a / (b + eps) - (1 - a) / (rest + eps)) * b * rest * inverse_tau};
-}
-
-// Sum of weight[i] * cross-entropy; slope[i] = weight[i] * scale * its slope. Without weights all are one.
+// Sum of weight[i] * cross-entropy, without weights all are one; slope[i] = weight[i] * scale * its derivative.
 template <typename T>
 MMFAST_CLONES double cross_entropy(const T* teacher, const T* student, const T* weight, int64_t count, T inverse_tau,
-                                   T eps, T scale, T* slope) {
+                                   T scale, T* slope) {
   constexpr int kLanes = Simd<T>::kLanes;
-  typename Simd<T>::Vector loss, derivative;
+  typename Simd<T>::Vector sum = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    cross_entropy_vector(teacher + i, student + i, weight ? weight + i : weight, inverse_tau, scale, sum, slope + i);
+  }
+  if (i < count) {
+    T rest[4][kLanes] = {};  // the weights of the padding are zero
+    std::copy_n(teacher + i, count - i, rest[0]);
+    std::copy_n(student + i, count - i, rest[1]);
+    for (int64_t lane = 0; lane < count - i; ++lane) rest[2][lane] = weight ? weight[i + lane] : T(1);
+    cross_entropy_vector(rest[0], rest[1], rest[2], inverse_tau, scale, sum, rest[3]);
+    std::copy_n(rest[3], count - i, slope + i);
+  }
+  double total = 0;
+  for (int lane = 0; lane < kLanes; ++lane) total += sum[lane];
+  return total;
+}
+
+// The same of -[a ln(b + eps) + (1 - a) ln(1 - b + eps)], the form of the released code.
+template <typename T>
+double cross_entropy_eps(const T* teacher, const T* student, const T* weight, int64_t count, T inverse_tau, T eps,
+                         T scale, T* slope) {
   double sum = 0;
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const int64_t lanes = std::min<int64_t>(kLanes, count - i);
-    T from[2][kLanes] = {};
-    std::copy_n(teacher + i, lanes, from[0]);
-    std::copy_n(student + i, lanes, from[1]);
-    if (eps == 0) cross_entropy_vector(from[0], from[1], inverse_tau, loss, derivative);
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      if (eps != 0) {
-        const auto [value, by_student] = cross_entropy_eps(from[0][lane], from[1][lane], inverse_tau, eps);
-        loss[lane] = value;
-        derivative[lane] = by_student;
-      }
-      const T w = weight ? weight[i + lane] : T(1);
-      sum += static_cast<double>(w) * loss[lane];
-      slope[i + lane] = w * scale * derivative[lane];
-    }
+  for (int64_t i = 0; i < count; ++i) {
+    const T z = student[i] * inverse_tau, w = weight ? weight[i] : T(1);
+    const T a = 1 / (1 + std::exp(-teacher[i] * inverse_tau)), b = 1 / (1 + std::exp(-z)), rest = 1 / (1 + std::exp(z));
+    sum -= static_cast<double>(w) * (a * std::log(b + eps) + (1 - a) * std::log(rest + eps));
+    slope[i] = -w * scale * inverse_tau * (a / (b + eps) - (1 - a) / (rest + eps)) * b * rest;
   }
   return sum;
 }
@@ -184,13 +188,16 @@ T run(const Margins<T>& in, const Options& options, T* weights, T* slope, T* uni
               const T scale = static_cast<T>(outer);
               if (options.specific == Specific::kHinge) return hinge(t, s, w, count, scale, slope + at);
               if (options.specific == Specific::kSquare) return square(t, s, w, count, scale, slope + at);
-              return cross_entropy(t, s, w, count, inverse_tau, eps, scale, slope + at);
+              if (options.eps == 0) return cross_entropy(t, s, w, count, inverse_tau, scale, slope + at);
+              return cross_entropy_eps(t, s, w, count, inverse_tau, eps, scale, slope + at);
             });
     const double generic = options.generic_weight * mean[m] / static_cast<double>(in.universal);
     loss += generic * blocked_sum(in.universal, [&](int64_t first, int64_t count) {
               const int64_t at = m * in.universal + first;
-              return cross_entropy(in.universal_teacher + at, in.universal_student + at, static_cast<const T*>(nullptr),
-                                   count, inverse_tau, eps, static_cast<T>(generic), universal_slope + at);
+              const T *t = in.universal_teacher + at, *s = in.universal_student + at, *w = nullptr;
+              const T scale = static_cast<T>(generic);
+              if (options.eps == 0) return cross_entropy(t, s, w, count, inverse_tau, scale, universal_slope + at);
+              return cross_entropy_eps(t, s, w, count, inverse_tau, eps, scale, universal_slope + at);
             });
   }
   return static_cast<T>(loss);

@@ -47,7 +47,7 @@ def ckd_loss(
         t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in (*given, universal_teacher)
     )
     _check(margin, student, masked, teacher, universal, target, temperature, specific, weights)
-    tensors = margin.detach(), student, masked.detach(), teacher.detach(), universal, target.detach()
+    tensors = margin, student, masked, teacher, universal, target
     options = generic_weight, temperature, eps, specific, weights
     if not native("ckd_loss", student):
         return ckd_loss_reference(*tensors, *options)
@@ -68,6 +68,7 @@ def ckd_loss_reference(
     weights: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `ckd_loss` returns, in plain PyTorch."""
+    margin, masked, teacher, target = margin.detach(), masked.detach(), teacher.detach(), target.detach()
     if specific == "hinge":
         each = (teacher - student).clamp(min=0)
     elif specific == "square":
