@@ -49,6 +49,21 @@ MMFAST_INLINE void exp_vector(typename Simd<T>::Vector& x) {
   x = x < Facts::kLowest ? Vector{} : result;
 }
 
+// The largest of `start` and the numbers of x; NaN may be passed over.
+template <typename T>
+MMFAST_INLINE T max_row(const T* x, int64_t count, T start) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  typename Simd<T>::Vector best = typename Simd<T>::Vector{} + start;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const typename Simd<T>::Vector numbers = Simd<T>::at(x + i);
+    best = numbers > best ? numbers : best;
+  }
+  for (int lane = 0; lane < kLanes; ++lane) start = std::max(start, best[lane]);
+  for (; i < count; ++i) start = std::max(start, x[i]);
+  return start;
+}
+
 // x <- exp(x - shift) and its sum; the numbers past the last whole vector are padded, so all take the same path.
 template <typename T>
 MMFAST_INLINE T exp_row(T* x, int64_t count, T shift) {

@@ -22,7 +22,7 @@
 namespace mmfast {
 namespace {
 
-constexpr int64_t kAnchors = 64;      // rows of a tile of scores
+constexpr int64_t kAnchors = 128;     // rows of a tile of scores
 constexpr int64_t kCandidates = 512;  // and its columns
 constexpr double kEps = 1e-12;        // least length of a row that is normalised
 
@@ -51,21 +51,12 @@ struct Anchor {
 template <typename T>
 MMFAST_CLONES void weigh(T* scores, int64_t rows, int64_t begin, int64_t count, const int64_t* index,
                          const int64_t* skip, Anchor<T>* anchors, T* rescale) {
-  constexpr int kLanes = Simd<T>::kLanes;
   constexpr T kNone = -std::numeric_limits<T>::infinity();
   for (int64_t r = 0; r < rows; ++r, scores += count) {
     Anchor<T>& anchor = anchors[r];
     if (index[r] >= begin && index[r] < begin + count) anchor.positive = scores[index[r] - begin];
     if (skip && skip[r] >= begin && skip[r] < begin + count) scores[skip[r] - begin] = kNone;
-    typename Simd<T>::Vector best = typename Simd<T>::Vector{} + anchor.highest;
-    int64_t c = 0;
-    for (; c + kLanes <= count; c += kLanes) {
-      const auto& s = Simd<T>::at(scores + c);
-      best = s > best ? typename Simd<T>::Vector(s) : best;
-    }
-    T highest = anchor.highest;
-    for (int lane = 0; lane < kLanes; ++lane) highest = std::max(highest, best[lane]);
-    for (; c < count; ++c) highest = std::max(highest, scores[c]);
+    const T highest = max_row(scores, count, anchor.highest);
     rescale[r] = anchor.highest == highest ? T(1) : std::exp(anchor.highest - highest);
     anchor.sum = anchor.sum * rescale[r] + exp_row(scores, count, highest == kNone ? T(0) : highest);
     anchor.highest = highest;
