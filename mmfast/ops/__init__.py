@@ -5,6 +5,7 @@ from mmfast.ops.adam_rows import adam_rows_
 from mmfast.ops.bpr_loss import bpr_loss
 from mmfast.ops.compact_ids import compact_ids
 from mmfast.ops.csr import CSR
+from mmfast.ops.dct import dct, idct
 from mmfast.ops.gathered_norm import gathered_norm
 from mmfast.ops.knn_graph import knn_graph
 from mmfast.ops.project_rows import project_rows
@@ -20,9 +21,11 @@ __all__ = [
     "backend",
     "bpr_loss",
     "compact_ids",
+    "dct",
     "frobenius_reg",
     "gathered_norm",
     "half_square_reg",
+    "idct",
     "knn_graph",
     "project_rows",
     "propagate",
