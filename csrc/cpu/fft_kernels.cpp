@@ -1,6 +1,7 @@
 // Kernels of the fast Fourier transform.
 #include "fft_kernels.h"
 
+#include <cstddef>
 #include <utility>
 
 #include "simd.h"
@@ -152,7 +153,7 @@ MMFAST_INLINE void convolve_of(const std::vector<T>& kernel, T* first, T* data) 
   const Vector<T> x_re = Simd<T>::at(first), x_im = Simd<T>::at(first + kLanes);
   Simd<T>::at(first) += Simd<T>::at(data);
   Simd<T>::at(first + kLanes) += Simd<T>::at(data + kLanes);
-  for (size_t i = 0; 2 * i < kernel.size(); ++i) {
+  for (std::size_t i = 0; 2 * i < kernel.size(); ++i) {
     const T c = kernel[2 * i], s = kernel[2 * i + 1];
     T* point = data + i * kPoint<T>;
     const Vector<T> re = Simd<T>::at(point), im = Simd<T>::at(point + kLanes);

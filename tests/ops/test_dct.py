@@ -51,7 +51,7 @@ def test_both_axes_and_batches_agree_with_scipy(shape, inverse):
 
 
 def test_the_number_of_items_of_electronics():
-    x = random(63_001, 19).float().double()
+    x = random(63_001, 9).float().double()
     exact = scipy_transform(x, 2, False)
     torch.testing.assert_close(dct(x, 2), exact, rtol=0, atol=1e-12)
     theirs = scipy_transform(x, 2, False, np.float32)
