@@ -4,6 +4,8 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
+#include "cpu/exp.h"
+
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -28,6 +30,47 @@ TORCH_LIBRARY(mmfast, m) {
   m.def(
       "bpr_loss_backward(Tensor grad, Tensor slope, Tensor users, Tensor items, Tensor user_index, Tensor pos_index, "
       "Tensor neg_index) -> (Tensor, Tensor)");
+
+  // u . (p - n) of every triple; the gradient is that of bpr_loss with grad 1 and the slope of each triple.
+  m.def("triple_margins(Tensor users, Tensor items, Tensor user_index, Tensor pos_index, Tensor neg_index) -> Tensor");
+
+  // The losses below return what their gradient is made of beside their value: slopes are derivatives by an argument.
+  // info_nce: loss [B] and log-sum-exp [B] per anchor of x over the rows of y without row skip[b]; slope [B, D] of x,
+  // empty unless wanted.
+  m.def(
+      "info_nce(Tensor x, Tensor y, Tensor index, Tensor? skip, float temperature, bool normalize, bool want_slope) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "info_nce_backward(Tensor grad, Tensor lse, Tensor x, Tensor y, Tensor index, Tensor? skip, float temperature, "
+      "bool normalize) -> Tensor");
+
+  // KL [B] per user, summed over content [M, B, D], the log-sum-exps [1 + M, B], the slope [B, D] of users.
+  m.def("transfer_kl(Tensor users, Tensor items, Tensor content, float temperature) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "transfer_kl_backward(Tensor grad, Tensor lse, Tensor users, Tensor items, Tensor content, float temperature) "
+      "-> Tensor");
+
+  // Margins [B] and [M, B] of the training triples, [M, G] of the universal ones: loss, weights, slopes of the
+  // students.
+  m.def(
+      "ckd_loss(Tensor margin, Tensor student, Tensor masked, Tensor teacher, Tensor universal_student, "
+      "Tensor universal_teacher, float generic_weight, float temperature, float eps, str specific, str weights) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+
+  // Ragged rows are CSR-like: ptr int64 [R+1] into the rows of aux. The loss, the slopes of image_target and image_aux.
+  m.def(
+      "target_contrast(Tensor image_target, Tensor image_aux, Tensor image_ptr, Tensor text_target, Tensor text_aux, "
+      "Tensor text_ptr, float temperature, bool with_positive) -> (Tensor, Tensor, Tensor)");
+  // [target || softmax-weighted sum of aux] [R, 2D] and the softmax weights; gradients of aux (or empty) and attention.
+  m.def("target_pool(Tensor target, Tensor aux, Tensor ptr, Tensor attention) -> (Tensor, Tensor)");
+  m.def(
+      "target_pool_backward(Tensor grad, Tensor weights, Tensor aux, Tensor ptr, Tensor attention, bool want_aux) "
+      "-> (Tensor, Tensor)");
+
+  // Mean of 1 - cos(x_r, y_r) and its slopes; mean and unbiased variance [2] of all entries.
+  m.def("cosine_loss(Tensor x, Tensor y) -> (Tensor, Tensor, Tensor)");
+  m.def("moments(Tensor x) -> Tensor");
+  m.def("moments_backward(Tensor grad, Tensor moments, Tensor x) -> Tensor");
 
   // table[rows] @ weight^T, and the gradient of weight [D, F].
   m.def("project_rows(Tensor table, Tensor rows, Tensor weight) -> Tensor");
@@ -76,6 +119,19 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native ops of mmfast; they are called through torch.ops.mmfast.";
   m.def("keep_freed_memory", &keep_freed_memory,
         "Let this process reuse large freed blocks instead of returning them.");
+  m.def(
+      "exp_",
+      [](const py::buffer& numbers) {
+        const py::buffer_info info = numbers.request(true);
+        const bool single = info.item_type_is_equivalent_to<float>();
+        if (info.ndim != 1 || info.strides[0] != info.itemsize ||
+            !(single || info.item_type_is_equivalent_to<double>())) {
+          throw py::value_error("exp_: wanted a contiguous array [n] of float32 or float64");
+        }
+        single ? mmfast::exp_in_place(static_cast<float*>(info.ptr), info.size)
+               : mmfast::exp_in_place(static_cast<double*>(info.ptr), info.size);
+      },
+      "Replace every number x <= 0 of an array [n] by exp(x): the exponential of the CPU kernels, for its test.");
   m.def("build_info", [] {
     py::dict info;
     info["torch"] = TORCH_VERSION;
