@@ -103,6 +103,9 @@ TORCH_LIBRARY(mmfast, m) {
       "sample_triples(Tensor users, int num_items, int num_entries, int num_draws, int seed, int first_draw) "
       "-> Tensor");
 
+  // Orthonormal DCT-II (inverse: DCT-III) along the last axis, or the last two.
+  m.def("dct(Tensor x, int axes, bool inverse) -> Tensor");
+
   m.def("knn_graph(Tensor features, int k, bool include_self, str metric, int block_bytes) -> (Tensor, Tensor)");
   m.def(
       "rank(Tensor users, Tensor items, Tensor mask_ptr, Tensor mask_items, Tensor target_ptr, Tensor target_items, "

@@ -6,6 +6,7 @@ from mmfast.ops.adam_rows import adam_rows_
 from mmfast.ops.bpr_loss import bpr_loss
 from mmfast.ops.compact_ids import compact_ids
 from mmfast.ops.csr import CSR
+from mmfast.ops.dct import dct, idct
 from mmfast.ops.gathered_norm import gathered_norm
 from mmfast.ops.knn_graph import knn_graph, knn_update
 from mmfast.ops.knn_threshold import knn_count, knn_threshold
@@ -25,10 +26,12 @@ __all__ = [
     "backend",
     "bpr_loss",
     "compact_ids",
+    "dct",
     "frobenius_reg",
     "gathered_norm",
     "half_square_reg",
     "knn_count",
+    "idct",
     "knn_graph",
     "knn_threshold",
     "knn_update",
@@ -43,5 +46,4 @@ __all__ = [
     "use_backend",
 ]
 
-from mmfast.ops._draft import cosine_loss, moments, dct, idct, edge_attention, edge_dot, edge_softmax
 from mmfast.ops.info_nce import info_nce
