@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "../check.h"
+#include "device_check.h"
 #include "runtime.h"
 
 #ifdef MMFAST_EMULATED
@@ -54,6 +55,11 @@ inline void check_device(const std::optional<at::Tensor>& t, const at::Tensor& l
 // then refuses all further work, as after a failed assertion of torch. Under CUDA_LAUNCH_BLOCKING=1 it waits and throws
 // the sentence that the CPU would.
 void check_device_ids(const at::Tensor& ids, int64_t size, const char* op, const char* name, cudaStream_t stream);
+
+// `rows`, contiguous: int64 ids in [0, size), sorted and unique; checked like the ids above.
+at::Tensor checked_device_rows(const at::Tensor& rows, int64_t size, const char* op, cudaStream_t stream);
+
+Label label_of(const char* op, const char* name);
 
 // The same for any check: a kernel of device_check.h, and a host function that reads the values and throws.
 void check_on_device(const std::function<cudaError_t()>& on_device, const std::function<void()>& on_host);
