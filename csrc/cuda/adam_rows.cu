@@ -1,7 +1,7 @@
 // One step of Adam on a whole table whose gradient is given for some of its rows, in one pass over table and moments.
-#include "adam_rows.h"
-
 #include <cmath>
+
+#include "adam_rows.h"
 
 namespace mmfast {
 namespace {
@@ -72,8 +72,8 @@ cudaError_t adam_rows_places(const int64_t* rows, int64_t count, int32_t* place,
 template <typename T>
 cudaError_t adam_rows_step(const AdamRows<T>& s, cudaStream_t stream) {
   constexpr int kSize = 16 / sizeof(T);
-  const bool packs = s.width % kSize == 0 && aligned(s.param) && aligned(s.exp_avg) && aligned(s.exp_avg_sq) &&
-                     aligned(s.grad);
+  const bool packs =
+      s.width % kSize == 0 && aligned(s.param) && aligned(s.exp_avg) && aligned(s.exp_avg_sq) && aligned(s.grad);
   packs ? launch_step<T, kSize>(s, stream) : launch_step<T, 1>(s, stream);
   return cudaGetLastError();
 }

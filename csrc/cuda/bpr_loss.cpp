@@ -6,6 +6,7 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <optional>
 #include <string_view>
 #include <tuple>
 
@@ -64,15 +65,17 @@ struct Batch {
 
 // Batch entries by row: stable, so entries of one row keep the order of the batch.
 struct Sorted {
-  explicit Sorted(const at::Tensor& keys) { std::tie(row, entry) = at::sort(keys, /*stable=*/true, /*dim=*/0); }
+  explicit Sorted(const at::Tensor& keys) {
+    std::tie(row, entry) = at::sort(keys, /*stable=*/std::optional(true), /*dim=*/0);
+  }
 
   Grouped view() const { return {row.const_data_ptr<int64_t>(), entry.const_data_ptr<int64_t>(), row.numel()}; }
 
   at::Tensor row, entry;
 };
 
-std::tuple<at::Tensor, at::Tensor> bpr_loss(const at::Tensor& users, const at::Tensor& items, const at::Tensor& user,
-                                            const at::Tensor& pos, const at::Tensor& neg, std::string_view kind) {
+std::tuple<at::Tensor, at::Tensor> loss_op(const at::Tensor& users, const at::Tensor& items, const at::Tensor& user,
+                                           const at::Tensor& pos, const at::Tensor& neg, std::string_view kind) {
   const DeviceScope scope(users);
   const Batch batch("bpr_loss", users, items, user, pos, neg, scope.stream());
   const BprKind formula = parse_kind(kind);
@@ -87,10 +90,9 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss(const at::Tensor& users, const at::T
   return {loss, slope};
 }
 
-std::tuple<at::Tensor, at::Tensor> bpr_loss_backward(const at::Tensor& grad, const at::Tensor& slope,
-                                                     const at::Tensor& users, const at::Tensor& items,
-                                                     const at::Tensor& user, const at::Tensor& pos,
-                                                     const at::Tensor& neg) {
+std::tuple<at::Tensor, at::Tensor> backward_op(const at::Tensor& grad, const at::Tensor& slope, const at::Tensor& users,
+                                               const at::Tensor& items, const at::Tensor& user, const at::Tensor& pos,
+                                               const at::Tensor& neg) {
   const DeviceScope scope(users);
   const char* op = "bpr_loss_backward";
   const Batch batch(op, users, items, user, pos, neg, scope.stream());
@@ -115,8 +117,8 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss_backward(const at::Tensor& grad, con
 }  // namespace
 
 MMFAST_CUDA_LIBRARY(m) {
-  m.impl("bpr_loss", &bpr_loss);
-  m.impl("bpr_loss_backward", &bpr_loss_backward);
+  m.impl("bpr_loss", &loss_op);
+  m.impl("bpr_loss_backward", &backward_op);
 }
 
 }  // namespace mmfast

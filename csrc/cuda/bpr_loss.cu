@@ -1,7 +1,7 @@
 // The BPR loss of a batch and its gradient: a warp per triple, then a warp per row that occurs in the batch.
-#include "bpr_loss.h"
-
 #include <cmath>
+
+#include "bpr_loss.h"
 
 namespace mmfast {
 namespace {

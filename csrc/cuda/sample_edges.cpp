@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sort.h>
 
+#include <optional>
 #include <tuple>
 
 #include "bind.h"
@@ -29,7 +30,7 @@ at::Tensor sample_edges(const at::Tensor& weights, int64_t num_kept, int64_t see
   };
   values.scalar_type() == at::kFloat ? draw(float{}) : draw(double{});
   // Stable: the lower id first among equal keys, and the first bad edge, whose key is -1, before all others.
-  const auto [sorted, order] = at::sort(keys, /*stable=*/true, /*dim=*/0);
+  const auto [sorted, order] = at::sort(keys, /*stable=*/std::optional(true), /*dim=*/0);
   if (sorted[0].item<int64_t>() < 0) {
     const int64_t bad = order[0].item<int64_t>();
     TORCH_CHECK_VALUE(false, kOp, ": the weight of edge ", bad, " is ", values[bad].item<double>(),

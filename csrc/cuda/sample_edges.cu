@@ -29,8 +29,7 @@ __global__ void keys_kernel(const T* weights, int64_t size, uint64_t seed, uint6
 template <typename T>
 cudaError_t sample_edges_keys(const T* weights, int64_t size, uint64_t seed, uint64_t stream_id, int64_t* keys,
                               cudaStream_t stream) {
-  MMFAST_LAUNCH(keys_kernel<T>, blocks_for(size, kThreads), kThreads, 0, stream, weights, size, seed,
-                stream_id, keys);
+  MMFAST_LAUNCH(keys_kernel<T>, blocks_for(size, kThreads), kThreads, 0, stream, weights, size, seed, stream_id, keys);
   return cudaGetLastError();
 }
 

@@ -71,8 +71,8 @@ __global__ void draw_kernel(const int64_t* users, int64_t count, const int64_t* 
 cudaError_t sample_negatives_forward(const int64_t* users, int64_t count, const int64_t* ptr, int64_t num_users,
                                      IdList items, IdList candidates, uint64_t seed, uint64_t offset, int64_t* drawn,
                                      cudaStream_t stream) {
-  MMFAST_LAUNCH(draw_kernel, blocks_for(count, kThreads), kThreads, 0, stream, users, count, ptr,
-                num_users, items, candidates, seed, offset, drawn);
+  MMFAST_LAUNCH(draw_kernel, blocks_for(count, kThreads), kThreads, 0, stream, users, count, ptr, num_users, items,
+                candidates, seed, offset, drawn);
   return cudaGetLastError();
 }
 

@@ -1,7 +1,7 @@
 // A warp per row: scores above the worst of its list gather behind the list, and a full store is sorted as a whole.
-#include "topk.h"
-
 #include <limits>
+
+#include "topk.h"
 
 namespace mmfast {
 namespace {
@@ -160,7 +160,7 @@ cudaError_t topk_merge(const ScoreTile<T>& tile, const TopLists<T>& lists, bool*
   return cudaGetLastError();
 }
 
-#define MMFAST_TOPK(T)                                       \
+#define MMFAST_TOPK(T)                                   \
   template int64_t topk_work_bytes<T>(int64_t, int64_t); \
   template cudaError_t topk_merge(const ScoreTile<T>&, const TopLists<T>&, bool*, void*, cudaStream_t);
 MMFAST_TOPK(float)
