@@ -29,11 +29,11 @@ __device__ bool better(const Entry<T>& a, const Entry<T>& b) {
 
 // Bitonic: the best first. `size` is a power of two.
 template <typename T>
-__device__ void sort(Entry<T>* slots, int64_t size, int lane) {
-  for (int64_t length = 2; length <= size; length *= 2) {
-    for (int64_t half = length / 2; half > 0; half /= 2) {
-      for (int64_t pair = lane; pair < size / 2; pair += kWarp) {
-        const int64_t i = 2 * pair - (pair & (half - 1));
+__device__ void sort(Entry<T>* slots, int size, int lane) {
+  for (int length = 2; length <= size; length *= 2) {
+    for (int half = length / 2; half > 0; half /= 2) {
+      for (int pair = lane; pair < size / 2; pair += kWarp) {
+        const int i = 2 * pair - (pair & (half - 1));
         const Entry<T> a = slots[i], b = slots[i + half];
         const bool best_first = (i & length) == 0;
         if (better(b, a) == best_first) {
@@ -50,9 +50,9 @@ __device__ void sort(Entry<T>* slots, int64_t size, int lane) {
 template <typename T>
 struct Store {
   Entry<T>* slots;
-  int64_t capacity;
-  int64_t size;
-  int64_t count = 0;
+  int capacity;
+  int size;
+  int count = 0;
   bool loaded = false;
 
   __device__ void add(bool enters, Entry<T> entry, int lane) {
@@ -63,11 +63,11 @@ struct Store {
 
   // Returns the worst score of the list.
   __device__ T keep_best(const T* scores, const int32_t* ids, int lane) {
-    for (int64_t i = lane; !loaded && i < size; i += kWarp) slots[i] = {scores[i], ids[i]};
+    for (int i = lane; !loaded && i < size; i += kWarp) slots[i] = {scores[i], ids[i]};
     loaded = true;
-    int64_t length = kWarp;
+    int length = kWarp;
     while (length < size + count) length *= 2;
-    for (int64_t i = size + count + lane; i < length; i += kWarp) slots[i] = {kNothing<T>, -1};
+    for (int i = size + count + lane; i < length; i += kWarp) slots[i] = {kNothing<T>, -1};
     __syncwarp();
     sort(slots, length, lane);
     count = 0;
@@ -78,28 +78,29 @@ struct Store {
 // Returns whether the lane saw NaN.
 template <typename T>
 __device__ bool merge_row(const T* row, const ScoreTile<T>& tile, T* scores, int32_t* ids, Store<T> store, int lane) {
+  const int columns = static_cast<int>(tile.columns);
   T limit = scores[store.size - 1];
   bool nan = false;
-  for (int64_t base = 0; base < tile.columns; base += kStep) {
+  for (int base = 0; base < columns; base += kStep) {
     T score[kLoads];
     bool any = false;
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
-      const int64_t c = base + j * kWarp + lane;
-      score[j] = c < tile.columns ? row[c] : kNothing<T>;
+      const int c = base + j * kWarp + lane;
+      score[j] = c < columns ? row[c] : kNothing<T>;
       any |= score[j] > limit;
       nan |= score[j] != score[j];
     }
     if (!warp_ballot(any)) continue;
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
-      const int64_t id = tile.first_id + base + j * kWarp + lane;
-      store.add(score[j] > limit, {score[j], static_cast<int32_t>(id)}, lane);
+      const auto id = static_cast<int32_t>(tile.first_id + base + j * kWarp + lane);
+      store.add(score[j] > limit, {score[j], id}, lane);
     }
     if (store.size + store.count + kStep > store.capacity) limit = store.keep_best(scores, ids, lane);
   }
   if (store.count > 0) store.keep_best(scores, ids, lane);
-  for (int64_t i = lane; store.loaded && i < store.size; i += kWarp) {
+  for (int i = lane; store.loaded && i < store.size; i += kWarp) {
     scores[i] = store.slots[i].score;
     ids[i] = store.slots[i].id;
   }
@@ -107,13 +108,13 @@ __device__ bool merge_row(const T* row, const ScoreTile<T>& tile, T* scores, int
 }
 
 template <typename T, bool kGlobal>
-__global__ void merge_kernel(ScoreTile<T> tile, TopLists<T> lists, bool* saw_nan, Entry<T>* work, int64_t capacity) {
+__global__ void merge_kernel(ScoreTile<T> tile, TopLists<T> lists, bool* saw_nan, Entry<T>* work, int capacity) {
   MMFAST_DYNAMIC_SHARED(Entry<T>, shared);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t first = int64_t{blockIdx.x} * kWarps + warp, warps = int64_t{gridDim.x} * kWarps;
   Entry<T>* slots = kGlobal ? work + first * capacity : shared + warp * capacity;
   for (int64_t r = first; r < tile.rows; r += warps) {
-    const Store<T> store{slots, capacity, lists.size};
+    const Store<T> store{slots, capacity, static_cast<int>(lists.size)};
     const bool nan = merge_row(tile.scores + r * tile.columns, tile, lists.scores + r * lists.stride,
                                lists.ids + r * lists.stride, store, lane);
     __syncwarp();  // the slots serve the next row
@@ -121,15 +122,15 @@ __global__ void merge_kernel(ScoreTile<T> tile, TopLists<T> lists, bool* saw_nan
   }
 }
 
-int64_t capacity_of(int64_t size) {
-  int64_t capacity = kWarp;
+int capacity_of(int64_t size) {
+  int capacity = kWarp;
   while (capacity < size + kRoom) capacity *= 2;
   return capacity;
 }
 
 template <typename T>
 int64_t shared_bytes(int64_t size) {
-  return kWarps * capacity_of(size) * static_cast<int64_t>(sizeof(Entry<T>));
+  return int64_t{kWarps} * capacity_of(size) * static_cast<int64_t>(sizeof(Entry<T>));
 }
 
 int64_t blocks_of(int64_t rows, bool global) {
@@ -148,7 +149,8 @@ int64_t topk_work_bytes(int64_t rows, int64_t size) {
 template <typename T>
 cudaError_t topk_merge(const ScoreTile<T>& tile, const TopLists<T>& lists, bool* saw_nan, void* work,
                        cudaStream_t stream) {
-  const int64_t bytes = shared_bytes<T>(lists.size), capacity = capacity_of(lists.size);
+  const int64_t bytes = shared_bytes<T>(lists.size);
+  const int capacity = capacity_of(lists.size);
   auto* slots = static_cast<Entry<T>*>(work);
   if (bytes <= kSharedBytes) {
     MMFAST_LAUNCH((merge_kernel<T, false>), blocks_of(tile.rows, false), kWarps * kWarp, bytes, stream, tile, lists,
