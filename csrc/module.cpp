@@ -41,6 +41,15 @@ TORCH_LIBRARY(mmfast, m) {
       "sample_negatives(Tensor users, Tensor user_ptr, Tensor user_items, Tensor candidates, int seed, int offset) "
       "-> Tensor");
   m.def("sample_edges(Tensor weights, int num_kept, int seed, int stream) -> Tensor");
+  // Draw s of entries b takes attempts i = 0, 1, ... from philox(seed, i, first_draw + s): word 0 chooses one of
+  // `users`, words 1 and 2 what goes with it. An attempt that repeats a user of its draw is refused while num_entries
+  // <= number of users. Rows are entries of user_ptr's lists, int64 [num_draws * num_entries]; triples int64 [3, same].
+  m.def(
+      "sample_user_rows(Tensor user_ptr, Tensor users, int num_entries, int num_draws, int seed, int first_draw) "
+      "-> Tensor");
+  m.def(
+      "sample_triples(Tensor users, int num_items, int num_entries, int num_draws, int seed, int first_draw) "
+      "-> Tensor");
 
   // Lists: int32 ids, the best first, the lower id among equals, then -1 with similarity -inf. By cosine an all-zero row
   // is in no list but its own. precision: "float32", "bfloat16" (proposes; the listed numbers and their order are
@@ -65,6 +74,17 @@ TORCH_LIBRARY(mmfast, m) {
   m.def(
       "adam_rows_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, Tensor grad, float lr, "
       "float beta1, float beta2, float eps, float weight_decay, int step) -> ()");
+
+  // Row-lazy Adam. row_steps, int32 [N, 2]: the step up to which a row's parameters (0) and moments (1) are made; 0
+  // for moments that are zero since the start. catch_up makes the zero-gradient steps up to `step`: of the parameters
+  // of `rows` (any order, repeats allowed), or of everything where rows is None. lazy_ makes the steps before `step`
+  // and then that step; its rows are sorted and unique.
+  m.def(
+      "adam_catch_up_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) row_steps, "
+      "Tensor? rows, float lr, float beta1, float beta2, float eps, int step) -> ()");
+  m.def(
+      "adam_lazy_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) row_steps, Tensor rows, "
+      "Tensor grad, float lr, float beta1, float beta2, float eps, int step) -> ()");
 }
 
 namespace py = pybind11;
