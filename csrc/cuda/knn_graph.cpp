@@ -8,6 +8,7 @@
 #include <limits>
 #include <tuple>
 
+#include "../search_checks.h"
 #include "bind.h"
 #include "similarity_tiles.h"
 #include "topk.h"

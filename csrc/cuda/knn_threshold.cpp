@@ -8,6 +8,7 @@
 #include <optional>
 #include <tuple>
 
+#include "../search_checks.h"
 #include "bind.h"
 #include "knn_graph.h"
 #include "similarity_tiles.h"

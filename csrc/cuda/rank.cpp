@@ -16,7 +16,7 @@
 #include <optional>
 #include <tuple>
 
-#include "../item_lists.h"
+#include "../search_checks.h"
 #include "bind.h"
 #include "topk.h"
 
@@ -48,8 +48,9 @@ struct DeviceLists {
 };
 
 // The rows that are ranked, in the type of the scores.
-struct Pool {
-  Pool(const at::Tensor& items, const std::optional<at::Tensor>& candidates, at::ScalarType real, cudaStream_t stream) {
+struct PoolTensors {
+  PoolTensors(const at::Tensor& items, const std::optional<at::Tensor>& candidates, at::ScalarType real,
+              cudaStream_t stream) {
     if (!candidates) {
       rows = items.to(real);
       return;
@@ -73,14 +74,14 @@ struct Pool {
     rows = items.index_select(0, wide).to(real);
   }
 
-  Candidates view() const { return {ids.defined() ? ids.const_data_ptr<int32_t>() : nullptr, rows.size(0)}; }
+  Pool view() const { return {ids.defined() ? ids.const_data_ptr<int32_t>() : nullptr, rows.size(0)}; }
 
   at::Tensor ids, rows;
 };
 
 // The best places of every user among the pool; nan receives the rows with NaN scores.
 template <typename T>
-void fill(const at::Tensor& users, const Pool& pool, const ItemLists& hidden, const at::Tensor& top,
+void fill(const at::Tensor& users, const PoolTensors& pool, const ItemLists& hidden, const at::Tensor& top,
           const at::Tensor& best, const at::Tensor& nan, cudaStream_t stream) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   const at::NoTF32Guard exact;
@@ -126,7 +127,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rank_op(const at::Tensor& users, 
   check_precision(precision, users.scalar_type(), kOp);
   const auto real = users.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor left = users.to(real);
-  const Pool pool(items, candidates, real, scope.stream());
+  const PoolTensors pool(items, candidates, real, scope.stream());
   const int64_t num_users = users.size(0), num_items = items.size(0), size = pool.rows.size(0);
   TORCH_CHECK_VALUE(k >= 1 && k <= size, kOp, ": k=", k, " but there are only ", size,
                     candidates ? " candidates" : " items", "; choose k <= ", size);

@@ -45,24 +45,22 @@ __global__ void check_kernel(ItemLists lists, int64_t num_rows, int64_t num_entr
 }
 
 template <typename T>
-__global__ void hide_kernel(T* scores, int64_t rows, int64_t columns, int64_t first, ItemLists hidden,
-                            Candidates candidates) {
+__global__ void hide_kernel(T* scores, int64_t rows, int64_t columns, int64_t first, ItemLists hidden, Pool pool) {
   const int64_t step = int64_t{gridDim.x} * kWarps;
   for (int64_t r = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp; r < rows; r += step) {
     for (int64_t e = hidden.ptr[r] + threadIdx.x % kWarp; e < hidden.ptr[r + 1]; e += kWarp) {
       const int32_t item = hidden.items[e];
-      const int64_t place = candidates.ids ? find(candidates.ids, 0, candidates.size, item) : item;
+      const int64_t place = pool.ids ? find(pool.ids, 0, pool.size, item) : item;
       if (place >= first && place < first + columns) scores[r * columns + place - first] = kNothing<T>;
     }
   }
 }
 
-__global__ void finish_kernel(int32_t* top, bool* hits, int64_t rows, int64_t k, ItemLists targets,
-                              Candidates candidates) {
+__global__ void finish_kernel(int32_t* top, bool* hits, int64_t rows, int64_t k, ItemLists targets, Pool pool) {
   const int64_t step = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * k; i += step) {
     const int64_t row = i / k;
-    if (top[i] >= 0 && candidates.ids) top[i] = candidates.ids[top[i]];
+    if (top[i] >= 0 && pool.ids) top[i] = pool.ids[top[i]];
     hits[i] = top[i] >= 0 && find(targets.items, targets.ptr[row], targets.ptr[row + 1], top[i]) >= 0;
   }
 }
@@ -78,20 +76,19 @@ cudaError_t rank_check_lists(const ItemLists& lists, int64_t num_rows, int64_t n
 
 template <typename T>
 cudaError_t rank_hide(T* scores, int64_t rows, int64_t columns, int64_t first, const ItemLists& hidden,
-                      const Candidates& candidates, cudaStream_t stream) {
+                      const Pool& pool, cudaStream_t stream) {
   MMFAST_LAUNCH(hide_kernel<T>, blocks_for(rows, kWarps), kThreads, 0, stream, scores, rows, columns, first, hidden,
-                candidates);
+                pool);
   return cudaGetLastError();
 }
 
-cudaError_t rank_finish(int32_t* top, bool* hits, int64_t rows, int64_t k, const ItemLists& targets,
-                        const Candidates& candidates, cudaStream_t stream) {
-  MMFAST_LAUNCH(finish_kernel, blocks_for(rows * k, kThreads), kThreads, 0, stream, top, hits, rows, k, targets,
-                candidates);
+cudaError_t rank_finish(int32_t* top, bool* hits, int64_t rows, int64_t k, const ItemLists& targets, const Pool& pool,
+                        cudaStream_t stream) {
+  MMFAST_LAUNCH(finish_kernel, blocks_for(rows * k, kThreads), kThreads, 0, stream, top, hits, rows, k, targets, pool);
   return cudaGetLastError();
 }
 
-template cudaError_t rank_hide(float*, int64_t, int64_t, int64_t, const ItemLists&, const Candidates&, cudaStream_t);
-template cudaError_t rank_hide(double*, int64_t, int64_t, int64_t, const ItemLists&, const Candidates&, cudaStream_t);
+template cudaError_t rank_hide(float*, int64_t, int64_t, int64_t, const ItemLists&, const Pool&, cudaStream_t);
+template cudaError_t rank_hide(double*, int64_t, int64_t, int64_t, const ItemLists&, const Pool&, cudaStream_t);
 
 }  // namespace mmfast

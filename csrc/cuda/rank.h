@@ -14,7 +14,7 @@ struct ItemLists {
 };
 
 // What is ranked: `size` items, ascending, or where `ids` is null the items 0 .. size.
-struct Candidates {
+struct Pool {
   const int32_t* ids;
   int64_t size;
 };
@@ -26,10 +26,10 @@ cudaError_t rank_check_lists(const ItemLists& lists, int64_t num_rows, int64_t n
 // scores [rows, columns] of the candidates from `first` on: -inf for those in the row's list.
 template <typename T>
 cudaError_t rank_hide(T* scores, int64_t rows, int64_t columns, int64_t first, const ItemLists& hidden,
-                      const Candidates& candidates, cudaStream_t stream);
+                      const Pool& pool, cudaStream_t stream);
 
 // top [rows, k] holds places among the candidates, -1 for none, and receives item ids; hits: which are targets.
-cudaError_t rank_finish(int32_t* top, bool* hits, int64_t rows, int64_t k, const ItemLists& targets,
-                        const Candidates& candidates, cudaStream_t stream);
+cudaError_t rank_finish(int32_t* top, bool* hits, int64_t rows, int64_t k, const ItemLists& targets, const Pool& pool,
+                        cudaStream_t stream);
 
 }  // namespace mmfast

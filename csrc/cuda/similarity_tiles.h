@@ -42,9 +42,11 @@ class SimilarityTiles {
     const at::NoTF32Guard exact;
     const int64_t width = features_.size(1);
     bad_ = at::zeros({features_.size(0)}, features_.options().dtype(at::kBool));
-    const at::Tensor row_store = at::empty({panel_, width}, options_), column_store = at::empty_like(row_store);
-    const at::Tensor tile_store = at::empty({panel_, panel_}, options_), mirror_store = at::empty_like(tile_store);
     const auto panels = bounds();
+    const auto store = [&](int64_t width) { return at::empty({panel_, width}, options_); };
+    const at::Tensor row_store = store(width), tile_store = store(panel_);
+    const bool mirrors = panels.size() > 2;
+    const at::Tensor column_store = store(mirrors ? width : 0), mirror_store = store(mirrors ? panel_ : 0);
     for (size_t a = 0; a + 1 < panels.size(); ++a) {
       const at::Tensor rows = load(panels[a], panels[a + 1], row_store);
       for (size_t b = a; b + 1 < panels.size(); ++b) {
