@@ -5,10 +5,9 @@
 // b or more.
 #include "proposals.h"
 
-#include <c10/util/Exception.h>
-
 #include <cmath>
 
+#include "../search_checks.h"
 #include "simd.h"
 
 namespace mmfast {
@@ -31,10 +30,7 @@ bool has_bfloat16_units() {
 }  // namespace
 
 bool proposes(c10::string_view precision, at::ScalarType type, int64_t width, const char* op) {
-  TORCH_CHECK_VALUE(precision == "auto" || precision == "float32" || precision == "bfloat16", op, ": precision='",
-                    precision, "' is unknown; choose auto, float32 or bfloat16");
-  TORCH_CHECK_VALUE(precision != "bfloat16" || type != at::kDouble, op,
-                    ": precision='bfloat16' decides in float32, but the numbers are Double; choose auto or float32");
+  check_precision(precision, type, op);
   if (precision == "auto") return type != at::kDouble && width >= kLeastWidth && has_bfloat16_units();
   return precision == "bfloat16";
 }
