@@ -63,7 +63,7 @@ class Graph(nn.Module):
         For graphs whose pattern is symmetric: entry (b, a) of the transpose takes the value of (a, b).
         """
         back = torch.argsort(self.cols, stable=True)  # the transpose of a symmetric pattern lists the same places
-        return Graph(self.csr._replace(values=values), self.csr._replace(values=values[back]))
+        return Graph(self.csr._replace(values=values), self.csr._replace(values=values.detach()[back]))
 
     def edges(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the undirected edges of a symmetric graph as (lower node, higher node), in order, int32 [E] each."""

@@ -40,7 +40,7 @@ class Similarities(NamedTuple):
         ptr_t = torch.zeros(num_items + 1, dtype=torch.int64, device=cols.device)
         ptr_t[1:] = torch.bincount(cols, minlength=num_items).cumsum(0)
         rows_t = (back // k).to(torch.int32)
-        return Graph(CSR(ptr, cols.to(torch.int32), values), CSR(ptr_t, rows_t, values[back]))
+        return Graph(CSR(ptr, cols.to(torch.int32), values), CSR(ptr_t, rows_t, values.detach()[back]))
 
 
 def similarities(vectors: torch.Tensor, k: int) -> Similarities:
