@@ -45,7 +45,8 @@ class Similarities(NamedTuple):
 
 def similarities(vectors: torch.Tensor, k: int) -> Similarities:
     """Return the k nearest by cosine among the rows of vectors [I, D]; the choice itself has no gradient."""
-    ids = knn_graph(vectors.detach().float(), k)[0].long()
+    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))  # half under autocast
+    ids = knn_graph(vectors.detach(), k)[0].long()
     directions = unit(vectors)
     return Similarities(ids, (directions[:, None] * directions[ids]).sum(2))
 
