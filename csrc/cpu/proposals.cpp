@@ -5,6 +5,7 @@
 // b or more.
 #include "proposals.h"
 
+#include <c10/util/BFloat16.h>
 #include <c10/util/Exception.h>
 
 #include <cmath>
@@ -39,15 +40,19 @@ bool proposes(c10::string_view precision, at::ScalarType type, int64_t width, co
   return precision == "bfloat16";
 }
 
-MMFAST_CLONES Rounding round_row(const float* x, int64_t width, c10::BFloat16* rounded) {
-  double square = 0, error = 0;
+MMFAST_CLONES Rounding rounding_of(const float* x, int64_t width) {
+  constexpr int kLanes = 16;
+  double squares[kLanes] = {}, errors[kLanes] = {};
   for (int64_t f = 0; f < width; ++f) {
-    rounded[f] = x[f];
-    const double value = x[f], off = static_cast<float>(rounded[f]) - value;
-    square += value * value;
-    error += off * off;
+    const double value = x[f], off = static_cast<double>(static_cast<float>(c10::BFloat16(x[f]))) - value;
+    squares[f % kLanes] += value * value;
+    errors[f % kLanes] += off * off;
   }
-  return {std::sqrt(square), std::sqrt(error)};
+  for (int lane = 1; lane < kLanes; ++lane) {
+    squares[0] += squares[lane];
+    errors[0] += errors[lane];
+  }
+  return {std::sqrt(squares[0]), std::sqrt(errors[0])};
 }
 
 double product_error(const Rounding& x, const Rounding& others, int64_t width) {
@@ -59,14 +64,13 @@ double product_error(const Rounding& x, const Rounding& others, int64_t width) {
          (x.error * y + x.norm * others.error + (adding + deciding) * (x.norm + x.error) * y + tiny * (1 + x.norm + y));
 }
 
-int64_t contenders(const float* scores, int64_t count, int64_t k, double product_error, bool complete) {
-  if (!std::isfinite(product_error)) return -1;
-  if (complete && count <= k) return count;
-  const double kth = scores[k - 1], reach = kth - kOutput * std::abs(kth) - 2 * product_error;
-  for (int64_t i = k; i < count; ++i) {
-    if (scores[i] + kOutput * std::abs(static_cast<double>(scores[i])) < reach) return i;
-  }
-  return complete ? count : -1;
+// A proposal s stands for numbers up to |s| / 2^8 away, and then up to product_error: the best it can be must reach the
+// worst that the k-th can be.
+float least_contender(float kth, double product_error) {
+  const double worst = kth - kOutput * std::abs(static_cast<double>(kth)) - 2 * product_error;
+  const double least = worst / (worst < 0 ? 1 - kOutput : 1 + kOutput);
+  if (!std::isfinite(least)) return -INFINITY;
+  return std::nextafter(static_cast<float>(least), -INFINITY);
 }
 
 MMFAST_CLONES float decisive_product(const float* x, const float* y, int64_t width) {
