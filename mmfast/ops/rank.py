@@ -43,11 +43,11 @@ def rank(
         raise MmfastError(f"rank: k={k} but there are only {len(most)} {what}; choose 1 <= k <= {len(most)}")
     if precision not in PRECISIONS:
         raise MmfastError(f"rank: precision='{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
-    arguments = (users.detach(), items.detach(), mask_ptr, mask_items, target_ptr, target_items, candidates, k)
+    arguments = (users.detach(), items.detach(), mask_ptr, mask_items, target_ptr, target_items)
     if not native("rank", users):
-        return rank_reference(*arguments)
+        return rank_reference(*arguments, k, candidates)
     try:
-        return torch.ops.mmfast.rank(*arguments, precision)
+        return torch.ops.mmfast.rank(*arguments, candidates, k, precision)
     except ValueError as error:
         raise MmfastError(str(error)) from None
 
@@ -59,8 +59,8 @@ def rank_reference(
     mask_items: Tensor,
     target_ptr: Tensor,
     target_items: Tensor,
-    candidates: Tensor | None,
     k: int,
+    candidates: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `rank` returns up to rounding, from the whole [B, I] score matrix."""
     scores = users.to(_score_type(users)) @ items.to(_score_type(users)).T

@@ -107,7 +107,9 @@ def test_a_zero_row_is_in_no_list_but_its_own(include_self, backend):
     assert not np.isin(neighbours[rest], [4, 280]).any()
     assert (neighbours[rest, :left] >= 0).all() and (neighbours[rest, left:] == -1).all()
     assert equal((neighbours[rest, 0],), (torch.tensor(rest).int(),)) == include_self
-    assert bool(torch.isfinite(similarities[rest, :left]).all()) and bool(torch.isneginf(similarities[rest, left:]).all())
+    assert bool(torch.isfinite(similarities[rest, :left]).all()) and bool(
+        torch.isneginf(similarities[rest, left:]).all()
+    )
     assert bool(torch.isfinite(inner).all())  # inner products with a zero row are numbers like any other
 
 
