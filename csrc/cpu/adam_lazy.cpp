@@ -91,8 +91,8 @@ struct Step {
 };
 
 template <typename T>
-MMFAST_INLINE void step_row(const Step<T>& s, int64_t width, const T* __restrict grad, T* __restrict m,
-                            T* __restrict v, T* __restrict param) {
+MMFAST_INLINE void step_row(const Step<T>& s, int64_t width, const T* __restrict grad, T* __restrict m, T* __restrict v,
+                            T* __restrict param) {
   for (int64_t i = 0; i < width; ++i) {
     const T g = grad[i], old = s.decay1 * m[i];
     m[i] = old + s.rest1 * (g - old);
@@ -101,13 +101,13 @@ MMFAST_INLINE void step_row(const Step<T>& s, int64_t width, const T* __restrict
   }
 }
 
-#define MMFAST_INSTANTIATE(T)                                                                                \
-  MMFAST_CLONES void replay_one(const Rule<T>& rule, int64_t width, const T* m, const T* v, T* param) {      \
-    replay_row(rule, width, m, v, param);                                                                    \
-  }                                                                                                          \
-  MMFAST_CLONES void scale_one(T factor, int64_t width, T* x) { scale_row(factor, width, x); }               \
-  MMFAST_CLONES void step_one(const Step<T>& s, int64_t width, const T* grad, T* m, T* v, T* param) {        \
-    step_row(s, width, grad, m, v, param);                                                                   \
+#define MMFAST_INSTANTIATE(T)                                                                           \
+  MMFAST_CLONES void replay_one(const Rule<T>& rule, int64_t width, const T* m, const T* v, T* param) { \
+    replay_row(rule, width, m, v, param);                                                               \
+  }                                                                                                     \
+  MMFAST_CLONES void scale_one(T factor, int64_t width, T* x) { scale_row(factor, width, x); }          \
+  MMFAST_CLONES void step_one(const Step<T>& s, int64_t width, const T* grad, T* m, T* v, T* param) {   \
+    step_row(s, width, grad, m, v, param);                                                              \
   }
 MMFAST_INSTANTIATE(float)
 MMFAST_INSTANTIATE(double)
@@ -229,9 +229,9 @@ void check_table(const char* op, const at::Tensor& param, const at::Tensor& exp_
     TORCH_CHECK(t.is_contiguous(), op, ": ", name, " is not contiguous and is written in place; wanted a whole table");
   }
   check_dtype(row_steps, at::kInt, op, "row_steps");
-  TORCH_CHECK(row_steps.is_contiguous() && row_steps.dim() == 2 && row_steps.size(0) == param.size(0) &&
-                  row_steps.size(1) == 2,
-              op, ": row_steps is ", row_steps.sizes(), "; wanted a contiguous [", param.size(0), ", 2]");
+  TORCH_CHECK(
+      row_steps.is_contiguous() && row_steps.dim() == 2 && row_steps.size(0) == param.size(0) && row_steps.size(1) == 2,
+      op, ": row_steps is ", row_steps.sizes(), "; wanted a contiguous [", param.size(0), ", 2]");
   TORCH_CHECK(step >= 0 && step < (int64_t{1} << 31), op, ": step is ", step, "; wanted 0 to 2^31 - 1");
 }
 

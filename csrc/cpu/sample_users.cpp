@@ -53,8 +53,8 @@ void draw_users(const Draws& d, const Put& put) {
   }
 }
 
-at::Tensor sample_user_rows(const at::Tensor& user_ptr, const at::Tensor& users, int64_t num_entries,
-                            int64_t num_draws, int64_t seed, int64_t first_draw) {
+at::Tensor sample_user_rows(const at::Tensor& user_ptr, const at::Tensor& users, int64_t num_entries, int64_t num_draws,
+                            int64_t seed, int64_t first_draw) {
   const char* op = "sample_user_rows";
   const Draws draws = checked(op, users, num_entries, num_draws, seed, first_draw);
   check_dim(user_ptr, 1, op, "user_ptr");

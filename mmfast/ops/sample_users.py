@@ -96,9 +96,7 @@ def _check(op: str, users: Tensor, num_entries: int, num_draws: int, seed: int, 
         raise MmfastError(f"{op}: seed={seed}, first_draw={first_draw}; give integers from 0 to 2**63 - 1")
 
 
-def _fake_rows(
-    user_ptr: Tensor, users: Tensor, num_entries: int, num_draws: int, seed: int, first_draw: int
-) -> Tensor:
+def _fake_rows(user_ptr: Tensor, users: Tensor, num_entries: int, num_draws: int, seed: int, first_draw: int) -> Tensor:
     return users.new_empty(num_entries * num_draws)
 
 

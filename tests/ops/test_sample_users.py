@@ -42,7 +42,7 @@ def test_same_numbers_as_the_reference(size):
 
 
 def test_users_of_a_draw_are_distinct_unless_there_are_too_few():
-    ptr, users = case()
+    _, users = case()
     for entries in (1, 40, len(users)):
         drawn = sample_triples(users, 5, entries, 20, seed=3)[0].view(20, entries)
         assert all(row.unique().numel() == entries for row in drawn)
