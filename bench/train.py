@@ -59,8 +59,9 @@ def epoch(run, epoch_index: int, max_batches: int) -> float:
         done += 1
         if done == max_batches:
             break
-    now = time.perf_counter()
-    return first - started + (now - first) / done * run.sampler.steps
+    ended = time.perf_counter()
+    run.optimizer.flush()
+    return first - started + (ended - first) / done * run.sampler.steps + time.perf_counter() - ended
 
 
 def ours(args: argparse.Namespace, folder: Path) -> dict:

@@ -9,18 +9,29 @@
 #endif
 
 TORCH_LIBRARY(mmfast, m) {
-  // Graphs are CSR: ptr int64 [N+1], cols int32 [E]; an entry is values[e] (or 1) * row_scale[row] * col_scale[col].
-  // `*_t` is the transposed graph, the same tensors where the operator is symmetric. propagate_backward takes the
-  // transposed operator whole: its row_scale is the forward's col_scale.
+  // Graphs are CSR: ptr int64 [R+1], cols int32 [E] in [0, C); an entry is values[e] (or 1) * row_scale[row] (or 1) *
+  // col_scale[col] (or 1). R = C except where there is one layer read out as "last". `*_t` is the transposed graph, the
+  // same tensors where the operator is symmetric. Tables are float64, float32, or bfloat16/float16 with float32 values,
+  // scales and sums; `dtype` float32 gives the read-out of a half table unrounded. propagate_backward takes the
+  // transposed operator [C, R = num_rows] whole: its row_scale is the forward's col_scale; grad has x's dtype.
   m.def(
       "propagate(Tensor ptr, Tensor cols, Tensor? values, Tensor ptr_t, Tensor cols_t, Tensor? values_t, "
-      "Tensor? row_scale, Tensor? col_scale, Tensor x, int num_layers, str readout) -> Tensor");
+      "Tensor? row_scale, Tensor? col_scale, Tensor x, int num_layers, str readout, ScalarType? dtype=None) -> Tensor");
   m.def(
       "propagate_rows(Tensor ptr, Tensor cols, Tensor? values, Tensor ptr_t, Tensor cols_t, Tensor? values_t, "
-      "Tensor? row_scale, Tensor? col_scale, Tensor x, Tensor rows, int num_layers, str readout) -> (Tensor, Tensor)");
+      "Tensor? row_scale, Tensor? col_scale, Tensor x, Tensor rows, int num_layers, str readout, "
+      "ScalarType? dtype=None) -> (Tensor, Tensor)");
   m.def(
       "propagate_backward(Tensor ptr_t, Tensor cols_t, Tensor? values_t, Tensor? row_scale, Tensor? col_scale, "
-      "Tensor grad, Tensor? grad_input_rows, Tensor? rows, int num_layers, str readout) -> Tensor");
+      "Tensor grad, Tensor? grad_input_rows, Tensor? rows, SymInt num_rows, int num_layers, str readout) -> Tensor");
+  // d loss / d values [E] of one product A x: row_scale[r] * col_scale[c] * <grad[r], x[c]>, in values' dtype.
+  m.def(
+      "propagate_values_backward(Tensor ptr, Tensor cols, Tensor? row_scale, Tensor? col_scale, Tensor grad, Tensor x) "
+      "-> Tensor");
+  // alpha * (base + A x) with A [R, C], base [R, D] or zero: one layer on one rank's rows. Same bits as propagate.
+  m.def(
+      "propagate_step(Tensor ptr, Tensor cols, Tensor? values, Tensor? row_scale, Tensor? col_scale, Tensor x, "
+      "Tensor? base, float alpha) -> Tensor");
 
   m.def(
       "bpr_loss(Tensor users, Tensor items, Tensor user_index, Tensor pos_index, Tensor neg_index, str kind) "
@@ -41,6 +52,15 @@ TORCH_LIBRARY(mmfast, m) {
       "sample_negatives(Tensor users, Tensor user_ptr, Tensor user_items, Tensor candidates, int seed, int offset) "
       "-> Tensor");
   m.def("sample_edges(Tensor weights, int num_kept, int seed, int stream) -> Tensor");
+  // Draw s of entries b takes attempts i = 0, 1, ... from philox(seed, i, first_draw + s): word 0 chooses one of
+  // `users`, words 1 and 2 what goes with it. An attempt that repeats a user of its draw is refused while num_entries
+  // <= number of users. Rows are entries of user_ptr's lists, int64 [num_draws * num_entries]; triples int64 [3, same].
+  m.def(
+      "sample_user_rows(Tensor user_ptr, Tensor users, int num_entries, int num_draws, int seed, int first_draw) "
+      "-> Tensor");
+  m.def(
+      "sample_triples(Tensor users, int num_items, int num_entries, int num_draws, int seed, int first_draw) "
+      "-> Tensor");
 
   // Lists: int32 ids, the best first, the lower id among equals, then -1 with similarity -inf. By cosine an all-zero row
   // is in no list but its own. precision: "float32", "bfloat16" (proposes; the listed numbers and their order are
@@ -65,6 +85,17 @@ TORCH_LIBRARY(mmfast, m) {
   m.def(
       "adam_rows_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, Tensor grad, float lr, "
       "float beta1, float beta2, float eps, float weight_decay, int step) -> ()");
+
+  // Row-lazy Adam. row_steps, int32 [N, 2]: the step up to which a row's parameters (0) and moments (1) are made; 0
+  // for moments that are zero since the start. catch_up makes the zero-gradient steps up to `step`: of the parameters
+  // of `rows` (any order, repeats allowed), or of everything where rows is None. lazy_ makes the steps before `step`
+  // and then that step; its rows are sorted and unique.
+  m.def(
+      "adam_catch_up_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) row_steps, "
+      "Tensor? rows, float lr, float beta1, float beta2, float eps, int step) -> ()");
+  m.def(
+      "adam_lazy_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) row_steps, Tensor rows, "
+      "Tensor grad, float lr, float beta1, float beta2, float eps, int step) -> ()");
 }
 
 namespace py = pybind11;

@@ -131,6 +131,7 @@ def train_epoch(run: Training, epoch: int, shown: Progress) -> dict[str, float]:
                 waiting.clear()
                 if shown.due():
                     shown.step(step, sum(totals.values()) / step)
+        run.optimizer.flush()
     return {name: total / steps for name, total in totals.items()}
 
 

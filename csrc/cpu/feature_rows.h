@@ -3,20 +3,16 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <c10/util/string_view.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
-#include "../check.h"
+#include "../search_checks.h"
 #include "simd.h"
 
 namespace mmfast {
-
-// Checks what all ops over similarities take; returns whether the metric is cosine.
-bool check_features(const at::Tensor& features, c10::string_view metric, int64_t block_bytes, const char* op);
 
 double squared_norm(const float* x, int64_t size);
 double squared_norm(const double* x, int64_t size);

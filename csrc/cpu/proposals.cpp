@@ -1,15 +1,16 @@
 // Why the bounds hold. With x' = x + dx, y' = y + dy: |x'.y' - x.y| = |dx.y' + x.dy| <= |dx||y'| + |x||dy|.
 // Products of bfloat16 are exact in float32; adding n of them in any order errs by at most n u / (1 - n u) |x'||y'|
-// with u = 2^-23, which also covers units that cut instead of rounding. Where all errors are at most b, the k-th best
-// number is at least s_k - b, s_k being the k-th best proposal, and a number that reaches it was proposed with s_k - 2
-// b or more.
+// with u = 2^-23, which also covers units that cut instead of rounding. Where all errors are at most b, and s_k is the
+// k-th best proposal, the k-th best number is s_k - b or more, and a number that reaches it was proposed with at least
+// s_k - 2 b.
 #include "proposals.h"
 
 #include <c10/util/BFloat16.h>
-#include <c10/util/Exception.h>
 
 #include <cmath>
+#include <numeric>
 
+#include "../search_checks.h"
 #include "simd.h"
 
 namespace mmfast {
@@ -32,27 +33,24 @@ bool has_bfloat16_units() {
 }  // namespace
 
 bool proposes(c10::string_view precision, at::ScalarType type, int64_t width, const char* op) {
-  TORCH_CHECK_VALUE(precision == "auto" || precision == "float32" || precision == "bfloat16", op, ": precision='",
-                    precision, "' is unknown; choose auto, float32 or bfloat16");
-  TORCH_CHECK_VALUE(precision != "bfloat16" || type != at::kDouble, op,
-                    ": precision='bfloat16' decides in float32, but the numbers are Double; choose auto or float32");
+  check_precision(precision, type, op);
   if (precision == "auto") return type != at::kDouble && width >= kLeastWidth && has_bfloat16_units();
   return precision == "bfloat16";
 }
 
 MMFAST_CLONES Rounding rounding_of(const float* x, int64_t width) {
-  constexpr int kLanes = 16;
+  constexpr int64_t kLanes = 16;
   double squares[kLanes] = {}, errors[kLanes] = {};
-  for (int64_t f = 0; f < width; ++f) {
-    const double value = x[f], off = static_cast<double>(static_cast<float>(c10::BFloat16(x[f]))) - value;
-    squares[f % kLanes] += value * value;
-    errors[f % kLanes] += off * off;
+  for (int64_t begin = 0; begin < width; begin += kLanes) {
+    const int64_t lanes = std::min(kLanes, width - begin);
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const double value = x[begin + lane], off = static_cast<float>(c10::BFloat16(x[begin + lane])) - value;
+      squares[lane] += value * value;
+      errors[lane] += off * off;
+    }
   }
-  for (int lane = 1; lane < kLanes; ++lane) {
-    squares[0] += squares[lane];
-    errors[0] += errors[lane];
-  }
-  return {std::sqrt(squares[0]), std::sqrt(errors[0])};
+  const double square = std::accumulate(squares, squares + kLanes, 0.0);
+  return {std::sqrt(square), std::sqrt(std::accumulate(errors, errors + kLanes, 0.0))};
 }
 
 double product_error(const Rounding& x, const Rounding& others, int64_t width) {
@@ -81,9 +79,7 @@ MMFAST_CLONES float decisive_product(const float* x, const float* y, int64_t wid
     for (int lane = 0; lane < kLanes; ++lane) sum[lane] += static_cast<double>(x[f + lane]) * y[f + lane];
   }
   for (; f < width; ++f) sum[0] += static_cast<double>(x[f]) * y[f];
-  double total = 0;
-  for (double part : sum) total += part;
-  return static_cast<float>(total);
+  return static_cast<float>(std::accumulate(sum, sum + kLanes, 0.0));
 }
 
 }  // namespace mmfast

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "../check.h"
+#include "../search_checks.h"
 #include "candidates.h"
 #include "proposals.h"
 #include "topk.h"
@@ -57,26 +58,6 @@ struct Output {
   void* scores;
   bool* hits;
 };
-
-Lists check_lists(const at::Tensor& ptr, const at::Tensor& items, int64_t num_users, int64_t num_items,
-                  const char* ptr_name, const char* name) {
-  check_dim(ptr, 1, kOp, ptr_name);
-  check_dim(items, 1, kOp, name);
-  check_dtype(ptr, at::kLong, kOp, ptr_name);
-  check_dtype(items, at::kInt, kOp, name);
-  check_size(ptr, 0, num_users + 1, kOp, ptr_name);
-  check_ids(items, num_items, kOp, name);
-  const Lists lists{ptr.const_data_ptr<int64_t>(), items.const_data_ptr<int32_t>()};
-  TORCH_CHECK(lists.ptr[0] >= 0 && lists.ptr[num_users] <= items.numel(), kOp, ": ", ptr_name, " runs from ",
-              lists.ptr[0], " to ", lists.ptr[num_users], "; wanted offsets into the ", items.numel(), " ", name);
-  for (int64_t user = 0; user < num_users; ++user) {
-    TORCH_CHECK(lists.ptr[user] <= lists.ptr[user + 1], kOp, ": ", ptr_name, " falls from ", lists.ptr[user], " to ",
-                lists.ptr[user + 1], " at user row ", user, "; wanted ascending offsets");
-    TORCH_CHECK(std::is_sorted(lists.begin(user), lists.end(user)), kOp, ": ", name, " of user row ", user,
-                " do not ascend; sort them");
-  }
-  return lists;
-}
 
 template <typename T>
 class Ranking {
@@ -287,8 +268,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rank(const at::Tensor& users, con
                     candidates ? " candidates" : " items", "; choose k <= ", pool.size());
   const auto hide_ptr = mask_ptr.contiguous(), hide = mask_items.contiguous(), want_ptr = target_ptr.contiguous(),
              want = target_items.contiguous();
-  const Lists mask = check_lists(hide_ptr, hide, num_users, num_items, "mask_ptr", "mask_items");
-  const Lists targets = check_lists(want_ptr, want, num_users, num_items, "target_ptr", "target_items");
+  check_lists(hide_ptr, hide, num_users, num_items, kOp, "mask_ptr", "mask_items");
+  check_lists(want_ptr, want, num_users, num_items, kOp, "target_ptr", "target_items");
+  const Lists mask{hide_ptr.const_data_ptr<int64_t>(), hide.const_data_ptr<int32_t>()};
+  const Lists targets{want_ptr.const_data_ptr<int64_t>(), want.const_data_ptr<int32_t>()};
   auto top = at::empty({num_users, k}, left.options().dtype(at::kInt));
   auto scores = at::empty({num_users, k}, left.options());
   auto hits = at::empty({num_users, k}, left.options().dtype(at::kBool));

@@ -1,6 +1,7 @@
 """The ops: each has a native kernel per device, a plain-PyTorch reference, a fake kernel and a gradient."""
 
 from mmfast.ops._backend import backend, use_backend
+from mmfast.ops.adam_lazy import adam_catch_up_, adam_lazy_
 from mmfast.ops.adam_rows import adam_rows_
 from mmfast.ops.bpr_loss import bpr_loss
 from mmfast.ops.compact_ids import compact_ids
@@ -14,9 +15,12 @@ from mmfast.ops.rank import rank
 from mmfast.ops.regularisers import frobenius_reg, half_square_reg
 from mmfast.ops.sample_edges import sample_edges
 from mmfast.ops.sample_negatives import sample_negatives
+from mmfast.ops.sample_users import sample_triples, sample_user_rows
 
 __all__ = [
     "CSR",
+    "adam_catch_up_",
+    "adam_lazy_",
     "adam_rows_",
     "backend",
     "bpr_loss",
@@ -34,5 +38,7 @@ __all__ = [
     "rank",
     "sample_edges",
     "sample_negatives",
+    "sample_triples",
+    "sample_user_rows",
     "use_backend",
 ]

@@ -135,7 +135,7 @@ def test_memory_mapped_and_strided_input(tmp_path):
     assert equal(want, knn_graph(mapped, 4))
     assert equal(want, knn_graph(features.T.contiguous().T, 4))
     half = knn_graph(mapped.astype(np.float16), 4, block_bytes=SMALL_PANELS)
-    assert equal(half, knn_graph(torch.tensor(mapped.astype(np.float16)), 4))
+    assert equal(half, knn_graph(torch.tensor(mapped.astype(np.float16)), 4, block_bytes=SMALL_PANELS))
 
 
 @pytest.mark.parametrize("block_bytes", [ONE_PANEL, 200_000])
