@@ -10,7 +10,7 @@ from mmfast.ops.propagate import READOUTS, propagate, propagate_reference, propa
 
 SIZES = [  # nodes, entries, width
     *[(1, 0, 1), (1, 1, 3), (7, 11, 8), (53, 300, 64), (97, 500, 67), (31, 200, 128), (257, 3000, 33)],
-    *[(2, 257, 1), (5, 3000, 64), (3, 4000, 260)],  # rows of hundreds of entries
+    *[(3, 1000, 17), (5, 3000, 64), (3, 4000, 260)],  # rows of hundreds of entries
 ]
 
 
