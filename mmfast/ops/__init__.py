@@ -3,32 +3,50 @@
 from mmfast.ops._backend import backend, use_backend
 from mmfast.ops.adam_rows import adam_rows_
 from mmfast.ops.bpr_loss import bpr_loss
+from mmfast.ops.ckd_loss import ckd_loss
 from mmfast.ops.compact_ids import compact_ids
+from mmfast.ops.cosine_loss import cosine_loss
 from mmfast.ops.csr import CSR
 from mmfast.ops.gathered_norm import gathered_norm
+from mmfast.ops.info_nce import info_nce
 from mmfast.ops.knn_graph import knn_graph
+from mmfast.ops.moments import moment_alignment, moments
 from mmfast.ops.project_rows import project_rows
 from mmfast.ops.propagate import propagate, propagate_rows
 from mmfast.ops.rank import rank
-from mmfast.ops.regularisers import frobenius_reg, half_square_reg
+from mmfast.ops.regularisers import frobenius_reg, half_square_reg, mean_square_reg
 from mmfast.ops.sample_edges import sample_edges
 from mmfast.ops.sample_negatives import sample_negatives
+from mmfast.ops.target_contrast import target_contrast
+from mmfast.ops.target_pool import target_pool
+from mmfast.ops.transfer_kl import transfer_kl
+from mmfast.ops.triple_margins import triple_margins
 
 __all__ = [
     "CSR",
     "adam_rows_",
     "backend",
     "bpr_loss",
+    "ckd_loss",
     "compact_ids",
+    "cosine_loss",
     "frobenius_reg",
     "gathered_norm",
     "half_square_reg",
+    "info_nce",
     "knn_graph",
+    "mean_square_reg",
+    "moment_alignment",
+    "moments",
     "project_rows",
     "propagate",
     "propagate_rows",
     "rank",
     "sample_edges",
     "sample_negatives",
+    "target_contrast",
+    "target_pool",
+    "transfer_kl",
+    "triple_margins",
     "use_backend",
 ]
