@@ -43,7 +43,9 @@ TORCH_LIBRARY(mmfast, m) {
   // u . (p - n) of every triple; the gradient is that of bpr_loss with grad 1 and the slope of each triple.
   m.def("triple_margins(Tensor users, Tensor items, Tensor user_index, Tensor pos_index, Tensor neg_index) -> Tensor");
 
-  // The losses below return what their gradient is made of beside their value: slopes are derivatives by an argument.
+  // The losses below return what their gradient is made of beside their value: slopes are derivatives by an argument,
+  // slope_backward is a slope times the gradient of its loss, a scalar or [B].
+  m.def("slope_backward(Tensor grad, Tensor slope) -> Tensor");
   // info_nce: loss [B] and log-sum-exp [B] per anchor of x over the rows of y without row skip[b]; slope [B, D] of x,
   // empty unless wanted.
   m.def(

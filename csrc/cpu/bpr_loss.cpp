@@ -194,6 +194,20 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss(const at::Tensor& users, const at::T
   return {loss, slope};
 }
 
+at::Tensor triple_margins(const at::Tensor& users, const at::Tensor& items, const at::Tensor& user,
+                          const at::Tensor& pos, const at::Tensor& neg) {
+  const Checked batch("triple_margins", users, items, user, pos, neg);
+  at::Tensor margins = at::empty({user.size(0)}, users.options());
+  const auto run = [&]<typename T>(T) {
+    const Triples<T> triples = batch.view<T>();
+    T* out = margins.mutable_data_ptr<T>();
+    at::parallel_for(0, triples.count, kBlock,
+                     [&](int64_t first, int64_t last) { margins_range(triples, first, last, out + first); });
+  };
+  users.scalar_type() == at::kDouble ? run(double{}) : run(float{});
+  return margins;
+}
+
 std::tuple<at::Tensor, at::Tensor> bpr_loss_backward(const at::Tensor& grad, const at::Tensor& slope,
                                                      const at::Tensor& users, const at::Tensor& items,
                                                      const at::Tensor& user, const at::Tensor& pos,
@@ -220,6 +234,7 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss_backward(const at::Tensor& grad, con
 TORCH_LIBRARY_IMPL(mmfast, CPU, m) {
   m.impl("bpr_loss", &bpr_loss);
   m.impl("bpr_loss_backward", &bpr_loss_backward);
+  m.impl("triple_margins", &triple_margins);
 }
 
 }  // namespace mmfast

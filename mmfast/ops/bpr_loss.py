@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import native, register
+from mmfast.ops._slopes import register_gradient
 
 KINDS = ("logsigmoid", "eps", "raw", "log2")
 
@@ -33,7 +34,9 @@ def bpr_loss(
     Example: `loss = bpr_loss(user_table, item_table, batch.users, batch.pos_items, batch.neg_items)`
     """
     users, items = (t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in (users, items))
-    _check(users, items, user_index, pos_index, neg_index, kind)
+    if kind not in KINDS:
+        raise MmfastError(f"bpr_loss: kind is '{kind}'; choose one of {', '.join(KINDS)}")
+    check_triples("bpr_loss", users, items, user_index, pos_index, neg_index)
     if not native("bpr_loss", users):
         return bpr_loss_reference(users, items, user_index, pos_index, neg_index, kind)
     return torch.ops.mmfast.bpr_loss(users, items, user_index, pos_index, neg_index, kind)[0]
@@ -57,23 +60,22 @@ def bpr_loss_reference(
     return loss / math.log(2.0) if kind == "log2" else loss
 
 
-def _check(
-    users: torch.Tensor, items: torch.Tensor, user: torch.Tensor, pos: torch.Tensor, neg: torch.Tensor, kind: str
+def check_triples(
+    op: str, users: torch.Tensor, items: torch.Tensor, user: torch.Tensor, pos: torch.Tensor, neg: torch.Tensor
 ) -> None:
-    if kind not in KINDS:
-        raise MmfastError(f"bpr_loss: kind is '{kind}'; choose one of {', '.join(KINDS)}")
+    """Raise MmfastError, in the name of `op`, unless the three indices are one batch of rows of the two tables."""
     if users.dim() != 2 or items.dim() != 2 or users.shape[1] != items.shape[1] or users.dtype != items.dtype:
         raise MmfastError(
-            f"bpr_loss: users is {users.dtype} {list(users.shape)}, items {items.dtype} {list(items.shape)}; "
+            f"{op}: users is {users.dtype} {list(users.shape)}, items {items.dtype} {list(items.shape)}; "
             "wanted two tables [rows, D] of one dtype and width"
         )
     for name, index in (("user_index", user), ("pos_index", pos), ("neg_index", neg)):
         if index.dtype not in (torch.int64, torch.int32) or index.dim() != 1 or index.shape != user.shape:
             raise MmfastError(
-                f"bpr_loss: {name} is {index.dtype} {list(index.shape)}; wanted int64 or int32 [{user.shape[0]}]"
+                f"{op}: {name} is {index.dtype} {list(index.shape)}; wanted int64 or int32 [{user.shape[0]}]"
             )
     if user.shape[0] == 0:
-        raise MmfastError("bpr_loss: the batch is empty; wanted at least one (user, item, item) row")
+        raise MmfastError(f"{op}: the batch is empty; wanted at least one (user, item, item) row")
 
 
 def _fake(
@@ -98,15 +100,5 @@ def _fake_backward(
     return users.new_empty(users.shape), items.new_empty(items.shape)
 
 
-def _setup_once(ctx: Any, inputs: tuple, output: Any) -> None:
-    """Save nothing: the gradient below only refuses."""
-
-
-def _backward_once(ctx: Any, *grads: torch.Tensor) -> None:
-    raise MmfastError(
-        "bpr_loss: second derivatives are not provided; use MMFAST_BACKEND=reference where they are needed"
-    )
-
-
 register("bpr_loss", _fake, _backward, _setup)
-register("bpr_loss_backward", _fake_backward, _backward_once, _setup_once)
+register_gradient("bpr_loss_backward", _fake_backward)

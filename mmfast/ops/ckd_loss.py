@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import native, register
+from mmfast.ops._slopes import scaled
 
 SPECIFIC = ("hinge", "cross_entropy", "square")
 WEIGHTS = ("paper", "code", "uniform", "ones")
@@ -36,8 +37,8 @@ def ckd_loss(
     SD_m (Eq. 11) is the mean of max(teacher - student, 0), with specific "cross_entropy" or "square" the ablations
     KL and MSE; GD_m (Eq. 12-13) the mean cross-entropy of sigmoid(student / temperature) under that of the teacher, as
     softplus(z) - a z, or with eps > 0 as the released code writes it, eps inside both logarithms.
-    weights: "paper" (Eq. 15-18, bounded), "code" (a weight for every triple, of sum 2, M = 2 only; w is their mean), and
-    without re-weighting "uniform" ((M - 1) / M) or "ones". Weights, teachers, margin and masked are constants.
+    weights: "paper" (Eq. 15-18, bounded), "code" (one a triple, of sum 2, M = 2 only; w is their mean), and without
+    re-weighting "uniform" ((M - 1) / M) or "ones". Weights, teachers, margin and masked are constants.
     Raises MmfastError for an empty batch or arguments that do not fit.
 
     Example: `loss, weights = ckd_loss(margin, student, teacher, universal_student, universal_teacher)`
@@ -133,7 +134,9 @@ def _check(
                 f"ckd_loss: {name} is {t.dtype} {list(t.shape)}; wanted {student.dtype} {list(shape)} like student"
             )
     if weights == "code" and student.shape[0] != 2:
-        raise MmfastError(f"ckd_loss: weights 'code' is defined for 2 modalities, got {student.shape[0]}; choose 'paper'")
+        raise MmfastError(
+            f"ckd_loss: weights 'code' is defined for 2 modalities, got {student.shape[0]}; choose 'paper'"
+        )
 
 
 def _fake(
@@ -154,7 +157,7 @@ def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-    student, universal = (grad * slope for slope in ctx.saved_tensors)
+    student, universal = (scaled(grad, slope) for slope in ctx.saved_tensors)
     return None, student, None, None, universal, None, None, None, None, None, None
 
 

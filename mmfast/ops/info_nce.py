@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import native, register
+from mmfast.ops._slopes import register_gradient, scaled
 
 NEGATIVES = ("batch", "all")
 REDUCTIONS = ("mean", "sum", "none")
@@ -29,8 +30,8 @@ def info_nce(
 
     Of anchor b with candidates c: -ln[ e(x_b, y_b) / sum_c e(x_b, y_c) ], e(a, b) = exp(cos(a, b) / temperature); the
     positive is one of the candidates, and repeated rows stay. x: float [B, D]; y: float [N, D] of the same dtype; half
-    precision, as under autocast, is computed in float32. index: int64 [B], the positive row of y of each anchor; without
-    it N = B and row b of y is the positive of row b of x.
+    precision, as under autocast, is computed in float32. index: int64 [B], the positive row of y of every anchor;
+    without it N = B and row b of y is the positive of row b of x.
     normalize: False takes inner products for cosines (SLMRec's FAC task). negatives: "batch" takes the B positive rows
     as candidates (NCE of protocol section 8: MGCN, SMORE, SLMRec), "all" every row of y (LGMRec, which also wants
     reduction "sum"; MENTOR). intra: every other anchor is a candidate too (MICRO). reduction: "mean", "sum", or "none"
@@ -129,7 +130,7 @@ def _setup(ctx: Any, inputs: tuple, output: tuple[torch.Tensor, torch.Tensor, to
 
 def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
     lse, slope, x, y, index, skip = ctx.saved_tensors
-    grad_x = grad.unsqueeze(1) * slope if ctx.needs_input_grad[0] else None
+    grad_x = scaled(grad, slope) if ctx.needs_input_grad[0] else None
     grad_y = None
     if ctx.needs_input_grad[1]:
         rest = x, y, index, skip, ctx.temperature, ctx.normalize
@@ -137,11 +138,9 @@ def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | Non
     return grad_x, grad_y, None, None, None, None, None
 
 
-def _fake_backward(
-    grad: torch.Tensor, lse: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *rest: Any
-) -> torch.Tensor:
+def _fake_backward(grad: torch.Tensor, lse: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *rest: Any) -> torch.Tensor:
     return y.new_empty(y.shape)
 
 
 register("info_nce", _fake, _backward, _setup)
-register("info_nce_backward", _fake_backward)
+register_gradient("info_nce_backward", _fake_backward)

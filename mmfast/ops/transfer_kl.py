@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import native, register
+from mmfast.ops._slopes import register_gradient, scaled
 
 REDUCTIONS = ("batchmean", "mean", "none")
 
@@ -71,7 +72,9 @@ def _check(
     if not temperature > 0:
         raise MmfastError(f"transfer_kl: temperature is {temperature}; choose a number above zero")
     if content is None or content.dim() != 3 or content.shape[0] == 0:
-        raise MmfastError("transfer_kl: there is no content; wanted one tensor [B, D] for each of one or more modalities")
+        raise MmfastError(
+            "transfer_kl: there is no content; wanted one tensor [B, D] for each of one or more modalities"
+        )
     for name, t in (("items", items), ("content", content)):
         if users.dim() != 2 or t.shape[-2:] != users.shape or t.dtype != users.dtype:
             raise MmfastError(
@@ -97,7 +100,7 @@ def _setup(ctx: Any, inputs: tuple, output: tuple[torch.Tensor, torch.Tensor, to
 
 def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
     lse, slope, *tables = ctx.saved_tensors
-    grad_users = grad.unsqueeze(1) * slope if ctx.needs_input_grad[0] else None
+    grad_users = scaled(grad, slope) if ctx.needs_input_grad[0] else None
     grad_content = None
     if ctx.needs_input_grad[2]:
         grad_content = torch.ops.mmfast.transfer_kl_backward(grad.contiguous(), lse, *tables, ctx.temperature)
@@ -116,4 +119,4 @@ def _fake_backward(
 
 
 register("transfer_kl", _fake, _backward, _setup)
-register("transfer_kl_backward", _fake_backward)
+register_gradient("transfer_kl_backward", _fake_backward)
