@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 
 KINDS = ("logsigmoid", "eps", "raw", "log2")
 
@@ -36,7 +36,7 @@ def bpr_loss(
     _check(users, items, user_index, pos_index, neg_index, kind)
     if not native("bpr_loss", users):
         return bpr_loss_reference(users, items, user_index, pos_index, neg_index, kind)
-    return torch.ops.mmfast.bpr_loss(users, items, user_index, pos_index, neg_index, kind)[0]
+    return call_native("bpr_loss", users, items, user_index, pos_index, neg_index, kind)[0]
 
 
 def bpr_loss_reference(

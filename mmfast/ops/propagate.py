@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops.csr import CSR
 
 READOUTS = ("mean", "sum", "last")
@@ -25,7 +25,7 @@ def propagate(csr: CSR, transpose: CSR, x: torch.Tensor, num_layers: int, readou
     _check("propagate", csr, transpose, x, num_layers, readout)
     if not native("propagate", x):
         return propagate_reference(csr, x, num_layers, readout)
-    return torch.ops.mmfast.propagate(*_operands(csr, transpose), x, num_layers, readout)
+    return call_native("propagate", *_operands(csr, transpose), x, num_layers, readout)
 
 
 def propagate_rows(
@@ -41,7 +41,7 @@ def propagate_rows(
         raise MmfastError(f"propagate_rows: rows is {rows.dtype} {list(rows.shape)}; wanted int64 [R]")
     if not native("propagate_rows", x):
         return propagate_rows_reference(csr, x, rows, num_layers, readout)
-    return torch.ops.mmfast.propagate_rows(*_operands(csr, transpose), x, rows, num_layers, readout)
+    return call_native("propagate_rows", *_operands(csr, transpose), x, rows, num_layers, readout)
 
 
 def propagate_reference(csr: CSR, x: torch.Tensor, num_layers: int, readout: str = "mean") -> torch.Tensor:
