@@ -120,11 +120,19 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys, tmp_path):
 
 def test_evaluate_repeats_the_runs_numbers_and_takes_options(trained, tmp_path, capsys):
     assert main(["evaluate", trained, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["metrics"] == json.loads(Path(trained, "metrics.json").read_text())["test"]
+    report, stored = json.loads(capsys.readouterr().out), json.loads(Path(trained, "metrics.json").read_text())
+    assert {part: report[part]["metrics"] for part in report} == {part: stored[part] for part in ("valid", "test")}
     out = tmp_path / "users.parquet"
+    assert main(["evaluate", trained, "--per-user", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "metric        valid    test" in text
+    assert f"{stored['valid']['recall@5']:.5f}  {stored['test']['recall@5']:.5f}" in text
+    table = pl.read_parquet(out)
+    assert table.columns[:2] == ["part", "user"]
+    assert table.filter(part="test")["recall@5"].mean() == pytest.approx(stored["test"]["recall@5"])
     assert main(["evaluate", trained, "--part", "valid", "--top-k", "3", "--per-user", str(out)]) == 0
-    assert "recall@3" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "recall@3     0." in text and "test:" not in text
     assert pl.read_parquet(out)["user"][0] == "A000"
     assert main(["evaluate", trained, "--hide", "image"]) == 2
     assert "hide: Toy reads no modality 'image'. It reads: none" in capsys.readouterr().err
