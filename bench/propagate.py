@@ -69,10 +69,7 @@ def cases(name, device, limit, width, repeat, batch_size):
     others = {other: forward_backward(lambda m=m: by_hand(m), x, rows) for other, m in matrices.items()}
     others["our dense table"] = forward_backward(lambda: propagate(csr, csr, x, layers), x, rows)
     ours = forward_backward(lambda: propagate_rows(csr, csr, x, rows, layers)[0], x)
-    all_layers = facts | {
-        "least_bytes": 2 * layers * one["least_bytes"],
-        "least_flops": 2 * layers * one["least_flops"],
-    }
+    all_layers = facts | {name: 2 * layers * one[name] for name in ("least_bytes", "least_flops")}
     yield measure("propagate", name, f"batch of {layers} layers", ours, others, **all_layers)
 
 

@@ -1,4 +1,4 @@
-"""mmfast: a fast engine for multimodal recommendation. The public names load what they need when first used."""
+"""mmfast: a fast engine for multimodal recommendation, whose public names load what they need when first used."""
 
 from __future__ import annotations
 

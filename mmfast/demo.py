@@ -12,14 +12,11 @@ EXAMPLES = """examples:
   mmfast demo                          the same as `mmfast train configs/demo_freedom.yaml`, with a look at the result
   mmfast demo train.epochs=5 seed=1    settings as for `mmfast train`
 """
-SETTINGS = (
-    "model=freedom",
-    "model.reg_weight=0.001",
-    "model.edge_dropout=0.8",
-    "data=demo",
-    "train.epochs=200",
-    "train.patience=10",
-)
+SETTINGS = {
+    "model": {"name": "freedom", "reg_weight": 0.001, "edge_dropout": 0.8},
+    "data": {"name": "demo"},
+    "train": {"epochs": 200, "patience": 10},
+}
 SHOWN = 10
 
 
@@ -35,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from mmfast.config import load_config
     from mmfast.trainer import fit
 
-    finished = fit(load_config(None, [*SETTINGS, *args.settings]))
+    finished = fit(load_config(SETTINGS, args.settings))
     print(metric_lines({part: finished.metrics[part] for part in ("valid", "test")}))
     show_user(finished, args.user)
     print(f"\nThe run is in {finished.folder}; next: mmfast evaluate {finished.folder} --hide image")

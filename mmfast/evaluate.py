@@ -69,7 +69,7 @@ class Rows:
 def evaluate(
     run_or_model: Run | torch.nn.Module,
     dataset: Dataset | None = None,
-    part: str = "valid",
+    part: str | None = None,
     config: EvaluateConfig | None = None,
     *,
     hide: Collection[str] = (),
@@ -77,14 +77,16 @@ def evaluate(
     """Rank all candidate items for the users of `part` ("valid" or "test") and return their metrics.
 
     Only the user's training items are masked, also on test; values are means over users with a row in the part, in
-    float64. `hide` shows the model the mean feature row in place of these modalities. Works on the model's device.
+    float64. `part` None is "test" for a run, whose model is chosen already, and "valid" for a model.
+    `hide` shows the model the mean feature row in place of these modalities. Works on the model's device.
     A run brings its data set and its evaluate settings; a model needs the `dataset`, and has the default settings.
     Raises MmfastError for an unknown part or metric, non-finite vectors, or when no user has a cold target.
 
-    >>> evaluate(run, part="test").metrics["recall@20"]  # doctest: +SKIP
+    >>> evaluate(run).metrics["recall@20"]  # doctest: +SKIP
     0.0899
     """
     model, dataset, config = _asked(run_or_model, dataset, config)
+    part = part or ("valid" if model is run_or_model else "test")
     if part not in PARTS:
         raise MmfastError(f"part: got '{part}'.{suggest(part, PARTS)} Evaluate valid or test; train items are masked")
     check_metrics(config.metrics)

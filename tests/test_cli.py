@@ -120,11 +120,19 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys, tmp_path):
 
 def test_evaluate_repeats_the_runs_numbers_and_takes_options(trained, tmp_path, capsys):
     assert main(["evaluate", trained, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["metrics"] == json.loads(Path(trained, "metrics.json").read_text())["test"]
+    report, stored = json.loads(capsys.readouterr().out), json.loads(Path(trained, "metrics.json").read_text())
+    assert {part: report[part]["metrics"] for part in report} == {part: stored[part] for part in ("valid", "test")}
     out = tmp_path / "users.parquet"
+    assert main(["evaluate", trained, "--per-user", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "metric        valid    test" in text
+    assert f"{stored['valid']['recall@5']:.5f}  {stored['test']['recall@5']:.5f}" in text
+    table = pl.read_parquet(out)
+    assert table.columns[:2] == ["part", "user"]
+    assert table.filter(part="test")["recall@5"].mean() == pytest.approx(stored["test"]["recall@5"])
     assert main(["evaluate", trained, "--part", "valid", "--top-k", "3", "--per-user", str(out)]) == 0
-    assert "recall@3" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "recall@3     0." in text and "test:" not in text
     assert pl.read_parquet(out)["user"][0] == "A000"
     assert main(["evaluate", trained, "--hide", "image"]) == 2
     assert "hide: Toy reads no modality 'image'. It reads: none" in capsys.readouterr().err
@@ -182,7 +190,36 @@ def test_demo_trains_and_shows_titles(tmp_path, capsys):
 
 def test_demo_is_the_shipped_config():
     shipped = load_config(ROOT / "configs" / "demo_freedom.yaml")
-    assert load_config(None, demo.SETTINGS) == shipped
+    assert load_config(demo.SETTINGS) == shipped
+
+
+def test_demo_settings_come_in_any_order(monkeypatch):
+    seen = []
+    monkeypatch.setattr(trainer, "fit", lambda config: seen.append(config) or sys.exit())
+    for order in (["model.num_layers=1", "model=lightgcn"], ["model=lightgcn", "model.num_layers=1"]):
+        with pytest.raises(SystemExit):
+            main(["demo", *order, "train.epochs=5"])
+    assert seen[0] == seen[1]
+    assert (seen[0].model.name, seen[0].model.num_layers, seen[0].train.patience) == ("lightgcn", 1, 10)
+
+
+def test_mistakes_outside_of_the_model_are_told_without_loading_torch():
+    code = (
+        "import sys\nfrom mmfast.cli import main\nassert main(sys.argv[1:]) == 2\nassert 'torch' not in sys.modules\n"
+    )
+    shipped = str(ROOT / "configs" / "demo_freedom.yaml")
+    remark = "\n  (the options of model and framework are checked after that)\n"
+    for arguments, message in (
+        ([shipped, "typo=1", "train.epochs=x"], "mmfast: 2 mistakes in the config:\n  train.epochs: got 'x'"),
+        (["model=lightgcn", "evaluate.top_k=[]"], "mmfast: 1 mistake in the config:\n  evaluate.top_k: got []"),
+        (["configs/none.yaml"], "mmfast: config file 'configs/none.yaml' does not exist."),
+        (["epochs"], "mmfast: config file 'epochs' does not exist."),
+    ):
+        command = [sys.executable, "-c", code, "train", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.startswith(message)
+        assert done.stderr.endswith(remark) == ("mistake" in message)
 
 
 def test_modules_run_as_commands():

@@ -15,6 +15,7 @@ from mmfast.export import export_index, export_vectors
 from mmfast.recommend import read_ids, recommend, similar_items
 from mmfast.significance import compare, paired, student_tail, t_test
 from mmfast.trainer import fit
+from tests.full_disk import full_after
 from tests.toys import toy_config, toy_dataset
 
 
@@ -100,6 +101,28 @@ def test_the_index_finds_what_recommend_ranks(run, tmp_path):
     table = recommend(run, ["A003", "A009"], k=6, exclude_seen=False)
     assert ids.gather(rows.reshape(-1)).to_list() == table["item"].to_list()
     np.testing.assert_allclose(scores.reshape(-1), table["score"].to_numpy(), rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # FAISS's SWIG types, on import
+def test_exporting_onto_a_full_disk_keeps_the_old_files(run, tmp_path):
+    export_index(run, tmp_path / "items.faiss")
+    export_vectors(run, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with full_after(100):
+        with pytest.raises(
+            MmfastError, match=r"cannot write '.*items\.faiss': .*; the former file is intact\. Free space"
+        ):
+            export_index(run, tmp_path / "items.faiss")
+        with pytest.raises(MmfastError, match=r"cannot write '.*new\.faiss': .*; no file was left\. Free space"):
+            export_index(run, tmp_path / "new.faiss")
+        with pytest.raises(MmfastError, match=r"cannot write '.*users\.parquet': .*; the former file is intact"):
+            export_vectors(run, tmp_path, kind="parquet")
+    with (
+        full_after(300),
+        pytest.raises(MmfastError, match=r"cannot write '.*users\.npy': .*; the former file is intact"),
+    ):
+        export_vectors(run, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_faiss_that_is_not_installed_is_said(run, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Train a model: a YAML file, key=value arguments that win over it, or both. Writes a folder below runs/."""
+"""Train a model by a YAML file, by key=value arguments that win over it, or by both, into a folder below runs/."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from mmfast.data.ids import IdTable, check_unique
 from mmfast.data.manifest import damaged, read_manifest, write_manifest
 from mmfast.data.notes import HELD_OUT, pairs_also_in_train
 from mmfast.data.raw import FeatureSource
-from mmfast.data.storage import new_folder
+from mmfast.data.storage import new_folder, save_npy
 from mmfast.errors import MmfastError
 
 ROWS_PER_GROUP = 1 << 20
@@ -169,7 +169,7 @@ def _write_feature(
     if isinstance(source, np.ndarray):
         check_feature_shape(modality, source, len(codes))
         missing, about = zero_rows(modality, source), {"encoder": "unknown", "source": None}
-        np.save(path, source)
+        save_npy(path, source)
     else:
         missing = source.write(path, modality, codes, ids)
         about = {"encoder": source.encoder, "source": source.origin}

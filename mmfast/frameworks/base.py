@@ -1,4 +1,4 @@
-"""Framework: how a backbone is trained. This class itself is plain training; a subclass overrides what it changes."""
+"""Framework: how a backbone is trained; the class itself is plain training, a subclass overrides what it changes."""
 
 from __future__ import annotations
 

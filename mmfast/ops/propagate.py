@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops.csr import CSR
 
 READOUTS = ("mean", "sum", "last")
@@ -41,7 +41,7 @@ def propagate(
     if _learned(csr) and (num_layers, readout) != (1, "last"):
         return _layer_by_layer(csr, transpose, x, num_layers, readout, dtype)
     graph = _operands(csr, transpose)
-    out = torch.ops.mmfast.propagate(*graph, x.flatten(1), num_layers, readout, dtype)
+    out = call_native("propagate", *graph, x.flatten(1), num_layers, readout, dtype)
     return out.unflatten(1, x.shape[1:]) if x.dim() > 2 else out
 
 
@@ -70,7 +70,7 @@ def propagate_rows(
         own = x[rows] if csr.num_rows == x.shape[0] else x[:0]
         return propagate(csr, transpose, x, num_layers, readout, dtype)[rows], own
     graph = _operands(csr, transpose)
-    part, own = torch.ops.mmfast.propagate_rows(*graph, x.flatten(1), rows, num_layers, readout, dtype)
+    part, own = call_native("propagate_rows", *graph, x.flatten(1), rows, num_layers, readout, dtype)
     return (part.unflatten(1, x.shape[1:]), own.unflatten(1, x.shape[1:])) if x.dim() > 2 else (part, own)
 
 
