@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmfast.errors import MmfastError
-from mmfast.ops import CSR, propagate, propagate_rows, sample_edges
+from mmfast.ops import CSR, Edges, propagate, propagate_rows, sample_edges
 
 DEGREE_EPS = 1e-7  # added to degrees by the references' symmetric normalisation (G-SYM)
 NORMS = ("sym", "sym0", "rw", "mean", "plain")
@@ -96,6 +96,13 @@ class Graph(nn.Module):
             )
         csr, transpose = self.csr, self.transpose
         return csr._replace(values=values), transpose._replace(values=values.detach()[self.order])
+
+    def incoming(self) -> Edges:
+        """Return the entries by row and by column, as the ops on edges take them; for graphs made by edge_graph."""
+        if self.order is None:
+            raise MmfastError("incoming: this graph keeps no order of its transpose; build it with edge_graph")
+        transpose = self.transpose
+        return Edges(self.ptr, self.cols, transpose.ptr, transpose.cols, self.order.int())
 
     def edges(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the edges of an undirected graph as (lower node, higher node), in order, int32 [E] each."""

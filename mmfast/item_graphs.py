@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.graph import Graph, directed_graph, mixed_neighbour_graph
+from mmfast.graph import Graph, cosine_neighbour_graph, directed_graph, mixed_neighbour_graph
 from mmfast.neighbours import item_neighbours
 
 if TYPE_CHECKING:
@@ -62,10 +62,9 @@ def _cosine_graph(dataset: Dataset, modality: str, k: int) -> Graph:
         part = slice(start, start + (1 << 16))
         pair = [torch.from_numpy(np.asarray(features[which[part]], np.float32)) for which in (rows, cols)]
         values[part] = torch.nn.functional.cosine_similarity(*pair).numpy()
-    sums = np.bincount(rows, weights=values, minlength=len(ids))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(sums == 0, 0.0, 1.0 / np.sqrt(sums))
-    return directed_graph(rows, cols, values * scale[rows] * scale[cols], len(ids))
+    cosines = np.zeros(ids.shape, np.float32)
+    cosines[present] = values
+    return cosine_neighbour_graph(ids, cosines, len(ids))
 
 
 def union_graph(graphs: Sequence[Graph]) -> Graph:

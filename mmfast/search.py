@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mmfast.config import RunConfig, build_config
+from mmfast.config import build_config
 from mmfast.errors import MmfastError
 from mmfast.verbs import VerbModule
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
 from mmfast.config import ModelConfig
 from mmfast.errors import MmfastError, suggest
-from mmfast.graph import Graph
+from mmfast.graph import Graph, user_item_pairs
 from mmfast.models.features import FeatureSource, FrozenFeatures, HiddenFeatures, TrainableFeatures
 from mmfast.models.named import NamedModules
 
@@ -75,6 +76,10 @@ class Recommender(nn.Module):
                 f"{old.feature_dim}; build the model on a data set with the new features"
             )
         self.sources[modality] = source
+
+    def interactions(self, graph: Graph) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """Return the edges of an interaction graph as `user_item_graph` takes them: users, items, U, I."""
+        return *user_item_pairs(graph, self.num_users), self.num_users, self.num_items
 
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the edges that messages pass over (door 2); positives and evaluation masks stay."""

@@ -18,16 +18,12 @@ from mmfast.graph import user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import xavier_linear
 from mmfast.models.named import NamedModules
+from mmfast.ops import cosine_loss
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
     from mmfast.data.sampler import Batch
-
-
-def apart(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Return 1 - cos(x, y), the mean over rows [B, D]."""
-    return 1 - F.cosine_similarity(x, y).mean()
 
 
 @MODELS.register("bm3")
@@ -96,13 +92,13 @@ class BM3(Recommender):
         predicted_items = self.predictor(items)[item]
         norms = torch.linalg.matrix_norm(all_users) + torch.linalg.matrix_norm(all_items)
         terms = {
-            "rec": apart(self.predictor(users)[user], item_target) + apart(predicted_items, user_target),
+            "rec": cosine_loss(self.predictor(users)[user], item_target) + cosine_loss(predicted_items, user_target),
             "reg": self.config.reg_weight * norms / self.num_items,
         }
         for modality, projection in self.projections.items():
             content = self.item_features(modality).project(item_rows, projection.weight) + projection.bias
             target = self.target(modality, content, item_rows)[item]
             predicted = self.predictor(content)[item]
-            terms[f"align_{modality}"] = self.config.cl_weight * apart(predicted, item_target)
-            terms[f"intra_{modality}"] = self.config.cl_weight * apart(predicted, target)
+            terms[f"align_{modality}"] = self.config.cl_weight * cosine_loss(predicted, item_target)
+            terms[f"intra_{modality}"] = self.config.cl_weight * cosine_loss(predicted, target)
         return terms

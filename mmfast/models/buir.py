@@ -16,6 +16,7 @@ from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear, xavier
 from mmfast.graph import Graph, drop_entries, user_item_graph
 from mmfast.models.base import Recommender
+from mmfast.ops import cosine_loss
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class BUIR(Recommender):
             with torch.no_grad():
                 self.predictor.bias.normal_(generator=generator)
         else:
-            self.set_interaction_graph(user_item_graph(dataset.train.users, dataset.train.items, *sizes, eps=0.0))
+            self.set_interaction_graph(user_item_graph(dataset.train.users, dataset.train.items, *sizes, "sym0"))
 
     def forward_graph(self) -> Graph:
         """Return the graph of one forward: entries dropped at a rate of its own where that is asked for."""
@@ -89,9 +90,9 @@ class BUIR(Recommender):
         users, items = self.predictor(self.encode(self.nodes.all(), rows)).split(cut)
         with torch.no_grad():
             target_users, target_items = self.encode(self.target, rows).split(cut)
-        toward_items = F.cosine_similarity(users[user], target_items[item])
-        toward_users = F.cosine_similarity(items[item], target_users[user])
-        return {"bootstrap": (4 - 2 * toward_items - 2 * toward_users).mean()}
+        toward_items = cosine_loss(users[user], target_items[item])
+        toward_users = cosine_loss(items[item], target_users[user])
+        return {"bootstrap": 2 * (toward_items + toward_users)}
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear
-from mmfast.graph import Graph, renormalised, user_item_graph
+from mmfast.graph import Graph, edge_graph, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import leaky, unit
 from mmfast.models.named import NamedModules
-from mmfast.ops import bpr_loss, edge_attention, edge_dot, edge_softmax, gathered_norm
+from mmfast.ops import bpr_loss, edge_attention, mean_square_reg
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -69,8 +70,11 @@ class EgoGCN(Recommender):
 
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the edges of messages (door 2); IDs pass them normalised without epsilon."""
-        super().set_interaction_graph(renormalised(graph, "sym", eps=0.0))
-        self.edges = renormalised(graph, "none")
+        users, items, num_users, num_items = edges = self.interactions(graph)
+        super().set_interaction_graph(user_item_graph(*edges, "sym0"))
+        nodes, num_nodes = items + num_users, num_users + num_items
+        both = np.concatenate([users, nodes]), np.concatenate([nodes, users])
+        self.edges = edge_graph(*both, num_nodes, num_nodes)
 
     def user_preference(self, modality: str, hide: Collection[str] = ()) -> torch.Tensor:
         """Return the preferences [U, D] of a modality; the mean row everywhere when it is in `hide`."""
@@ -84,9 +88,7 @@ class EgoGCN(Recommender):
                 for _, table in self.preferences.items():
                     table.all().copy_(unit(table.all()))
         return {
-            m: torch.cat(
-                [self.user_preference(m, hide), unit(leaky(projection(self.item_features(m, hide).all())))]
-            )
+            m: torch.cat([self.user_preference(m, hide), unit(leaky(projection(self.item_features(m, hide).all())))])
             for m, projection in self.projections.items()
         }
 
@@ -98,24 +100,23 @@ class EgoGCN(Recommender):
 
     def modulate(self, modality: str, x: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the modulated vectors of a modality, [N, D]."""
-        own = x[modality]
+        own, edges = x[modality], self.edges.incoming()
         if self.config.modulation == "soft":
             sent = self.message(modality, x)
-            return unit(edge_attention(self.edges, own, sent, sent)[0])
-        mean = sum(x.values()) / len(x)
-        plain = edge_dot(self.edges, own, own)
-        strong = edge_softmax(self.edges, plain) > self.config.threshold
-        attention = edge_softmax(self.edges, torch.where(strong, edge_dot(self.edges, own, mean), plain))
-        zero = torch.zeros_like(attention)
-        shared = self.edges.with_values(torch.where(strong, attention, zero)).propagate(mean, 1, "last")
-        return unit(shared + self.edges.with_values(torch.where(strong, zero, attention)).propagate(own, 1, "last"))
+            return unit(edge_attention(edges, own, sent, sent)[0])
+        sent = torch.cat([own, sum(x.values()) / len(x)])
+        return unit(edge_attention(edges, own, sent, sent, choice=self.strong(own))[0])
+
+    def strong(self, own: torch.Tensor) -> torch.Tensor:
+        """Return which entries of the graph have an attention above the threshold, bool [E]."""
+        with torch.no_grad():
+            return edge_attention(self.edges.incoming(), own, own, own)[1] > self.config.threshold
 
     def modulated_share(self) -> dict[str, float]:
         """Return the share of graph entries that hard modulation changes, by modality."""
         with torch.no_grad():
             x = self.starts(frozenset())
-            above = {m: edge_softmax(self.edges, edge_dot(self.edges, own, own)) for m, own in x.items()}
-        return {m: (alpha > self.config.threshold).float().mean().item() for m, alpha in above.items()}
+        return {m: self.strong(own).float().mean().item() for m, own in x.items()}
 
     def representation(self, hide: frozenset[str]) -> torch.Tensor:
         """Return the vectors of all nodes, [N, (1 + M) D]: IDs, then the modalities."""
@@ -124,7 +125,7 @@ class EgoGCN(Recommender):
         for modality in x:
             content = self.modulate(modality, x)
             for _ in range(self.config.num_routing):
-                content = unit(content + edge_attention(self.edges, content, content, content)[0])
+                content = unit(content + edge_attention(self.edges.incoming(), content, content, content)[0])
             contents.append(content)
         start = unit(self.ids.all())
         if self.config.hops == "three":
@@ -153,8 +154,5 @@ class EgoGCN(Recommender):
     def penalty(self, batch: Batch) -> torch.Tensor:
         """Return the mean over 2 B pairs of squared ID entries, and the mean squares of the users' preferences."""
         users, items = self.id_embeddings()
-        gathered = ((users, batch.users), (users, batch.users), (items, batch.pos_items), (items, batch.neg_items))
-        entries = batch.size * self.config.embedding_dim
-        squares = sum(gathered_norm(table, index).square() for table, index in gathered) / (2 * entries)
-        tables = [table.all() for _, table in self.preferences.items()]
-        return squares + sum(gathered_norm(table, batch.users).square() for table in tables) / entries
+        pairs = (users, batch.users), (items, torch.cat([batch.pos_items, batch.neg_items]))
+        return mean_square_reg(*pairs, *((table.all(), batch.users) for _, table in self.preferences.items()))

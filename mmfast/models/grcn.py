@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable
-from mmfast.graph import Graph, renormalised, user_block, user_item_graph
+from mmfast.graph import Graph, edge_graph, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import leaky, unit, xavier_linear
 from mmfast.models.named import NamedModules
-from mmfast.ops import bpr_loss, edge_attention, gathered_norm
+from mmfast.ops import bpr_loss, edge_attention, edge_gather, mean_square_reg
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ class GRCN(Recommender):
 
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the edges of messages (door 2); they have no normalisation."""
-        super().set_interaction_graph(renormalised(graph, "none"))
-        self.to_users = user_block(self.graph, self.num_users)
+        users, items, num_users, num_items = self.interactions(graph)
+        nodes, num_nodes = items + num_users, num_users + num_items
+        both = np.concatenate([users, nodes]), np.concatenate([nodes, users])
+        super().set_interaction_graph(edge_graph(*both, num_nodes, num_nodes))
+        self.to_users = edge_graph(users, items, num_users, num_items)
 
     def user_preference(self, modality: str, hide: Collection[str] = ()) -> torch.Tensor:
         """Return the preferences [U, D] of a modality; the mean row everywhere when it is in `hide`."""
@@ -78,23 +82,19 @@ class GRCN(Recommender):
         items = unit(leaky(self.projections[modality](self.item_features(modality, hide).all())))
         users = unit(self.user_preference(modality, hide))
         for _ in range(self.config.num_routing if self.config.routing == "paper" else 0):
-            users = unit(users + edge_attention(self.to_users, users, items, items)[0])
+            users = unit(users + edge_attention(self.to_users.incoming(), users, items, items)[0])
         x = torch.cat([users, items])
-        neighbours, attention = edge_attention(self.graph, x, x, x)
+        neighbours, attention = edge_attention(self.graph.incoming(), x, x, x)
         return x + neighbours, attention
 
     def representation(self, hide: frozenset[str]) -> torch.Tensor:
         """Return the vectors of all nodes, [N, (1 + M) D]: IDs, then the modalities."""
-        contents, confident = [], []
-        sources = self.graph.csr.cols.long()
-        for number, modality in enumerate(self.projections):
-            content, attention = self.content(modality, hide)
-            contents.append(content)
-            confident.append(attention * self.confidence.all()[:, number][sources])
-        weights = torch.stack(confident).amax(0)
+        contents, attentions = zip(*(self.content(modality, hide) for modality in self.projections), strict=True)
+        confidence = edge_gather(self.graph.incoming(), self.confidence.all())  # of the node a message comes from
+        weights = (torch.stack(attentions, dim=1) * confidence).amax(1)
         if self.config.pruning == "hard":
             weights = torch.relu(weights)
-        ids = self.graph.with_values(weights).propagate(unit(self.ids.all()), 2, "sum")
+        ids = self.graph.propagate(unit(self.ids.all()), 2, "sum", values=weights)
         return torch.cat([ids, *contents], dim=1)
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,11 +114,9 @@ class GRCN(Recommender):
         return {"bpr": bpr, "reg": self.config.reg_weight * self.penalty(batch)}
 
     def penalty(self, batch: Batch) -> torch.Tensor:
-        """Return the mean square of the batch's IDs (2 B pairs), of one preference table, of the batch's preferences."""
+        """Return the mean squares of the batch's IDs, of one whole preference table and of the batch's preferences."""
         users, items = self.id_embeddings()
-        gathered = ((users, batch.users), (users, batch.users), (items, batch.pos_items), (items, batch.neg_items))
-        entries = batch.size * self.config.embedding_dim
-        squares = sum(gathered_norm(table, index).square() for table, index in gathered) / (2 * entries)
         tables = [table.all() for _, table in self.preferences.items()]
-        whole = tables[0].square().mean()  # images; MMRec adds it on top of the author's terms
-        return squares + whole + sum(gathered_norm(table, batch.users).square() for table in tables) / entries
+        whole = (tables[0], None)  # images; MMRec adds it on top of the author's terms
+        pairs = (users, batch.users), (items, torch.cat([batch.pos_items, batch.neg_items])), whole
+        return mean_square_reg(*pairs, *((table, batch.users) for table in tables))

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear
-from mmfast.graph import Graph, renormalised, user_item_graph
+from mmfast.graph import Graph, user_item_graph
 from mmfast.item_graphs import cosine_graphs
 from mmfast.models.base import Recommender
 from mmfast.models.layers import unit
@@ -67,7 +67,7 @@ class LATTICE(Recommender):
 
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the edges of messages (door 2): self loops are added and rows divided by their sums."""
-        super().set_interaction_graph(renormalised(graph, "rw"))
+        super().set_interaction_graph(user_item_graph(*self.interactions(graph), "rw"))
 
     def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:
         """Let the first batch of the epoch rebuild the item graph, with a gradient."""

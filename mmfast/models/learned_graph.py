@@ -1,6 +1,6 @@
 """Item graphs learned from projected features: k nearest by cosine, with a gradient through the kept similarities.
 
-Shared by LATTICE and MICRO. Nothing of size I x I is made: ids come from the blocked kNN op, values from I x k products.
+Shared by LATTICE and MICRO. Nothing of size I x I is made: ids come from the blocked kNN op, values from I x k pairs.
 """
 
 from __future__ import annotations

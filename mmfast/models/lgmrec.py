@@ -15,7 +15,7 @@ from torch import nn
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, xavier
-from mmfast.graph import Graph, renormalised, user_block, user_item_graph
+from mmfast.graph import Graph, user_item_block, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import unit
 from mmfast.models.named import NamedModules
@@ -84,7 +84,7 @@ class LGMRec(Recommender):
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the edges of messages (door 2)."""
         super().set_interaction_graph(graph)
-        self.counts = user_block(renormalised(graph, "none"), self.num_users)
+        self.counts = user_item_block(*self.interactions(graph), "plain")
         self.register_buffer("user_degrees", self.counts.csr.ptr.diff().float()[:, None], persistent=False)
 
     def noise(self, name: str, logits: torch.Tensor) -> torch.Tensor:

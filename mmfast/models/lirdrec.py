@@ -19,7 +19,7 @@ from mmfast.item_graphs import mean_graph, mixing_weights
 from mmfast.models.base import Recommender
 from mmfast.models.layers import leaky, linear_without_bias, unit
 from mmfast.models.named import NamedModules
-from mmfast.ops import bpr_loss, dct, idct
+from mmfast.ops import bpr_loss, dct, idct, mean_square_reg
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ class LIRDRec(Recommender):
         self.add_features(dataset, trainable=False)
         dim, dims = config.embedding_dim, {m: self.item_features(m).feature_dim for m in self.modalities}
         blocks = self.blocks
-        self.users = NamedModules({b: EmbeddingTable([self.num_users], dim, "xavier_normal", generator) for b in blocks})
+        self.users = NamedModules(
+            {b: EmbeddingTable([self.num_users], dim, "xavier_normal", generator) for b in blocks}
+        )
         self.first = NamedModules({b: linear(dims.get(b, sum(dims.values())), 4 * dim, generator) for b in blocks})
         self.second = NamedModules({b: linear_without_bias(4 * dim, dim, generator) for b in blocks})
         self.weights = NamedModules({b: BlockWeight(dim, generator) for b in blocks})
@@ -189,6 +191,6 @@ class LIRDRec(Recommender):
         self.remember(users, items)
         if self.training:
             self.last_attention.copy_(attention.detach())
-        reg = users.square().mean() + items.square().mean()
+        reg = mean_square_reg((users, None), (items, None))
         bpr = bpr_loss(users, items, batch.users, batch.pos_items, batch.neg_items, "logsigmoid")
         return {"bpr": bpr, "reg": self.config.reg_weight * reg}

@@ -7,7 +7,6 @@ the masking loss has no gradient. `views` and `masking` choose between that and 
 from __future__ import annotations
 
 from collections.abc import Collection
-from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -17,12 +16,12 @@ from torch import nn
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear
-from mmfast.graph import Graph, renormalised, user_item_graph
+from mmfast.graph import Graph, user_item_graph
 from mmfast.item_graphs import mean_graph, mixing_weights
 from mmfast.models.base import Recommender
 from mmfast.models.layers import leaky, unit
 from mmfast.models.named import NamedModules
-from mmfast.ops import bpr_loss, cosine_loss, gathered_norm, info_nce, moments
+from mmfast.ops import bpr_loss, cosine_loss, info_nce, mean_square_reg, moment_alignment
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class MENTOR(Recommender):
 
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the edges of messages (door 2), normalised without epsilon."""
-        super().set_interaction_graph(renormalised(graph, "sym", eps=0.0))
+        super().set_interaction_graph(user_item_graph(*self.interactions(graph), "sym0"))
 
     def noise(self, name: str, hop: int, like: torch.Tensor) -> torch.Tensor:
         """Return uniform numbers like a table [N, D], for one hop of the view `name`."""
@@ -173,14 +172,16 @@ class MENTOR(Recommender):
     def penalty(self, batch: Batch) -> torch.Tensor:
         """Return the mean squares of the batch users' preferences and of the modality weights, added up."""
         tables = [self.encoders[m].preference.all() for m in self.images_first]
-        squares = sum(gathered_norm(table, batch.users).square() for table in tables)
-        return squares / (batch.size * self.config.embedding_dim) + self.modality_weights.square().mean()
+        return mean_square_reg((self.modality_weights, None), *((table, batch.users) for table in tables))
 
     def alignment(self, main: torch.Tensor, vectors: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the sum over pairs of tables of |difference of variances| + |difference of means|."""
         count = len(self.images_first)
-        tables = [main, *(self.side_by_side([vectors[name]] * count, weighted=False) for name in (ID, *self.images_first))]
-        return sum((one - two).abs().sum() for one, two in combinations([moments(table) for table in tables], 2))
+        tables = [
+            main,
+            *(self.side_by_side([vectors[name]] * count, weighted=False) for name in (ID, *self.images_first)),
+        ]
+        return moment_alignment(*tables)
 
     def dropped(self, name: str, table: torch.Tensor) -> torch.Tensor:
         """Return the table of "user" or "item" vectors with entries dropped."""

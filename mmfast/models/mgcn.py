@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear
-from mmfast.graph import Graph, renormalised, user_block, user_item_graph
+from mmfast.graph import Graph, user_item_block, user_item_graph
 from mmfast.item_graphs import cosine_graphs
 from mmfast.models.base import Recommender
 from mmfast.models.layers import Query, attend
@@ -64,8 +64,9 @@ class MGCN(Recommender):
 
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the edges of messages (door 2), normalised without epsilon."""
-        super().set_interaction_graph(renormalised(graph, "sym", eps=0.0))
-        self.block = user_block(self.graph, self.num_users)
+        edges = self.interactions(graph)
+        super().set_interaction_graph(user_item_graph(*edges, "sym0"))
+        self.block = user_item_block(*edges, "sym0")
 
     def view(self, modality: str, hide: frozenset[str]) -> torch.Tensor:
         """Return the content view of a modality, [N, D]: gated item IDs on the item graph, then users from items."""

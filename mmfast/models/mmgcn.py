@@ -14,11 +14,11 @@ from torch import nn
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import linear, xavier
-from mmfast.graph import Graph, renormalised, user_item_graph
+from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import leaky, unit, xavier_linear
 from mmfast.models.named import NamedModules
-from mmfast.ops import bpr_loss, gathered_norm
+from mmfast.ops import bpr_loss, mean_square_reg
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class MMGCN(Recommender):
 
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the edges of messages (door 2); every node takes the mean of its neighbours, 0 without any."""
-        super().set_interaction_graph(renormalised(graph, "mean"))
+        super().set_interaction_graph(user_item_graph(*self.interactions(graph), "mean"))
 
     def user_preference(self, modality: str, hide: Collection[str] = ()) -> torch.Tensor:
         """Return the preferences [U, width] of a modality; the mean row everywhere when it is in `hide`."""
@@ -122,12 +122,10 @@ class MMGCN(Recommender):
         self.remember(users, items)
         user, pos, neg = batch.users, batch.pos_items, batch.neg_items
         first = "image" if "image" in self.layers else self.modalities[0]
-        reg = self.id_penalty(batch) + self.preferences[f"of_{first}"].square().mean()
+        reg = self.id_penalty(batch) + mean_square_reg((self.preferences[f"of_{first}"], None))
         return {"bpr": bpr_loss(users, items, user, pos, neg, "raw"), "reg": self.config.reg_weight * reg}
 
     def id_penalty(self, batch: Batch) -> torch.Tensor:
         """Return the mean over the 2 B stacked pairs (u, i), (u, j) and over D of the squared ID entries."""
         users, items = self.id_embeddings()
-        gathered = ((users, batch.users), (users, batch.users), (items, batch.pos_items), (items, batch.neg_items))
-        squares = sum(gathered_norm(table, index).square() for table, index in gathered)
-        return squares / (2 * batch.size * users.shape[1])
+        return mean_square_reg((users, batch.users), (items, torch.cat([batch.pos_items, batch.neg_items])))

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable
-from mmfast.graph import Graph, renormalised, user_item_graph
+from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import unit, xavier_linear
 from mmfast.models.named import NamedModules
@@ -69,7 +69,7 @@ class SLMRec(Recommender):
 
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the edges of messages (door 2), with 1e-8 added to degrees."""
-        super().set_interaction_graph(renormalised(graph, "sym", eps=DEGREE_EPS))
+        super().set_interaction_graph(user_item_graph(*self.interactions(graph), eps=DEGREE_EPS))
 
     def channels(self, hide: frozenset[str]) -> dict[str, torch.Tensor]:
         """Return the LightGCN means [N, D] by channel: "" for IDs and one for each modality of the chain."""

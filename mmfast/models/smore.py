@@ -15,7 +15,7 @@ from torch import nn
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear
-from mmfast.graph import Graph, renormalised, user_block, user_item_graph
+from mmfast.graph import Graph, user_item_block, user_item_graph
 from mmfast.item_graphs import cosine_graphs, union_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import Query
@@ -93,8 +93,9 @@ class SMORE(Recommender):
 
     def set_interaction_graph(self, graph: Graph) -> None:
         """Replace the edges of messages (door 2), normalised without epsilon."""
-        super().set_interaction_graph(renormalised(graph, "sym", eps=0.0))
-        self.block = user_block(self.graph, self.num_users)
+        edges = self.interactions(graph)
+        super().set_interaction_graph(user_item_graph(*edges, "sym0"))
+        self.block = user_item_block(*edges, "sym0")
 
     def filtered(self, hide: frozenset[str]) -> dict[str, torch.Tensor]:
         """Return the filtered content by view, [I, D] each."""
