@@ -1,4 +1,4 @@
-"""Search for settings: a grid first, then Optuna's proposals; chosen on validation, with one look at test at the end."""
+"""Search for settings: a grid, then Optuna's proposals; chosen on validation, with one look at test at the end."""
 
 from __future__ import annotations
 

@@ -177,11 +177,8 @@ class MENTOR(Recommender):
     def alignment(self, main: torch.Tensor, vectors: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the sum over pairs of tables of |difference of variances| + |difference of means|."""
         count = len(self.images_first)
-        tables = [
-            main,
-            *(self.side_by_side([vectors[name]] * count, weighted=False) for name in (ID, *self.images_first)),
-        ]
-        return moment_alignment(*tables)
+        alone = [self.side_by_side([vectors[name]] * count, weighted=False) for name in (ID, *self.images_first)]
+        return moment_alignment(main, *alone)
 
     def dropped(self, name: str, table: torch.Tensor) -> torch.Tensor:
         """Return the table of "user" or "item" vectors with entries dropped."""

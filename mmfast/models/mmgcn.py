@@ -54,7 +54,7 @@ class MMGCN(Recommender):
         """Weight of the penalty on IDs and image preferences; without `trainable_ids` it only shifts the loss."""
         trainable_ids: bool = False
         """Train IDs and user preferences (the paper) instead of leaving them at their start (the released code)."""
-        input_dims: dict[str, int] = {"image": 256}
+        input_dims: dict[str, int] = Field({"image": 256})
         """Width of the trained input layer of a modality; the others enter as they are."""
         stale_eval: bool = False
         """Rank by the vectors of the last training step, as the released code does."""

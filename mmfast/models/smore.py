@@ -56,7 +56,7 @@ class SMORE(Recommender):
         """Products with the item graphs (n_layers)."""
         k: int = Field(10, ge=1)
         """Neighbours per item, itself included, of a modality that `neighbours` does not name."""
-        neighbours: dict[str, int] = {}
+        neighbours: dict[str, int] = Field({})
         """Neighbours by modality (image_knn_k, text_knn_k); the grid is 10, 15, 20, 40."""
         reg_weight: float = Field(1e-4, ge=0)
         """Weight of R-HALF on final vectors; the grid is 1e-5, 1e-4."""
