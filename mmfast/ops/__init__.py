@@ -6,6 +6,10 @@ from mmfast.ops.bpr_loss import bpr_loss
 from mmfast.ops.compact_ids import compact_ids
 from mmfast.ops.csr import CSR
 from mmfast.ops.dct import dct, idct
+from mmfast.ops.edge_attention import edge_attention
+from mmfast.ops.edge_gather import edge_gather, edge_sum
+from mmfast.ops.edge_softmax import edge_softmax
+from mmfast.ops.edges import Edges
 from mmfast.ops.gathered_norm import gathered_norm
 from mmfast.ops.knn_graph import knn_graph
 from mmfast.ops.project_rows import project_rows
@@ -17,11 +21,16 @@ from mmfast.ops.sample_negatives import sample_negatives
 
 __all__ = [
     "CSR",
+    "Edges",
     "adam_rows_",
     "backend",
     "bpr_loss",
     "compact_ids",
     "dct",
+    "edge_attention",
+    "edge_gather",
+    "edge_softmax",
+    "edge_sum",
     "frobenius_reg",
     "gathered_norm",
     "half_square_reg",
