@@ -11,18 +11,29 @@
 #endif
 
 TORCH_LIBRARY(mmfast, m) {
-  // Graphs are CSR: ptr int64 [N+1], cols int32 [E]; an entry is values[e] (or 1) * row_scale[row] * col_scale[col].
-  // `*_t` is the transposed graph, the same tensors where the operator is symmetric. propagate_backward takes the
-  // transposed operator whole: its row_scale is the forward's col_scale.
+  // Graphs are CSR: ptr int64 [R+1], cols int32 [E] in [0, C); an entry is values[e] (or 1) * row_scale[row] (or 1) *
+  // col_scale[col] (or 1). R = C except where there is one layer read out as "last". `*_t` is the transposed graph, the
+  // same tensors where the operator is symmetric. Tables are float64, float32, or bfloat16/float16 with float32 values,
+  // scales and sums; `dtype` float32 gives the read-out of a half table unrounded. propagate_backward takes the
+  // transposed operator [C, R = num_rows] whole: its row_scale is the forward's col_scale; grad has x's dtype.
   m.def(
       "propagate(Tensor ptr, Tensor cols, Tensor? values, Tensor ptr_t, Tensor cols_t, Tensor? values_t, "
-      "Tensor? row_scale, Tensor? col_scale, Tensor x, int num_layers, str readout) -> Tensor");
+      "Tensor? row_scale, Tensor? col_scale, Tensor x, int num_layers, str readout, ScalarType? dtype=None) -> Tensor");
   m.def(
       "propagate_rows(Tensor ptr, Tensor cols, Tensor? values, Tensor ptr_t, Tensor cols_t, Tensor? values_t, "
-      "Tensor? row_scale, Tensor? col_scale, Tensor x, Tensor rows, int num_layers, str readout) -> (Tensor, Tensor)");
+      "Tensor? row_scale, Tensor? col_scale, Tensor x, Tensor rows, int num_layers, str readout, "
+      "ScalarType? dtype=None) -> (Tensor, Tensor)");
   m.def(
       "propagate_backward(Tensor ptr_t, Tensor cols_t, Tensor? values_t, Tensor? row_scale, Tensor? col_scale, "
-      "Tensor grad, Tensor? grad_input_rows, Tensor? rows, int num_layers, str readout) -> Tensor");
+      "Tensor grad, Tensor? grad_input_rows, Tensor? rows, SymInt num_rows, int num_layers, str readout) -> Tensor");
+  // d loss / d values [E] of one product A x: row_scale[r] * col_scale[c] * <grad[r], x[c]>, in values' dtype.
+  m.def(
+      "propagate_values_backward(Tensor ptr, Tensor cols, Tensor? row_scale, Tensor? col_scale, Tensor grad, Tensor x) "
+      "-> Tensor");
+  // alpha * (base + A x) with A [R, C], base [R, D] or zero: one layer on one rank's rows. Same bits as propagate.
+  m.def(
+      "propagate_step(Tensor ptr, Tensor cols, Tensor? values, Tensor? row_scale, Tensor? col_scale, Tensor x, "
+      "Tensor? base, float alpha) -> Tensor");
 
   m.def(
       "bpr_loss(Tensor users, Tensor items, Tensor user_index, Tensor pos_index, Tensor neg_index, str kind) "

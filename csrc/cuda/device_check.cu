@@ -8,9 +8,12 @@ namespace {
 
 constexpr int kThreads = 256;
 
+__device__ int64_t first_of_thread() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
+__device__ int64_t threads_of_grid() { return int64_t{gridDim.x} * kThreads; }
+
 template <typename Id>
 __global__ void ids_kernel(const Id* ids, int64_t count, int64_t size, Label label) {
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += int64_t{gridDim.x} * kThreads) {
+  for (int64_t i = first_of_thread(); i < count; i += threads_of_grid()) {
     const int64_t id = ids[i];
     if (id >= 0 && id < size) continue;
     printf("%s: %s holds id %lld; wanted 0 to %lld\n", label.op, label.name, static_cast<long long>(id),
@@ -20,21 +23,30 @@ __global__ void ids_kernel(const Id* ids, int64_t count, int64_t size, Label lab
 }
 
 __global__ void rising_kernel(const int64_t* rows, int64_t count, Label label) {
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i + 1 < count; i += int64_t{gridDim.x} * kThreads) {
+  for (int64_t i = first_of_thread(); i + 1 < count; i += threads_of_grid()) {
     if (rows[i] < rows[i + 1]) continue;
     printf("%s: %s are not sorted and unique; take them from compact_ids\n", label.op, label.name);
     __trap();
   }
 }
 
-__global__ void ptr_kernel(const int64_t* ptr, int64_t num_rows, int64_t num_entries, Label label) {
-  for (int64_t r = int64_t{blockIdx.x} * kThreads + threadIdx.x; r <= num_rows; r += int64_t{gridDim.x} * kThreads) {
-    const int64_t before = r > 0 ? ptr[r - 1] : 0;
-    const bool ends = (r > 0 || ptr[r] == 0) && (r < num_rows || ptr[r] == num_entries);
-    if (ends && before <= ptr[r]) continue;
-    printf("%s: %s holds %lld after %lld; wanted from 0 up to the %lld entries, never falling\n", label.op, label.name,
-           static_cast<long long>(ptr[r]), static_cast<long long>(before), static_cast<long long>(num_entries));
-    __trap();
+__global__ void csr_kernel(const int64_t* ptr, int64_t num_rows, const int32_t* cols, int64_t num_entries,
+                           int64_t num_cols, Label label) {
+  for (int64_t r = first_of_thread(); r <= num_rows; r += threads_of_grid()) {
+    const int64_t here = ptr[r], before = r > 0 ? ptr[r - 1] : 0;
+    if (here < before || (r == 0 && here != 0) || (r == num_rows && here != num_entries)) {
+      printf("%s: ptr holds %lld after %lld; wanted from 0 up to the %lld entries, never falling\n", label.op,
+             static_cast<long long>(here), static_cast<long long>(before), static_cast<long long>(num_entries));
+      __trap();
+    }
+  }
+  for (int64_t e = first_of_thread(); e < num_entries; e += threads_of_grid()) {
+    const int64_t col = cols[e];
+    if (col < 0 || col >= num_cols) {
+      printf("%s: cols holds id %lld; wanted 0 to %lld\n", label.op, static_cast<long long>(col),
+             static_cast<long long>(num_cols - 1));
+      __trap();
+    }
   }
 }
 
@@ -54,10 +66,11 @@ cudaError_t device_check_rising(const int64_t* rows, int64_t count, const Label&
   return cudaGetLastError();
 }
 
-cudaError_t device_check_ptr(const int64_t* ptr, int64_t num_rows, int64_t num_entries, const Label& label,
-                             cudaStream_t stream) {
-  MMFAST_LAUNCH(ptr_kernel, blocks_for(num_rows + 1, 4 * kThreads), kThreads, 0, stream, ptr, num_rows, num_entries,
-                label);
+cudaError_t device_check_csr(const int64_t* ptr, int64_t num_rows, const int32_t* cols, int64_t num_entries,
+                             int64_t num_cols, const Label& label, cudaStream_t stream) {
+  const int64_t work = std::max(num_entries, num_rows + 1);
+  MMFAST_LAUNCH(csr_kernel, blocks_for(work, 4 * kThreads), kThreads, 0, stream, ptr, num_rows, cols, num_entries,
+                num_cols, label);
   return cudaGetLastError();
 }
 

@@ -14,6 +14,7 @@ from mmfast.ops.gathered_norm import gathered_norm
 from mmfast.ops.knn_graph import knn_graph
 from mmfast.ops.project_rows import project_rows
 from mmfast.ops.propagate import propagate, propagate_rows
+from mmfast.ops.propagate_partitioned import propagate_partitioned
 from mmfast.ops.rank import rank
 from mmfast.ops.regularisers import frobenius_reg, half_square_reg
 from mmfast.ops.sample_edges import sample_edges
@@ -38,6 +39,7 @@ __all__ = [
     "knn_graph",
     "project_rows",
     "propagate",
+    "propagate_partitioned",
     "propagate_rows",
     "rank",
     "sample_edges",

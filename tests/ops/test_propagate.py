@@ -8,7 +8,10 @@ from mmfast.ops._backend import use_backend
 from mmfast.ops.csr import CSR
 from mmfast.ops.propagate import READOUTS, propagate, propagate_reference, propagate_rows, propagate_rows_reference
 
-SIZES = [(1, 0, 1), (1, 1, 3), (7, 11, 8), (53, 300, 64), (97, 500, 67), (31, 200, 128), (257, 3000, 33)]
+SIZES = [  # nodes, entries, width
+    *[(1, 0, 1), (1, 1, 3), (7, 11, 8), (53, 300, 64), (97, 500, 67), (31, 200, 128), (257, 3000, 33)],
+    *[(3, 1000, 17), (5, 3000, 64), (3, 4000, 260)],  # rows of hundreds of entries
+]
 
 
 def operator(num_nodes, num_entries, dtype=torch.float64, seed=0, values=True, scales=True):

@@ -105,7 +105,7 @@ Region static_shared() {
         Search& s = *static_cast<Search*>(data);
         const char* begin = static_cast<const char*>(info->dlpi_tls_data);
         for (int i = 0; begin && i < info->dlpi_phnum; ++i) {
-          const ElfW(Phdr)& p = info->dlpi_phdr[i];
+          const ElfW(Phdr) & p = info->dlpi_phdr[i];
           if (p.p_type != PT_TLS || s.inside < begin || s.inside >= begin + p.p_memsz) continue;
           s.found = {info->dlpi_tls_data, p.p_memsz};
           return 1;

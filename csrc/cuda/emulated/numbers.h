@@ -106,6 +106,10 @@ T __ldg(const T* p) {
   return *p;
 }
 template <typename T>
+T __ldcg(const T* p) {
+  return *p;
+}
+template <typename T>
 T __ldcs(const T* p) {
   return *p;
 }
