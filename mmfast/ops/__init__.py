@@ -9,6 +9,10 @@ from mmfast.ops.compact_ids import compact_ids
 from mmfast.ops.cosine_loss import cosine_loss
 from mmfast.ops.csr import CSR
 from mmfast.ops.dct import dct, idct
+from mmfast.ops.edge_attention import edge_attention
+from mmfast.ops.edge_gather import edge_gather, edge_sum
+from mmfast.ops.edge_softmax import edge_softmax
+from mmfast.ops.edges import Edges
 from mmfast.ops.gathered_norm import gathered_norm
 from mmfast.ops.info_nce import info_nce
 from mmfast.ops.knn_graph import knn_graph, knn_update
@@ -29,6 +33,7 @@ from mmfast.ops.triple_margins import triple_margins
 
 __all__ = [
     "CSR",
+    "Edges",
     "adam_catch_up_",
     "adam_lazy_",
     "adam_rows_",
@@ -38,6 +43,10 @@ __all__ = [
     "compact_ids",
     "cosine_loss",
     "dct",
+    "edge_attention",
+    "edge_gather",
+    "edge_softmax",
+    "edge_sum",
     "frobenius_reg",
     "gathered_norm",
     "half_square_reg",
