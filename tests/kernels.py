@@ -1,4 +1,4 @@
-"""Which kernels the tests run against: those of the CPU, the emulated CUDA kernels, or a GPU's."""
+"""Which kernels the tests run against: the CPU's, the emulated CUDA kernels (MMFAST_TEST_EMULATED), or a GPU's."""
 
 from __future__ import annotations
 
