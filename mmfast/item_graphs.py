@@ -1,77 +1,93 @@
-"""Item graphs from neighbour lists of raw features: K-BIN, K-COS, K-MIX and unions of them (protocol section 8)."""
+"""Item graphs from the features of several modalities: K-BIN, K-COS, K-MIX and the union (protocol section 8)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
 
 from mmfast.errors import MmfastError
 from mmfast.graph import Graph, cosine_neighbour_graph, directed_graph, mixed_neighbour_graph
-from mmfast.neighbours import item_neighbours
+from mmfast.ops import knn_graph
+from mmfast.ops.knn_graph import BLOCK_BYTES
 
-if TYPE_CHECKING:
-    from mmfast.data.dataset import Dataset
+KINDS = ("bin", "cosine")
 
 
-def mixing_weights(
-    modalities: Sequence[str],
-    image_weight: float,
-    given: Mapping[str, float] | None = None,
-    hide: Collection[str] = (),
-) -> dict[str, float]:
-    """Return the weight of each modality that is not hidden; they add up to 1.
+def item_graphs(
+    features: Mapping[str, torch.Tensor | np.ndarray],
+    k: int = 10,
+    kind: str = "bin",
+    block_bytes: int = BLOCK_BYTES,
+    precision: str = "auto",
+) -> dict[str, Graph]:
+    """Return for each modality the graph of the k most similar items by cosine, itself included, on the CPU.
 
-    Images weigh `image_weight`, the others share the rest (all alike without images), unless weights are `given`.
-    Raises MmfastError for given weights that do not fit the modalities.
+    features: modality -> [I, F], as `knn_graph` takes them. kind: "bin" (K-BIN: a mean over the neighbours) or "cosine"
+    (K-COS: cosines, divided by the roots of both row sums). An item without features is its own only neighbour in
+    K-BIN, and alone in K-COS.
+    Raises MmfastError for another kind, for modalities of different numbers of items, and as `knn_graph`.
+
+    >>> graphs = item_graphs({"image": torch.eye(3), "text": torch.ones(3, 2)}, k=2)
+    >>> mixed_graph(graphs, {"image": 0.1, "text": 0.9}).num_nodes
+    3
     """
-    shown = [m for m in modalities if m not in hide]
-    if given is None:
-        others = len([m for m in shown if m != "image"])
-        image = image_weight if "image" in shown and others else 1.0
-        given = {m: image if m == "image" else (1.0 - image) / others for m in shown}
-        if "image" not in shown:
-            given = dict.fromkeys(shown, 1.0)
-    elif set(given) != set(modalities) or min(given.values()) < 0 or sum(given[m] for m in shown) <= 0:
-        raise MmfastError(
-            f"modality_weights is {given}; wanted a weight of 0 or more for each of {', '.join(modalities)}, not all 0"
-        )
-    total = sum(given[m] for m in shown)
-    return {m: given[m] / total for m in shown}
+    if kind not in KINDS:
+        raise MmfastError(f"item_graphs: kind is '{kind}'; choose {' or '.join(KINDS)}")
+    sizes = {modality: len(table) for modality, table in features.items()}
+    if len(set(sizes.values())) > 1:
+        raise MmfastError(f"item_graphs: the modalities have {sizes} items; wanted one row per item in each")
+    graphs = {}
+    for modality, table in features.items():
+        ids, cosines = (t.cpu().numpy() for t in knn_graph(table, k, block_bytes=block_bytes, precision=precision))
+        if kind == "bin":
+            graphs[modality] = mixed_neighbour_graph({modality: ids}, {modality: 1.0}, len(ids))
+        else:
+            graphs[modality] = cosine_neighbour_graph(ids, cosines, len(ids))
+    return graphs
 
 
-def mean_graph(dataset: Dataset, weights: Mapping[str, float], k: int) -> Graph:
-    """Return K-MIX: the weighted sum over modalities of the means over each item's k neighbours (K-BIN)."""
-    return mixed_neighbour_graph({m: item_neighbours(dataset, m, k) for m in weights}, weights, dataset.num_items)
+def mixed_graph(graphs: Mapping[str, Graph], weights: Mapping[str, float]) -> Graph:
+    """Return the sum over modalities of weight * graph: K-MIX for graphs of kind "bin", with weights that add up to 1.
+
+    Raises MmfastError where the names of `graphs` and `weights` differ.
+    """
+    if set(graphs) != set(weights) or not graphs:
+        raise MmfastError(f"mixed_graph: graphs of {sorted(graphs)} and weights of {sorted(weights)}; wanted the same")
+    rows, cols, values = _entries(graphs.values())
+    sizes = [graph.cols.numel() for graph in graphs.values()]
+    return directed_graph(rows, cols, values * np.repeat([weights[m] for m in graphs], sizes), _num_nodes(graphs))
 
 
-def cosine_graphs(dataset: Dataset, modalities: Sequence[str], k: int | Mapping[str, int]) -> dict[str, Graph]:
-    """Return K-COS(k) by modality: neighbours weigh their cosine over the roots of both row sums."""
-    counts = {m: k if isinstance(k, int) else k[m] for m in modalities}
-    return {m: _cosine_graph(dataset, m, counts[m]) for m in modalities}
+def union_graph(graphs: Mapping[str, Graph]) -> Graph:
+    """Return the graph of the entries of any modality; where several have one, the largest (SMORE's K_f)."""
+    if not graphs:
+        raise MmfastError("union_graph: no graphs; give one or more")
+    rows, cols, values = _entries(graphs.values())
+    num_nodes = _num_nodes(graphs)
+    place = rows * num_nodes + cols
+    order = np.argsort(place, kind="stable")
+    unique, first = np.unique(place[order], return_index=True)
+    largest = np.maximum.reduceat(values[order], first) if len(first) else values
+    return directed_graph(unique // num_nodes, unique % num_nodes, largest, num_nodes)
 
 
-def _cosine_graph(dataset: Dataset, modality: str, k: int) -> Graph:
-    ids = item_neighbours(dataset, modality, k)
-    features, present = dataset.features[modality], ids >= 0
-    rows, cols = np.repeat(np.arange(len(ids)), present.sum(1)), ids[present].astype(np.int64)
-    values = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), 1 << 16):
-        part = slice(start, start + (1 << 16))
-        pair = [torch.from_numpy(np.asarray(features[which[part]], np.float32)) for which in (rows, cols)]
-        values[part] = torch.nn.functional.cosine_similarity(*pair).numpy()
-    cosines = np.zeros(ids.shape, np.float32)
-    cosines[present] = values
-    return cosine_neighbour_graph(ids, cosines, len(ids))
+def _num_nodes(graphs: Mapping[str, Graph]) -> int:
+    sizes = {modality: graph.num_nodes for modality, graph in graphs.items()}
+    if len(set(sizes.values())) > 1:
+        raise MmfastError(f"item graphs of {sizes} items; wanted the same number in each")
+    return next(iter(sizes.values()))
 
 
-def union_graph(graphs: Sequence[Graph]) -> Graph:
-    """Return the union of the stored entries, the largest value where several graphs have one."""
-    num_items = graphs[0].num_nodes
-    keys = torch.cat([graph.csr.rows() * num_items + graph.csr.cols for graph in graphs])
-    place, inverse = torch.unique(keys, return_inverse=True)
-    values = torch.full((len(place),), -torch.inf)
-    values.scatter_reduce_(0, inverse, torch.cat([graph.csr.entries(torch.float32) for graph in graphs]), "amax")
-    return directed_graph((place // num_items).numpy(), (place % num_items).numpy(), values.numpy(), num_items)
+def _entries(graphs: Collection[Graph]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (rows int64, columns, values float64) of all stored entries, graph after graph."""
+    rows, cols, values = [], [], []
+    for graph in graphs:
+        ptr, col, value, row_scale, col_scale = (None if t is None else t.cpu().numpy() for t in graph.csr)
+        row = np.repeat(np.arange(graph.num_nodes), np.diff(ptr))
+        value = np.ones(len(row)) if value is None else value.astype(np.float64)
+        for scale, ends in ((row_scale, row), (col_scale, col)):
+            value = value if scale is None else value * scale[ends]
+        rows, cols, values = [*rows, row], [*cols, col], [*values, value]
+    return np.concatenate(rows), np.concatenate(cols), np.concatenate(values)

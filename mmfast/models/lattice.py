@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import nn
 
 from mmfast.config import ModelConfig
+from mmfast.dataset_graphs import cosine_graphs
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_graph
-from mmfast.item_graphs import cosine_graphs
 from mmfast.models.base import Recommender
 from mmfast.models.layers import unit
 from mmfast.models.learned_graph import Similarities, inverse_root, similarities

@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import nn
 
 from mmfast.config import ModelConfig
+from mmfast.dataset_graphs import mean_graph, mixing_weights
 from mmfast.embeddings import EmbeddingTable, linear, xavier
 from mmfast.graph import Graph, keep_edges, subgraph, user_item_graph
-from mmfast.item_graphs import mean_graph, mixing_weights
 from mmfast.models.base import Recommender
 from mmfast.models.layers import leaky, linear_without_bias, unit
 from mmfast.models.named import NamedModules

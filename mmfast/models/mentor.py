@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import nn
 
 from mmfast.config import ModelConfig
+from mmfast.dataset_graphs import mean_graph, mixing_weights
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_graph
-from mmfast.item_graphs import mean_graph, mixing_weights
 from mmfast.models.base import Recommender
 from mmfast.models.layers import leaky, unit
 from mmfast.models.named import NamedModules

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 
 from mmfast.config import ModelConfig
+from mmfast.dataset_graphs import cosine_graphs
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_block, user_item_graph
-from mmfast.item_graphs import cosine_graphs
 from mmfast.models.base import Recommender
 from mmfast.models.layers import Query, attend
 from mmfast.models.named import NamedModules

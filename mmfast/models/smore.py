@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import nn
 
 from mmfast.config import ModelConfig
+from mmfast.dataset_graphs import cosine_graphs
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_block, user_item_graph
-from mmfast.item_graphs import cosine_graphs, union_graph
+from mmfast.item_graphs import union_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import Query
 from mmfast.models.named import NamedModules
@@ -83,7 +84,7 @@ class SMORE(Recommender):
         self.preference_gates = NamedModules({v: linear(dim, dim, generator) for v in views})
         neighbours = {m: config.neighbours.get(m, config.k) for m in modalities}
         graphs = cosine_graphs(dataset, modalities, neighbours)
-        self.item_graphs = NamedModules({**graphs, FUSION: union_graph(list(graphs.values()))})
+        self.item_graphs = NamedModules({**graphs, FUSION: union_graph(graphs)})
         self.set_interaction_graph(user_item_graph(dataset.train.users, dataset.train.items, *sizes))
 
     @property
