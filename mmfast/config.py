@@ -53,7 +53,7 @@ class DataConfig(Config):
     features: list[str] | dict[str, str] | None = None
     """None: every modality found; a list: these modalities; a mapping: modality -> file."""
     split: str = "auto"
-    """auto (the split the data carry, else mmrec), column, mmrec, lattice, leave-one-out, time or cold."""
+    """auto (the split the data carry, else mmrec), column, mmrec, lattice, user-time, leave-one-out, time or cold."""
     split_column: str = Field("split", min_length=1)
     """Column of the interactions that carries the labels 0/1/2 when split is column."""
     k_core: int | None = Field(None, ge=0)

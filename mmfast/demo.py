@@ -1,4 +1,4 @@
-"""mmfast demo: train FREEDOM on the built-in catalogue, then show what one user liked and what is recommended."""
+"""Train FREEDOM on the built-in catalogue, then show what one user liked and what is recommended."""
 
 from __future__ import annotations
 
@@ -30,9 +30,14 @@ def run(args: argparse.Namespace) -> int:
     """Train, print test metrics, and show one user's items and recommendations."""
     from mmfast.commands.show import metric_lines
     from mmfast.config import load_config
+    from mmfast.run import dataset_of
     from mmfast.trainer import fit
 
-    finished = fit(load_config(SETTINGS, args.settings))
+    config = load_config(SETTINGS, args.settings)
+    dataset = dataset_of(config)
+    if args.user is not None:
+        dataset.user_index(args.user)  # an unknown id is refused before minutes of training
+    finished = fit(config, dataset)
     print(metric_lines({part: finished.metrics[part] for part in ("valid", "test")}))
     show_user(finished, args.user)
     print(f"\nThe run is in {finished.folder}; next: mmfast evaluate {finished.folder} --hide image")

@@ -245,7 +245,9 @@ def _differences(old: Any, new: Any, place: str) -> list[str]:
 
 
 def _taken(folder: Path, config: RunConfig) -> str:
-    if (folder / "config.yaml").is_file() and load_config(folder / "config.yaml") == config:
+    if (folder / "config.yaml").is_file():
+        if load_config(folder / "config.yaml") != config:
+            return f"run '{folder}' exists with other settings; choose another name (name=...), or remove that folder"
         if (folder / "metrics.json").is_file():
             return (
                 f"run '{folder}' exists and is finished with this same config: see `mmfast evaluate {folder}`, "

@@ -14,7 +14,7 @@ import pytest
 import mmfast
 from mmfast import demo, run, trainer
 from mmfast.cli import VERBS, main
-from mmfast.config import load_config
+from mmfast.config import DataConfig, EvaluateConfig, RunConfig, TrainConfig, load_config
 from tests.toys import toy_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +63,37 @@ def test_every_command_has_help_with_examples(verb, capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith(f"usage: mmfast {verb}")
-    assert f"mmfast {verb}" in text.split("usage:")[1].split("\n", 1)[1]
+    assert f"examples:\n  mmfast {verb}" in text
+    with pytest.raises(SystemExit):
+        main(["help", verb])
+    assert capsys.readouterr().out == text
+
+
+def test_the_help_of_train_lists_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in text.split("settings:")[1].splitlines() if line.strip()}
+    keys = set(RunConfig.model_fields) - {"model", "framework", "data", "train", "evaluate"}
+    for section in (DataConfig, TrainConfig, EvaluateConfig):
+        keys |= {f"{section.__name__.removesuffix('Config').lower()}.{key}" for key in section.model_fields}
+    assert lines.keys() == keys
+    assert "int = 2048" in lines["train.batch_size"] and "Training rows per step." in lines["train.batch_size"]
+    assert "tuple[int, ...] = (5, 10, 20, 50)" in lines["evaluate.top_k"]
+
+
+def test_options_and_settings_mix(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("model: toy\n")
+    assert main(["train", "seed=3", "--show", str(tmp_path / "a.yaml"), "train.epochs=2"]) == 0
+    text = capsys.readouterr().out
+    assert "seed: 3" in text and "epochs: 2" in text
+
+
+def test_a_wrong_option_is_one_sentence(capsys):
+    assert main(["evaluate", "runs/x", "--part", "tset"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mmfast: evaluate: argument --part: invalid choice: 'tset'")
+    assert error.endswith("See `mmfast evaluate --help`\n") and error.count("\n") == 1
 
 
 def test_an_unknown_command(capsys):
@@ -99,6 +129,10 @@ def test_train_prints_metrics_and_resumes(folder, trained, capsys):
     ("arguments", "message"),
     [
         ([], "nothing to train; give a YAML file or key=value arguments"),
+        (["lightgcn", "demo"], "argument 'lightgcn' is neither a YAML file nor key=value (without blanks); write for"),
+        (["model", "=", "lightgcn"], "argument 'model' is neither a YAML file nor key=value"),
+        (["--model", "lightgcn"], "Settings are written key=value without dashes, for example model=lightgcn"),
+        (["--tpyo"], "train: unrecognized arguments: --tpyo. Settings are written"),
         (["a.yaml", "b.yaml"], "got 2 config files (a.yaml, b.yaml); give one file"),
         (["--resume", "runs/none"], "'runs/none' is not a run folder"),
         (["a.yaml", "--resume", "runs/x"], "--resume uses the config of 'runs/x'; leave out 'a.yaml'"),
@@ -188,6 +222,14 @@ def test_demo_trains_and_shows_titles(tmp_path, capsys):
     assert "Toy " in text
 
 
+def test_demo_refuses_an_unknown_user_before_training(tmp_path, capsys):
+    assert main(["demo", f"out={tmp_path}/runs", "model=toy", *settings(tmp_path)[1:], "--user", "nobody"]) == 2
+    assert "unknown user id 'nobody': none of the 30 users of the data has it. The first one is 'A000'" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_demo_is_the_shipped_config():
     shipped = load_config(ROOT / "configs" / "demo_freedom.yaml")
     assert load_config(demo.SETTINGS) == shipped
@@ -195,7 +237,7 @@ def test_demo_is_the_shipped_config():
 
 def test_demo_settings_come_in_any_order(monkeypatch):
     seen = []
-    monkeypatch.setattr(trainer, "fit", lambda config: seen.append(config) or sys.exit())
+    monkeypatch.setattr(trainer, "fit", lambda config, data: seen.append(config) or sys.exit())
     for order in (["model.num_layers=1", "model=lightgcn"], ["model=lightgcn", "model.num_layers=1"]):
         with pytest.raises(SystemExit):
             main(["demo", *order, "train.epochs=5"])
@@ -213,7 +255,7 @@ def test_mistakes_outside_of_the_model_are_told_without_loading_torch():
         ([shipped, "typo=1", "train.epochs=x"], "mmfast: 2 mistakes in the config:\n  train.epochs: got 'x'"),
         (["model=lightgcn", "evaluate.top_k=[]"], "mmfast: 1 mistake in the config:\n  evaluate.top_k: got []"),
         (["configs/none.yaml"], "mmfast: config file 'configs/none.yaml' does not exist."),
-        (["epochs"], "mmfast: config file 'epochs' does not exist."),
+        (["epochs"], "mmfast: argument 'epochs' is neither a YAML file nor key=value"),
     ):
         command = [sys.executable, "-c", code, "train", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -293,7 +293,7 @@ def test_a_name_that_is_taken(tmp_path):
     (tmp_path / "runs/mine/metrics.json").unlink()
     with pytest.raises(MmfastError, match="this same config and is not finished: continue it with `mmfast train --res"):
         fit(config, dataset, progress=False)
-    with pytest.raises(MmfastError, match="belongs to something else; choose another name"):
+    with pytest.raises(MmfastError, match=r"run '.*mine' exists with other settings; choose another name"):
         fit(toy_config(tmp_path, name="mine", seed=3), dataset, progress=False)
     assert (tmp_path / "runs/mine/log.jsonl").read_bytes() == before
 

@@ -60,7 +60,7 @@ def test_verify(tmp_path, capsys):
     path.write_bytes(path.read_bytes()[::-1])
     assert main([str(out), "--verify"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: prepared folder") and "users.parquet" in error and "Traceback" not in error
+    assert error.startswith("mmfast: prepared folder") and "users.parquet" in error and "Traceback" not in error
 
 
 def test_refusals(tmp_path):
