@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import torch
 
 import mmfast.ops  # registers the schemas
@@ -32,6 +33,16 @@ def run_on(device: str) -> list[torch.library.Library]:
 
         library.impl(name.removeprefix("mmfast::"), forward, "CPU")
     return [library]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests marked `cuda` where no GPU is, and under MMFAST_TEST_DEVICE, which makes every launch wait."""
+    if torch.cuda.is_available() and DEVICE == "cpu" and not EMULATED:
+        return
+    gpu_only = [item for item in items if item.get_closest_marker("cuda")]
+    if gpu_only:
+        config.hook.pytest_deselected(items=gpu_only)
+        items[:] = [item for item in items if not item.get_closest_marker("cuda")]
 
 
 if EMULATED:
