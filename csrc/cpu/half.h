@@ -16,9 +16,8 @@ namespace {  // every file compiles its own copies, for the instructions that it
 
 using Floats = Simd<float>::Vector;
 using Doubles = Simd<double>::Vector;
-typedef uint32_t Bits32 __attribute__((vector_size(32)));
-typedef uint16_t Bits16 __attribute__((vector_size(16)));
-typedef uint16_t UnalignedBits16 __attribute__((vector_size(16), aligned(2), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(32)));
+typedef uint32_t UnalignedBits __attribute__((vector_size(32), aligned(2), may_alias));
 
 MMFAST_INLINE void load(const float* p, Floats& v) { v = Simd<float>::at(p); }
 MMFAST_INLINE void load(const double* p, Doubles& v) { v = Simd<double>::at(p); }
@@ -26,16 +25,11 @@ MMFAST_INLINE void store(float* p, const Floats& v) { Simd<float>::at(p) = v; }
 MMFAST_INLINE void store(double* p, const Doubles& v) { Simd<double>::at(p) = v; }
 
 MMFAST_INLINE void load(const c10::BFloat16* p, Floats& v) {
-  const Bits32 bits = __builtin_convertvector(*reinterpret_cast<const UnalignedBits16*>(p), Bits32) << 16;
-  v = (Floats)bits;
+  for (int i = 0; i < Simd<float>::kLanes; ++i) v[i] = p[i];
 }
 
-// To the nearest, ties to even; a NaN stays one.
 MMFAST_INLINE void store(c10::BFloat16* p, const Floats& v) {
-  const Bits32 bits = (Bits32)v;
-  const Bits32 nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Bits32 rounded = (bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : nearest;
-  *reinterpret_cast<UnalignedBits16*>(p) = __builtin_convertvector(rounded, Bits16);
+  for (int i = 0; i < Simd<float>::kLanes; ++i) p[i] = v[i];
 }
 
 #if defined(MMFAST_F16C)  // set by a file that is compiled for it; __F16C__ does not follow pragmas everywhere
@@ -56,18 +50,63 @@ MMFAST_INLINE void store(c10::Half* p, const Floats& v) {
 }
 #endif
 
-// A store that leaves the caches alone, for tables too large to stay in them; p is aligned to 16 bytes. Where there is
-// no such store, a plain one.
+// Two vectors at a time. Those of bfloat16 come as the even and the odd elements of 32 bytes, which costs a shift and a
+// mask where putting them in order would cost shuffles: sums keep that order until they are stored.
 template <typename T>
-MMFAST_INLINE void stream(T* p, const typename Simd<Sum<T>>::Vector& v) {
+MMFAST_INLINE void load2(const T* p, typename Simd<Sum<T>>::Vector& a, typename Simd<Sum<T>>::Vector& b) {
+  load(p, a);
+  load(p + Simd<Sum<T>>::kLanes, b);
+}
+
+MMFAST_INLINE void load2(const c10::BFloat16* p, Floats& a, Floats& b) {
+  const Bits bits = *reinterpret_cast<const UnalignedBits*>(p);
+  a = (Floats)(bits << 16);
+  b = (Floats)(bits & 0xffff0000);
+}
+
+// The inverse of load2<In>, for tables of In and of the type that it is summed in.
+template <typename In, typename Out>
+struct Store2 {
+  static MMFAST_INLINE void run(Out* p, const typename Simd<Sum<In>>::Vector& a,
+                                const typename Simd<Sum<In>>::Vector& b) {
+    store(p, a);
+    store(p + Simd<Sum<In>>::kLanes, b);
+  }
+};
+
+// To the nearest, ties to even; a NaN stays one. The result is in the upper half of each element.
+MMFAST_INLINE void round_to_bfloat16(const Floats& v, Bits& rounded) {
+  const Bits bits = (Bits)v;
+  rounded = (bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : bits + 0x7fff + ((bits >> 16) & 1);
+}
+
+template <>
+struct Store2<c10::BFloat16, c10::BFloat16> {
+  static MMFAST_INLINE void run(c10::BFloat16* p, const Floats& a, const Floats& b) {
+    Bits even, odd;
+    round_to_bfloat16(a, even);
+    round_to_bfloat16(b, odd);
+    *reinterpret_cast<UnalignedBits*>(p) = (even >> 16) | (odd & 0xffff0000);
+  }
+};
+
+template <>
+struct Store2<c10::BFloat16, float> {
+  static MMFAST_INLINE void run(float* p, const Floats& a, const Floats& b) {
+    store(p, __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11));
+    store(p + 8, __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15));
+  }
+};
+
+// Copies 16 * kCount bytes past the caches; `to` is aligned to 16 bytes. A plain copy where there is no such store.
+template <int kCount>
+MMFAST_INLINE void stream(void* to, const void* from) {
 #if defined(__SSE2__)
-  T narrow[Simd<Sum<T>>::kLanes];
-  store(narrow, v);
-  const __m128i* from = reinterpret_cast<const __m128i*>(narrow);
-  __m128i* to = reinterpret_cast<__m128i*>(p);
-  for (unsigned i = 0; i < sizeof(narrow) / 16; ++i) _mm_stream_si128(to + i, _mm_loadu_si128(from + i));
+  for (int i = 0; i < kCount; ++i) {
+    _mm_stream_si128(static_cast<__m128i*>(to) + i, _mm_loadu_si128(static_cast<const __m128i*>(from) + i));
+  }
 #else
-  store(p, v);
+  __builtin_memcpy(to, from, 16 * kCount);
 #endif
 }
 

@@ -1,4 +1,6 @@
 // Graph propagation: a read-out of E_0 .. E_L with E_{l+1} = A E_l, by Horner's rule h <- x + A h, and its gradient.
+#include "../propagate.h"
+
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/full.h>
@@ -10,7 +12,6 @@
 #include <tuple>
 #include <type_traits>
 
-#include "../check.h"
 #include "graph.h"
 #include "product.h"
 #include "table.h"
@@ -50,20 +51,6 @@ void multiply_into(at::Tensor& out, const GraphTensors& graph, const Operands<In
   } else {
     run(out.mutable_data_ptr<Sum<In>>());
   }
-}
-
-enum class Readout { kMean, kSum, kLast };
-
-Readout parse_readout(std::string_view name, const char* op) {
-  if (name == "mean") return Readout::kMean;
-  if (name == "sum") return Readout::kSum;
-  TORCH_CHECK(name == "last", op, ": readout is '", name, "'; wanted mean, sum or last");
-  return Readout::kLast;
-}
-
-template <typename T>
-T last_factor(Readout readout, int64_t num_layers) {
-  return readout == Readout::kMean ? T(1) / static_cast<T>(num_layers + 1) : T(1);
 }
 
 // The last `rows` (all where null) of the read-out of x, into `out`.
@@ -117,28 +104,10 @@ at::Tensor checked_rows(const at::Tensor& rows, int64_t num_nodes, const char* o
   return dense;
 }
 
-void check_table(const at::Tensor& x, const char* op, const char* name) {
-  const at::ScalarType type = x.scalar_type();
-  check_dim(x, 2, op, name);
-  TORCH_CHECK(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf, op, ": ", name,
-              " is ", type, "; wanted Float, Double, BFloat16 or Half");
-  TORCH_CHECK(type != at::kHalf || has_half(), op, ": ", name,
+void check_cpu_table(const at::Tensor& x, const char* op, const char* name) {
+  check_table(x, op, name);
+  TORCH_CHECK(x.scalar_type() != at::kHalf || has_half(), op, ": ", name,
               " is Half, which needs a CPU with F16C; take BFloat16 or Float");
-}
-
-// A table of half precision may be read out in float32; every other type gives its own.
-at::TensorOptions result_options(const at::Tensor& x, std::optional<at::ScalarType> type, const char* op) {
-  if (!type) return x.options();
-  const bool wider = *type == at::kFloat && x.scalar_type() != at::kDouble;
-  TORCH_CHECK(wider || *type == x.scalar_type(), op, ": dtype is ", *type, " for a table of ", x.scalar_type(),
-              "; wanted the table's own type, or Float for a half table");
-  return x.options().dtype(*type);
-}
-
-void check_layers(const GraphTensors& graph, int64_t num_cols, int64_t num_layers, Readout readout, const char* op) {
-  TORCH_CHECK(num_layers >= 0, op, ": num_layers is ", num_layers, "; wanted 0 or more");
-  TORCH_CHECK(graph.num_rows() == num_cols || (num_layers == 1 && readout == Readout::kLast), op, ": the operator is ",
-              graph.num_rows(), " x ", num_cols, "; one that is not square has one layer, read out as 'last'");
 }
 
 at::Tensor propagate(const at::Tensor& ptr, const at::Tensor& cols, const Optional& values, const at::Tensor&,
@@ -146,10 +115,10 @@ at::Tensor propagate(const at::Tensor& ptr, const at::Tensor& cols, const Option
                      const at::Tensor& x, int64_t num_layers, std::string_view readout,
                      std::optional<at::ScalarType> dtype) {
   const char* op = "propagate";
-  check_table(x, op, "x");
+  check_cpu_table(x, op, "x");
   const Readout kind = parse_readout(readout, op);
   const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x.size(0), x.scalar_type());
-  check_layers(graph, x.size(0), num_layers, kind, op);
+  check_layers(graph.num_rows(), x.size(0), num_layers, kind, op);
   at::Tensor out = empty_table({graph.num_rows(), x.size(1)}, result_options(x, dtype, op));
   if (num_layers == 0) return out.copy_(x);
   const at::Tensor dense = x.contiguous();
@@ -163,10 +132,10 @@ std::tuple<at::Tensor, at::Tensor> propagate_rows(const at::Tensor& ptr, const a
                                                   const at::Tensor& x, const at::Tensor& rows, int64_t num_layers,
                                                   std::string_view readout, std::optional<at::ScalarType> dtype) {
   const char* op = "propagate_rows";
-  check_table(x, op, "x");
+  check_cpu_table(x, op, "x");
   const Readout kind = parse_readout(readout, op);
   const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x.size(0), x.scalar_type());
-  check_layers(graph, x.size(0), num_layers, kind, op);
+  check_layers(graph.num_rows(), x.size(0), num_layers, kind, op);
   const at::Tensor dense = x.contiguous(), nodes = checked_rows(rows, graph.num_rows(), op);
   const at::TensorOptions options = result_options(x, dtype, op);
   // The rows of an operator that is not square are not rows of x.
@@ -203,20 +172,15 @@ at::Tensor propagate_backward(const at::Tensor& ptr_t, const at::Tensor& cols_t,
                               const Optional& grad_input_rows, const Optional& rows, int64_t num_rows,
                               int64_t num_layers, std::string_view readout) {
   const char* op = "propagate_backward";
-  check_table(grad, op, "grad");
+  check_cpu_table(grad, op, "grad");
   const Readout kind = parse_readout(readout, op);
   const GraphTensors graph(op, ptr_t, cols_t, values_t, row_scale, col_scale, num_rows, grad.scalar_type());
-  check_layers(graph, num_rows, num_layers, kind, op);
+  check_layers(graph.num_rows(), num_rows, num_layers, kind, op);
   const Optional nodes = rows ? Optional(checked_rows(*rows, num_rows, op)) : Optional();
   check_size(grad, 0, nodes ? nodes->numel() : num_rows, op, "grad");
   const at::Tensor dense = grad.contiguous();
   TORCH_CHECK(rows || !grad_input_rows, op, ": grad_input_rows without rows; wanted both or neither");
-  const Optional extra = grad_input_rows ? Optional(grad_input_rows->contiguous()) : Optional();
-  if (extra) {
-    check_dtype(*extra, grad.scalar_type(), op, "grad_input_rows");
-    TORCH_CHECK(extra->sizes() == grad.sizes() && graph.num_rows() == num_rows, op, ": grad_input_rows is ",
-                extra->sizes(), "; wanted ", grad.sizes(), " for an operator that is square");
-  }
+  const Optional extra = checked_grad_input(grad_input_rows, grad, graph.num_rows() == num_rows, op);
   if (num_layers == 0) return scatter_rows(dense, extra, nodes, num_rows);
   at::Tensor out = empty_table({graph.num_rows(), grad.size(1)}, grad.options());
   const at::Tensor slots = nodes ? slots_of(*nodes, num_rows) : at::Tensor();
@@ -232,7 +196,7 @@ at::Tensor propagate_step(const at::Tensor& ptr, const at::Tensor& cols, const O
                           const Optional& row_scale, const Optional& col_scale, const at::Tensor& x,
                           const Optional& base, double alpha) {
   const char* op = "propagate_step";
-  check_table(x, op, "x");
+  check_cpu_table(x, op, "x");
   const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x.size(0), x.scalar_type());
   const at::Tensor dense = x.contiguous(), own = base ? base->contiguous() : at::Tensor();
   at::Tensor out = empty_table({graph.num_rows(), x.size(1)}, x.options());

@@ -161,7 +161,8 @@ template <int E, int G, int V, typename In, typename Out>
 __device__ __forceinline__ void finish(const DeviceProduct<In, Out>& p, const Lanes<E, G, V>& lanes, int64_t i,
                                        int64_t node, int64_t first, const DeviceSum<In> (&sum)[V][E]) {
   const DeviceSum<In> scale = p.graph.row_scale ? p.alpha * __ldg(p.graph.row_scale + node) : p.alpha;
-  const int64_t own = p.slot ? p.slot[node] : node;
+  const bool read = p.base || p.extra;  // without them there may be no slot for this row
+  const int64_t own = read && p.slot ? p.slot[node] : node;
 #pragma unroll
   for (int v = 0; v < V; ++v) {
     const int64_t column = lanes.column(first, v);

@@ -11,6 +11,7 @@ from mmfast.ops.knn_graph import knn_graph, knn_update
 from mmfast.ops.knn_threshold import knn_count, knn_threshold
 from mmfast.ops.project_rows import project_rows
 from mmfast.ops.propagate import propagate, propagate_rows
+from mmfast.ops.propagate_partitioned import propagate_partitioned
 from mmfast.ops.rank import rank
 from mmfast.ops.regularisers import frobenius_reg, half_square_reg
 from mmfast.ops.sample_edges import sample_edges
@@ -34,6 +35,7 @@ __all__ = [
     "knn_update",
     "project_rows",
     "propagate",
+    "propagate_partitioned",
     "propagate_rows",
     "rank",
     "sample_edges",
