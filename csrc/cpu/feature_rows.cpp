@@ -1,6 +1,8 @@
 // The loops over a row of a feature table, compiled per x86 level.
 #include "feature_rows.h"
 
+#include <numeric>
+
 namespace mmfast {
 namespace {
 
@@ -13,9 +15,7 @@ MMFAST_INLINE double sum_of_squares(const T* x, int64_t size) {
     for (int lane = 0; lane < kLanes; ++lane) sum[lane] += static_cast<double>(x[f + lane]) * x[f + lane];
   }
   for (; f < size; ++f) sum[0] += static_cast<double>(x[f]) * x[f];
-  double total = 0;
-  for (double part : sum) total += part;
-  return total;
+  return std::accumulate(sum, sum + kLanes, 0.0);
 }
 
 template <typename T>

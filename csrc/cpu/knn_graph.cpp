@@ -7,6 +7,7 @@
 #include "knn_proposals.h"
 #include "neighbour_lists.h"
 #include "pairs.h"
+#include "proposals.h"
 
 namespace mmfast {
 namespace {

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "feature_rows.h"
-#include "proposals.h"
 #include "workers.h"
 
 namespace mmfast {
@@ -20,21 +19,21 @@ inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A Sink takes what it is shown: self(row, score) for a row with itself, scan(scores, row, begin, count) for a row with
 // the columns begin .. begin + count. While it is shown rows and columns nobody else is shown any of them.
-// Products are of T, or bfloat16 where roundings (one per row, filled here) are wanted.
+// Products are of T, or of rows rounded to bfloat16 (`reduced`); scores are T.
 template <typename T, typename Sink>
 class Pairs {
  public:
-  Pairs(FeatureRows<T>& features, Sink& sink, int64_t first_new = 0, Rounding* roundings = nullptr)
+  Pairs(FeatureRows<T>& features, Sink& sink, int64_t first_new = 0, bool reduced = false)
       : features_(features),
         sink_(sink),
-        roundings_(roundings),
+        reduced_(reduced),
         first_new_(first_new),
-        tile_(roundings ? 768 : 384),
+        tile_(reduced ? 768 : 384),
         locks_(divide_up(first_new, tile_) + divide_up(features.size() - first_new, tile_)) {}
 
   // Shows every pair of which one row at least is first_new or a later one.
   void run(int64_t block_bytes) {
-    const int64_t row_bytes = std::max<int64_t>(1, features_.width() * (roundings_ ? 2 : sizeof(T)));
+    const int64_t row_bytes = std::max<int64_t>(1, features_.width() * (reduced_ ? 2 : sizeof(T)));
     const int64_t size = features_.size(), step = rows_per_panel(block_bytes / row_bytes);
     Panel rows{new_panel(std::min(step, size))}, columns;
     if (step < size || first_new_ > 0) columns.store = new_panel(std::min(step, size));
@@ -66,26 +65,18 @@ class Pairs {
   }
 
   at::Tensor new_panel(int64_t rows) const {
-    return roundings_ ? features_.empty(rows, at::kBFloat16) : features_.empty(rows);
+    return reduced_ ? features_.empty(rows, at::kBFloat16) : features_.empty(rows);
   }
 
   void load(Panel& panel, int64_t from, int64_t to) {
     panel.begin = from;
     panel.count = to - from;
-    if (!roundings_) return features_.load(from, panel.store.narrow(0, 0, panel.count));
-    if constexpr (std::is_same_v<T, float>) load_rounded(panel, from, to);
-  }
-
-  void load_rounded(Panel& panel, int64_t from, int64_t to) {
-    const int64_t width = features_.width();
+    if (!reduced_) return features_.load(from, panel.store.narrow(0, 0, panel.count));
     const auto part = features_.empty(std::min(tile_, to - from));
     for (int64_t begin = from; begin < to; begin += tile_) {
-      const int64_t count = std::min(tile_, to - begin);
-      features_.load(begin, part.narrow(0, 0, count));
-      const float* x = part.template const_data_ptr<float>();
-      auto* rounded = panel.store.template mutable_data_ptr<at::BFloat16>() + (begin - from) * width;
-#pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
-      for (int64_t r = 0; r < count; ++r) roundings_[begin + r] = round_row(x + r * width, width, rounded + r * width);
+      const auto rows = part.narrow(0, 0, std::min(tile_, to - begin));
+      features_.load(begin, rows);
+      panel.store.narrow(0, begin - from, rows.size(0)).copy_(rows);
     }
   }
 
@@ -103,7 +94,7 @@ class Pairs {
     for_workers([&] {
       const at::AutoDispatchBelowADInplaceOrView below_autograd;
       const auto scores = at::empty({tile_ * tile_}, features_.empty(0).options());
-      const auto products = roundings_ ? at::empty({tile_ * tile_}, rows.store.options()) : scores;
+      const auto products = reduced_ ? at::empty({tile_ * tile_}, rows.store.options()) : scores;
       for (int64_t piece; pieces.take(piece);) {
         const int64_t a = piece / across, b = piece % across;
         if (!diagonal || a <= b) match_tile(rows, a * tile_, columns, b * tile_, products, scores);
@@ -124,7 +115,7 @@ class Pairs {
       auto product = products.narrow(0, 0, height * width).view({height, width});
       at::mm_out(product, left.narrow(0, top, height), right.narrow(0, from, width).t());
       const auto strip = scores.narrow(0, 0, height * width);
-      if (roundings_) strip.copy_(product.view(-1));
+      if (reduced_) strip.copy_(product.view(-1));
       show(strip.template const_data_ptr<T>(), height, width, row + top, column + from, diagonal);
     }
   }
@@ -147,7 +138,7 @@ class Pairs {
 
   FeatureRows<T>& features_;
   Sink& sink_;
-  Rounding* const roundings_;
+  const bool reduced_;
   const int64_t first_new_, tile_;
   std::vector<std::mutex> locks_;
 };

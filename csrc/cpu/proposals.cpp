@@ -1,11 +1,14 @@
 // Why the bounds hold. With x' = x + dx, y' = y + dy: |x'.y' - x.y| = |dx.y' + x.dy| <= |dx||y'| + |x||dy|.
 // Products of bfloat16 are exact in float32; adding n of them in any order errs by at most n u / (1 - n u) |x'||y'|
-// with u = 2^-23, which also covers units that cut instead of rounding. Where all errors are at most b, the k-th best
-// number is at least s_k - b, s_k being the k-th best proposal, and a number that reaches it was proposed with s_k - 2
-// b or more.
+// with u = 2^-23, which also covers units that cut instead of rounding. Where all errors are at most b, and s_k is the
+// k-th best proposal, the k-th best number is s_k - b or more, and a number that reaches it was proposed with at least
+// s_k - 2 b.
 #include "proposals.h"
 
+#include <c10/util/BFloat16.h>
+
 #include <cmath>
+#include <numeric>
 
 #include "../search_checks.h"
 #include "simd.h"
@@ -35,15 +38,19 @@ bool proposes(c10::string_view precision, at::ScalarType type, int64_t width, co
   return precision == "bfloat16";
 }
 
-MMFAST_CLONES Rounding round_row(const float* x, int64_t width, c10::BFloat16* rounded) {
-  double square = 0, error = 0;
-  for (int64_t f = 0; f < width; ++f) {
-    rounded[f] = x[f];
-    const double value = x[f], off = static_cast<float>(rounded[f]) - value;
-    square += value * value;
-    error += off * off;
+MMFAST_CLONES Rounding rounding_of(const float* x, int64_t width) {
+  constexpr int64_t kLanes = 16;
+  double squares[kLanes] = {}, errors[kLanes] = {};
+  for (int64_t begin = 0; begin < width; begin += kLanes) {
+    const int64_t lanes = std::min(kLanes, width - begin);
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const double value = x[begin + lane], off = static_cast<float>(c10::BFloat16(x[begin + lane])) - value;
+      squares[lane] += value * value;
+      errors[lane] += off * off;
+    }
   }
-  return {std::sqrt(square), std::sqrt(error)};
+  const double square = std::accumulate(squares, squares + kLanes, 0.0);
+  return {std::sqrt(square), std::sqrt(std::accumulate(errors, errors + kLanes, 0.0))};
 }
 
 double product_error(const Rounding& x, const Rounding& others, int64_t width) {
@@ -55,14 +62,13 @@ double product_error(const Rounding& x, const Rounding& others, int64_t width) {
          (x.error * y + x.norm * others.error + (adding + deciding) * (x.norm + x.error) * y + tiny * (1 + x.norm + y));
 }
 
-int64_t contenders(const float* scores, int64_t count, int64_t k, double product_error, bool complete) {
-  if (!std::isfinite(product_error)) return -1;
-  if (complete && count <= k) return count;
-  const double kth = scores[k - 1], reach = kth - kOutput * std::abs(kth) - 2 * product_error;
-  for (int64_t i = k; i < count; ++i) {
-    if (scores[i] + kOutput * std::abs(static_cast<double>(scores[i])) < reach) return i;
-  }
-  return complete ? count : -1;
+// A proposal s stands for numbers up to |s| / 2^8 away, and then up to product_error: the best it can be must reach the
+// worst that the k-th can be.
+float least_contender(float kth, double product_error) {
+  const double worst = kth - kOutput * std::abs(static_cast<double>(kth)) - 2 * product_error;
+  const double least = worst / (worst < 0 ? 1 - kOutput : 1 + kOutput);
+  if (!std::isfinite(least)) return -INFINITY;
+  return std::nextafter(static_cast<float>(least), -INFINITY);
 }
 
 MMFAST_CLONES float decisive_product(const float* x, const float* y, int64_t width) {
@@ -73,9 +79,7 @@ MMFAST_CLONES float decisive_product(const float* x, const float* y, int64_t wid
     for (int lane = 0; lane < kLanes; ++lane) sum[lane] += static_cast<double>(x[f + lane]) * y[f + lane];
   }
   for (; f < width; ++f) sum[0] += static_cast<double>(x[f]) * y[f];
-  double total = 0;
-  for (double part : sum) total += part;
-  return static_cast<float>(total);
+  return static_cast<float>(std::accumulate(sum, sum + kLanes, 0.0));
 }
 
 }  // namespace mmfast

@@ -1,7 +1,6 @@
 // Proposals by bfloat16 products, decisions by float32 ones: which proposals the proven error leaves possible.
 #pragma once
 #include <c10/core/ScalarType.h>
-#include <c10/util/BFloat16.h>
 #include <c10/util/string_view.h>
 
 #include <algorithm>
@@ -22,15 +21,15 @@ struct Rounding {
   }
 };
 
-Rounding round_row(const float* x, int64_t width, c10::BFloat16* rounded);
+Rounding rounding_of(const float* x, int64_t width);
 
 // A bound of |a - x.y| for every y whose norm and error are at most `others`: a is the bfloat16 product before it is
 // itself rounded to bfloat16, x.y the float32 number that decides.
 double product_error(const Rounding& x, const Rounding& others, int64_t width);
 
-// The number of leading proposals, of `count` in descending order, that may be among the k best; -1 if one that is not
-// in the list may be too. `complete`: the list holds everything there is.
-int64_t contenders(const float* scores, int64_t count, int64_t k, double product_error, bool complete);
+// The least proposal that may be among the k best where the k-th best proposal is `kth` and none errs by more than
+// `product_error`.
+float least_contender(float kth, double product_error);
 
 // The float32 number that decides: the sum is kept in float64.
 float decisive_product(const float* x, const float* y, int64_t width);

@@ -10,6 +10,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <numeric>
@@ -67,10 +68,11 @@ class Ranking {
   // Makes bfloat16 products propose.
   void propose() {
     kept_ = std::min(pool_.size(), 2 * k_ + kSpare);
-    at::Tensor rounded_items;
-    for (const Rounding& rounding : round(pool_.rows, rounded_items)) worst_item_.join(rounding);
-    rounded_items_t_ = rounded_items.t();
-    roundings_ = round(users_, rounded_users_);
+    rounded_users_ = users_.to(at::kBFloat16);
+    rounded_items_t_ = pool_.rows.to(at::kBFloat16).t();
+    Rounding worst_item;
+    for (const Rounding& item : roundings(pool_.rows)) worst_item.join(item);
+    for (const Rounding& user : roundings(users_)) errors_.push_back(product_error(user, worst_item, users_.size(1)));
   }
 
   // Returns the first user row with a NaN score, or -1.
@@ -160,10 +162,13 @@ class Ranking {
     // Writes the user's list unless more than the kept proposals may belong in it.
     bool decide(Candidates<T>& list, int64_t user) {
       const int64_t found = list.finish(places.data(), best.data()), width = all.users_.size(1);
-      const bool complete = found < all.kept_ || all.kept_ == all.pool_.size();
-      const double error = product_error(all.roundings_[user], all.worst_item_, width);
-      const int64_t count = list.saw_nan() ? -1 : contenders(best.data(), found, all.k_, error, complete);
-      if (count < 0) return false;
+      if (list.saw_nan() || !std::isfinite(all.errors_[user])) return false;
+      int64_t count = found;
+      if (found > all.k_) {
+        const T least = least_contender(best[all.k_ - 1], all.errors_[user]);
+        while (best[count - 1] < least) --count;
+      }
+      if (count == all.kept_ && count < all.pool_.size()) return false;
       const T* vector = all.users_.template const_data_ptr<T>() + user * width;
       const T* items = all.pool_.rows.template const_data_ptr<T>();
       order.resize(count);
@@ -200,15 +205,12 @@ class Ranking {
     int64_t first_nan;
   };
 
-  static std::vector<Rounding> round(const at::Tensor& table, at::Tensor& rounded) {
-    rounded = at::empty(table.sizes(), table.options().dtype(at::kBFloat16));
-    std::vector<Rounding> roundings(table.size(0));
-    const int64_t width = table.size(1);
-    const float* row = table.const_data_ptr<float>();
-    auto* out = rounded.mutable_data_ptr<at::BFloat16>();
+  static std::vector<Rounding> roundings(const at::Tensor& table) {
+    std::vector<Rounding> rows(table.size(0));
+    const float* x = table.const_data_ptr<float>();
 #pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
-    for (int64_t r = 0; r < table.size(0); ++r) roundings[r] = round_row(row + r * width, width, out + r * width);
-    return roundings;
+    for (int64_t r = 0; r < table.size(0); ++r) rows[r] = rounding_of(x + r * table.size(1), table.size(1));
+    return rows;
   }
 
   const at::Tensor users_, items_t_;
@@ -218,8 +220,7 @@ class Ranking {
   const Output out_;
   int64_t kept_ = 0;  // proposals a user; 0: none are made
   at::Tensor rounded_users_, rounded_items_t_;
-  std::vector<Rounding> roundings_;  // of the users
-  Rounding worst_item_;
+  std::vector<double> errors_;  // how far the products of a user can be off
 };
 
 Pool make_pool(const at::Tensor& items, const std::optional<at::Tensor>& candidates, at::ScalarType real) {

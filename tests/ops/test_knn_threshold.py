@@ -62,7 +62,7 @@ def test_the_number_of_edges_is_known_before_one_is_stored():
     assert len(knn_threshold(features, 0.0, max_edges=edges)[1]) == edges
     with pytest.raises(MmfastError, match=f"eta=0.0 gives {edges} edges, more than max_edges={edges - 1}; raise eta"):
         knn_threshold(features, 0.0, max_edges=edges - 1)
-    with pytest.raises(MmfastError, match="eta=0.0 gives 800 edges, more than max_edges=700"):
+    with pytest.raises(MmfastError, match=r"eta=0\.0 gives 800 edges, more than max_edges=700"):
         knn_threshold(features, 0.0, cap=4, max_edges=700)
     assert len(knn_threshold(features, 0.0, cap=4, max_edges=800)[1]) == 800
     sparse = int(knn_count(features, 0.8).clamp(max=4).sum())
