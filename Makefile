@@ -20,7 +20,7 @@ test: $(VENV)/.installed-dev
 
 test-cuda: $(VENV)/.installed-dev
 	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-	  MMFAST_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/ops; \
+	  MMFAST_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/ops && $(BIN)/python -m pytest -m cuda tests/ops; \
 	else \
 	  $(CONFIGURE) -B build/emulated -DMMFAST_CUDA=0 && \
 	  cmake --build build/emulated --target mmfast_emulated && \

@@ -45,13 +45,21 @@ struct ReplayAtoms {
   MMFAST_HOST_DEVICE double place(int64_t j) const { return decay_root2[j] * bias2[t + j]; }
 };
 
+// Who shares the work on one rule: atom j falls to lane j modulo `count`, and sum() adds up what the lanes have.
+struct OneLane {
+  static constexpr int64_t lane = 0, count = 1;
+
+  MMFAST_HOST_DEVICE double sum(double x) const { return x; }
+};
+
 // Fits the rule with the fewest points to atoms [first, last). False when it takes more than kRulePoints.
-MMFAST_HOST_DEVICE inline bool fit_rule(const ReplayAtoms& atoms, int64_t first, int64_t last, double tolerance,
-                                        ReplayRule& rule) {
+template <typename Atoms, typename Lanes>
+MMFAST_HOST_DEVICE bool fit_rule(const Atoms& atoms, const Lanes& lanes, int64_t first, int64_t last, double tolerance,
+                                 ReplayRule& rule) {
   double exact = 0, norm = 1;
   for (int n = 0; n < kRulePoints; ++n) {
     double square = 0, moment = 0;
-    for (int64_t j = first; j < last; ++j) {
+    for (int64_t j = first + lanes.lane; j < last; j += lanes.count) {
       const double a = atoms.weight(j), r = atoms.place(j);
       double before = 0, p = 1;
       for (int l = 0; l < n; ++l) {
@@ -63,6 +71,9 @@ MMFAST_HOST_DEVICE inline bool fit_rule(const ReplayAtoms& atoms, int64_t first,
       moment += a * r * p * p;
       if (n == 0) exact += a / r;
     }
+    square = lanes.sum(square);
+    moment = lanes.sum(moment);
+    if (n == 0) exact = lanes.sum(exact);
     (n == 0 ? rule.weight : rule.spread[n]) = square / norm;
     rule.center[n] = moment / square;
     rule.points = n + 1;
@@ -79,12 +90,13 @@ inline int64_t steps_that_count(double beta1, int64_t k, double tolerance) {
 
 // Calls emit(rule) for rules that together make the first `count` steps after t >= 1 (lr left out). Where t is small it
 // takes several: Adam's bias correction still changes fast.
-template <typename Emit>
-MMFAST_HOST_DEVICE void for_rules(const ReplayAtoms& atoms, int64_t count, double tolerance, const Emit& emit) {
+template <typename Atoms, typename Lanes, typename Emit>
+MMFAST_HOST_DEVICE void for_rules(const Atoms& atoms, const Lanes& lanes, int64_t count, double tolerance,
+                                  const Emit& emit) {
   for (int64_t first = 1, last; first <= count; first = last) {
     ReplayRule rule;
     last = count + 1;
-    while (!fit_rule(atoms, first, last, tolerance, rule)) last = first + (last - first + 1) / 2;
+    while (!fit_rule(atoms, lanes, first, last, tolerance, rule)) last = first + (last - first + 1) / 2;
     emit(rule);
   }
 }

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-import mmfast.ops  # registers the schemas
+import mmfast.ops  # noqa: F401 - registers the schemas
 
 EMULATED = os.environ.get("MMFAST_TEST_EMULATED", "")
 DEVICE = os.environ.get("MMFAST_TEST_DEVICE", "cpu")

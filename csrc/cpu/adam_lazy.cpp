@@ -142,7 +142,7 @@ Plans make_plans(const std::vector<Job>& jobs, const Settings& set, int64_t step
   for (size_t i = 0; i < plans.since.size(); ++i) {
     const int64_t t = plans.since[i];
     const ReplayAtoms atoms{decay1.data(), decay2.data(), bias1.data() - first, bias2.data() - first, t};
-    for_rules(atoms, steps_that_count(set.beta1, step - t, tolerance), tolerance,
+    for_rules(atoms, OneLane(), steps_that_count(set.beta1, step - t, tolerance), tolerance,
               [&](const ReplayRule& rule) { plans.rules[i].push_back(rule); });
   }
   return plans;

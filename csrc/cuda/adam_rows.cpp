@@ -3,14 +3,11 @@
 
 #include <ATen/ops/full.h>
 
-#include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <utility>
 
 #include "bind.h"
-#include "device_check.h"
 
 namespace mmfast {
 namespace {
@@ -28,9 +25,8 @@ void check_arguments(const at::Tensor& param, const at::Tensor& exp_avg, const a
     TORCH_CHECK(t.sizes() == param.sizes(), kOp, ": ", name, " is ", t.sizes(), "; wanted ", param.sizes());
     TORCH_CHECK(t.is_contiguous(), kOp, ": ", name, " is not contiguous and is written in place; wanted a whole table");
   }
-  check_dim(rows, 1, kOp, "rows");
-  check_dtype(rows, at::kLong, kOp, "rows");
   check_device(rows, param, kOp, "rows");
+  check_dim(rows, 1, kOp, "rows");
   check_dim(grad, 2, kOp, "grad");
   check_dtype(grad, param.scalar_type(), kOp, "grad");
   check_device(grad, param, kOp, "grad");
@@ -41,27 +37,13 @@ void check_arguments(const at::Tensor& param, const at::Tensor& exp_avg, const a
   TORCH_CHECK(step >= 1, kOp, ": step is ", step, "; wanted 1 for the first step");
 }
 
-void check_rising(const at::Tensor& rows, cudaStream_t stream) {
-  const auto on_host = [&] {
-    const at::Tensor host = rows.cpu();
-    const int64_t *begin = host.const_data_ptr<int64_t>(), *end = begin + host.numel();
-    TORCH_CHECK(std::adjacent_find(begin, end, std::greater_equal<>()) == end, kOp,
-                ": rows are not sorted and unique; coalesce the gradient");
-  };
-  const auto on_device = [&] {
-    return device_check_rising(rows.const_data_ptr<int64_t>(), rows.numel(), Label{"adam_rows_", "rows"}, stream);
-  };
-  check_on_device(on_device, on_host);
-}
-
 void adam_rows(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, const at::Tensor& rows,
                const at::Tensor& grad, double lr, double beta1, double beta2, double eps, double weight_decay,
                int64_t step) {
   const DeviceScope scope(param);
   check_arguments(param, exp_avg, exp_avg_sq, rows, grad, step);
-  const at::Tensor nodes = rows.contiguous(), dense = grad.contiguous();
-  check_device_ids(nodes, param.size(0), kOp, "rows", scope.stream());
-  check_rising(nodes, scope.stream());
+  const at::Tensor nodes = checked_device_rows(rows, param.size(0), kOp, scope.stream(), "coalesce the gradient");
+  const at::Tensor dense = grad.contiguous();
   const at::Tensor place = at::full({param.size(0)}, -1, rows.options().dtype(at::kInt));
   check(adam_rows_places(nodes.const_data_ptr<int64_t>(), nodes.numel(), place.mutable_data_ptr<int32_t>(),
                          scope.stream()));

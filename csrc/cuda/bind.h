@@ -62,7 +62,8 @@ inline void check_device(const std::optional<at::Tensor>& t, const at::Tensor& l
 void check_device_ids(const at::Tensor& ids, int64_t size, const char* op, const char* name, cudaStream_t stream);
 
 // `rows`, contiguous: int64 ids in [0, size), sorted and unique; checked like the ids above.
-at::Tensor checked_device_rows(const at::Tensor& rows, int64_t size, const char* op, cudaStream_t stream);
+at::Tensor checked_device_rows(const at::Tensor& rows, int64_t size, const char* op, cudaStream_t stream,
+                               const char* advice = "take them from compact_ids");
 
 Label label_of(const char* op, const char* name);
 

@@ -35,8 +35,7 @@ struct DeviceLists {
     check_device(ptr, users, kOp, ptr_name);
     check_device(items, users, kOp, name);
     check_list_types(ptr, items, users.size(0), kOp, ptr_name, name);
-    Label label{"rank", ""};
-    std::copy_n(name, std::char_traits<char>::length(name), label.name);
+    const Label label = label_of(kOp, name);
     check_on_device(
         [&] { return rank_check_lists(view(), users.size(0), items.numel(), num_items, label, stream); },
         [&] { check_lists(this->ptr.cpu(), this->items.cpu(), users.size(0), num_items, kOp, ptr_name, name); });
@@ -68,7 +67,7 @@ struct PoolTensors {
                   ": candidates do not ascend; sort them and leave repeated ones out");
     };
     const auto on_device = [&] {
-      return device_check_rising(wide.const_data_ptr<int64_t>(), wide.numel(), Label{"rank", "candidates"}, stream);
+      return device_check_rising(wide.const_data_ptr<int64_t>(), wide.numel(), label_of(kOp, "candidates"), stream);
     };
     check_on_device(on_device, on_host);
     rows = items.index_select(0, wide).to(real);
