@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "fit": "mmfast.trainer",
+    "search": "mmfast.search",
     "load": "mmfast.run",
     "evaluate": "mmfast.evaluate",
     "recommend": "mmfast.recommend",

@@ -14,6 +14,7 @@ from mmfast.errors import MmfastError, suggest
 # verb -> (module, one line of help). Only the chosen verb's module is imported, so --help needs no torch.
 VERBS = {
     "train": ("mmfast.commands.train", "train a model by a YAML file and key=value arguments"),
+    "search": ("mmfast.commands.search", "try settings in a grid, choose on validation, look at test once"),
     "prepare": ("mmfast.prepare", "turn raw interactions, texts and images into a prepared folder"),
     "evaluate": ("mmfast.commands.evaluate", "metrics of a trained run, also for cold items or with hidden features"),
     "recommend": ("mmfast.commands.recommend", "the best items for users of a trained run"),

@@ -134,6 +134,8 @@ class RunConfig(Config):
     """Name of the run folder; None composes it of data, model, framework, seed and time."""
     tensorboard: bool = True
     """Write TensorBoard events beside the JSON-lines log."""
+    search: dict[str, list[Any] | dict[str, Any]] = Field({})
+    """Settings that `mmfast search` tries: key -> list of values, or {low, high[, log]}; training ignores them."""
     imports: tuple[str, ...] = ()
     """Modules imported first, so that models, frameworks and data sets from outside register themselves."""
 
@@ -162,10 +164,15 @@ def load_config(path: str | Path | Mapping[str, Any] | None = None, overrides: I
 
     Raises MmfastError that lists every unknown key, wrong type and bad value at once.
     """
+    return build_config(read_settings(path, overrides))
+
+
+def read_settings(path: str | Path | Mapping[str, Any] | None, overrides: Iterable[str]) -> dict[str, Any]:
+    """Return the nested mapping of a file (or mapping) and overrides as in `load_config`, before it is checked."""
     raw = _read_yaml(Path(path)) if isinstance(path, (str, Path)) else dict(path or {})
     for override in sorted(overrides, key=lambda text: text.partition("=")[0].count(".")):
         _apply(raw, override)
-    return build_config(raw)
+    return raw
 
 
 def build_config(raw: Mapping[str, Any]) -> RunConfig:

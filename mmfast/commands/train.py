@@ -69,21 +69,26 @@ def is_section(field: FieldInfo) -> bool:
 
 def resolve(arguments: list[str], resume: str | None) -> RunConfig:
     """Return the config of the command line. Raises MmfastError for two files, or a file beside --resume."""
-    files = [a for a in arguments if "=" not in a or Path(a).is_file()]
-    for name in files:
-        _check_file(name)
-    overrides = [a for a in arguments if a not in files]
-    if len(files) > 1:
-        raise MmfastError(f"got {len(files)} config files ({', '.join(files)}); give one file and key=value arguments")
+    file, overrides = file_and_settings(arguments)
     if resume is None:
         if not arguments:
             raise MmfastError("nothing to train; give a YAML file or key=value arguments, see `mmfast train --help`")
-        return load_config(files[0] if files else None, overrides)
-    if files:
-        raise MmfastError(f"--resume uses the config of '{resume}'; leave out '{files[0]}'")
+        return load_config(file, overrides)
+    if file is not None:
+        raise MmfastError(f"--resume uses the config of '{resume}'; leave out '{file}'")
     from mmfast.run import check_run_folder
 
     return load_config(check_run_folder(resume) / "config.yaml", overrides)
+
+
+def file_and_settings(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the YAML file among the arguments, if one is, and the key=value ones. Raises MmfastError for two files."""
+    files = [a for a in arguments if "=" not in a or Path(a).is_file()]
+    for name in files:
+        _check_file(name)
+    if len(files) > 1:
+        raise MmfastError(f"got {len(files)} config files ({', '.join(files)}); give one file and key=value arguments")
+    return files[0] if files else None, [a for a in arguments if a not in files]
 
 
 def _check_file(name: str) -> None:

@@ -175,7 +175,9 @@ def test_micro():
         graph = 0.3 * learned + 0.7 * by_row_sums(nearest(content[modality], 4))
         views[modality] = graph @ (graph @ model.nodes.weight[USERS:])
     hidden, out = model.query.hidden, model.query.out
-    logits = torch.cat([torch.tanh(view @ hidden.weight.t() + hidden.bias) @ out.weight.t() for view in views.values()], 1)
+    logits = torch.cat(
+        [torch.tanh(view @ hidden.weight.t() + hidden.bias) @ out.weight.t() for view in views.values()], 1
+    )
     shares = torch.softmax(logits, 1)
     fused = sum(shares[:, m : m + 1] * view for m, view in enumerate(views.values()))
     final = light_gcn(self_loops(adjacency(dataset)), model.nodes.weight, 2)
