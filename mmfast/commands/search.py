@@ -16,7 +16,7 @@ EXAMPLES = """examples:
   mmfast search model=bpr data=demo 'model.reg_weight={low: 1.0e-4, high: 10.0, log: true}' --trials 20
   mmfast search configs/scientific_bpr.yaml --workers 2           two processes, half of the threads each
 
-A list of values is tried value by value, all lists in all combinations; a range {low, high, log} is searched by Optuna's
+A list is tried value by value, all lists in all combinations; a range {low, high, log} is searched by Optuna's
 TPE. Lists on the command line replace the file's `search` section. The same command goes on where it was stopped.
 """
 LISTS = ("evaluate.top_k", "evaluate.metrics", "train.lr_decay", "data.features", "imports", "framework")

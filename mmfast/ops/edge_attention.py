@@ -66,7 +66,7 @@ def _check(edges: Edges, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, choi
     for name, (table, rows, width) in wanted.items():
         if table.dim() != 2 or table.shape[0] != rows or table.dtype != q.dtype or not q.is_floating_point():
             raise MmfastError(
-                f"edge_attention: {name} is {table.dtype} {list(table.shape)}; wanted floats [{rows}, {width}], one type"
+                f"edge_attention: {name} is {table.dtype} {list(table.shape)}; wanted [{rows}, {width}] of one type"
             )
     if k.shape[1] != q.shape[1]:
         raise MmfastError(f"edge_attention: k is {list(k.shape)}, q {list(q.shape)}; wanted the same width")
