@@ -42,10 +42,25 @@ TORCH_LIBRARY(mmfast, m) {
       "-> Tensor");
   m.def("sample_edges(Tensor weights, int num_kept, int seed, int stream) -> Tensor");
 
-  m.def("knn_graph(Tensor features, int k, bool include_self, str metric, int block_bytes) -> (Tensor, Tensor)");
+  // Lists: int32 ids, the best first, the lower id among equals, then -1 with similarity -inf. By cosine an all-zero row
+  // is in no list but its own. precision: "float32", "bfloat16" (proposes; the listed numbers and their order are
+  // float32's) or "auto". knn_update: the lists of the first rows are given, pairs with a later row are new. knn_above:
+  // every other row with similarity > eta, as many as knn_count found, in slots ptr[row] .. ptr[row + 1].
+  m.def(
+      "knn_graph(Tensor features, int k, bool include_self, str metric, int block_bytes, str precision) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "knn_update(Tensor features, Tensor neighbours, Tensor similarities, bool include_self, str metric, "
+      "int block_bytes) -> (Tensor, Tensor)");
+  m.def("knn_count(Tensor features, float eta, str metric, int block_bytes) -> Tensor");
+  m.def(
+      "knn_above(Tensor features, float eta, Tensor ptr, int num_edges, str metric, int block_bytes) "
+      "-> (Tensor, Tensor)");
+
+  // candidates: ascending unique item ids, the only ones ranked; masks, targets and results are item ids all the same.
   m.def(
       "rank(Tensor users, Tensor items, Tensor mask_ptr, Tensor mask_items, Tensor target_ptr, Tensor target_items, "
-      "int k) -> (Tensor, Tensor, Tensor)");
+      "Tensor? candidates, int k, str precision) -> (Tensor, Tensor, Tensor)");
 
   m.def(
       "adam_rows_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, Tensor grad, float lr, "

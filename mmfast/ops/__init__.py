@@ -6,7 +6,8 @@ from mmfast.ops.bpr_loss import bpr_loss
 from mmfast.ops.compact_ids import compact_ids
 from mmfast.ops.csr import CSR
 from mmfast.ops.gathered_norm import gathered_norm
-from mmfast.ops.knn_graph import knn_graph
+from mmfast.ops.knn_graph import knn_graph, knn_update
+from mmfast.ops.knn_threshold import knn_count, knn_threshold
 from mmfast.ops.project_rows import project_rows
 from mmfast.ops.propagate import propagate, propagate_rows
 from mmfast.ops.rank import rank
@@ -23,7 +24,10 @@ __all__ = [
     "frobenius_reg",
     "gathered_norm",
     "half_square_reg",
+    "knn_count",
     "knn_graph",
+    "knn_threshold",
+    "knn_update",
     "project_rows",
     "propagate",
     "propagate_rows",
