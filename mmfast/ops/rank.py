@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops.knn_graph import PRECISIONS
 
 
@@ -46,10 +46,7 @@ def rank(
     arguments = (users.detach(), items.detach(), mask_ptr, mask_items, target_ptr, target_items)
     if not native("rank", users):
         return rank_reference(*arguments, k, candidates)
-    try:
-        return torch.ops.mmfast.rank(*arguments, candidates, k, precision)
-    except ValueError as error:
-        raise MmfastError(str(error)) from None
+    return call_native("rank", *arguments, candidates, k, precision)
 
 
 def rank_reference(

@@ -198,7 +198,7 @@ def test_strided_tables_and_the_reference_backend():
 def test_bad_arguments(change, message):
     pair = torch.tensor([1, 3], dtype=torch.int32)
     good = (torch.ones(2, 3), torch.ones(5, 3), torch.tensor([0, 1, 2]), pair, torch.tensor([0, 0, 2]), pair, 2)
-    with pytest.raises((MmfastError, RuntimeError), match=message):
+    with pytest.raises(MmfastError, match=message):
         rank(**{**dict(zip(NAMES, good, strict=True)), **change})
 
 
