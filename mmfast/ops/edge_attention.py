@@ -62,12 +62,11 @@ def edge_attention_reference(
 
 def _check(edges: Edges, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, choice: torch.Tensor | None) -> None:
     sources = edges.num_cols * (1 if choice is None else 2)
-    wanted = {"q": (q, edges.num_rows, "D"), "k": (k, sources, "D"), "v": (v, sources, "Dv")}
-    for name, (table, rows, width) in wanted.items():
+    tables = {"q": (q, edges.num_rows, "D"), "k": (k, sources, "D"), "v": (v, sources, "Dv")}
+    for name, (table, rows, width) in tables.items():
         if table.dim() != 2 or table.shape[0] != rows or table.dtype != q.dtype or not q.is_floating_point():
-            raise MmfastError(
-                f"edge_attention: {name} is {table.dtype} {list(table.shape)}; wanted [{rows}, {width}] of one type"
-            )
+            got, wanted = f"{table.dtype} {list(table.shape)}", f"[{rows}, {width}] and floats of q's type"
+            raise MmfastError(f"edge_attention: {name} is {got}; wanted {wanted}")
     if k.shape[1] != q.shape[1]:
         raise MmfastError(f"edge_attention: k is {list(k.shape)}, q {list(q.shape)}; wanted the same width")
     if choice is not None and (choice.dtype != torch.bool or choice.shape != edges.cols.shape):
