@@ -22,15 +22,11 @@ void for_row_blocks(int64_t rows, const Body& body) {
   });
 }
 
-// int64 [R+1], from 0 to `count`, never falling. Returns it contiguous.
-inline at::Tensor check_ptr(const at::Tensor& ptr, int64_t rows, int64_t count, const char* op, const char* name) {
-  check_dim(ptr, 1, op, name);
-  check_dtype(ptr, at::kLong, op, name);
-  check_size(ptr, 0, rows + 1, op, name);
+// The starts of ragged rows, checked, contiguous.
+inline at::Tensor checked_ptr(const at::Tensor& ptr, int64_t rows, int64_t count, const char* op, const char* name) {
+  check_ptr_shape(ptr, rows, op, name);
   const at::Tensor dense = ptr.contiguous();
-  const int64_t* p = dense.const_data_ptr<int64_t>();
-  TORCH_CHECK_VALUE(p[0] == 0 && p[rows] == count && std::is_sorted(p, p + rows + 1), op, ": ", name,
-                    " must rise from 0 to ", count, ", the number of values; got ", p[0], " to ", p[rows]);
+  check_ptr(dense, count, op, name);
   return dense;
 }
 

@@ -1,0 +1,69 @@
+// target_contrast on CUDA: checks, allocation, dispatch by type.
+#include "target_contrast.h"
+
+#include <ATen/ops/empty.h>
+
+#include <tuple>
+
+#include "ragged_bind.h"
+
+namespace mmfast {
+namespace {
+
+constexpr const char* kOp = "target_contrast";
+
+void check_rows(const at::Tensor& t, const at::Tensor& like, const char* name) {
+  check_dim(t, 2, kOp, name);
+  check_dtype(t, like.scalar_type(), kOp, name);
+  check_size(t, 1, like.size(1), kOp, name);
+  check_device(t, like, kOp, name);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> target_contrast(const at::Tensor& image_target,
+                                                               const at::Tensor& image_aux, const at::Tensor& image_ptr,
+                                                               const at::Tensor& text_target,
+                                                               const at::Tensor& text_aux, const at::Tensor& text_ptr,
+                                                               double temperature, bool with_positive) {
+  check_dim(image_target, 2, kOp, "image_target");
+  check_real(image_target, kOp, "image_target");
+  check_rows(image_aux, image_target, "image_aux");
+  check_rows(text_target, image_target, "text_target");
+  check_rows(text_aux, image_target, "text_aux");
+  const int64_t rows = image_target.size(0), dim = image_target.size(1);
+  check_size(text_target, 0, rows, kOp, "text_target");
+  TORCH_CHECK_VALUE(rows > 0, kOp, ": the batch is empty; wanted at least one item");
+  TORCH_CHECK_VALUE(temperature > 0, kOp, ": temperature=", temperature, "; choose a number above zero");
+  const DeviceScope scope(image_target);
+  const at::Tensor images = checked_device_ptr(image_ptr, rows, image_aux, kOp, "image_ptr", scope.stream());
+  const at::Tensor texts = checked_device_ptr(text_ptr, rows, text_aux, kOp, "text_ptr", scope.stream());
+  const at::Tensor all[] = {image_target.contiguous(), image_aux.contiguous(), text_target.contiguous(),
+                            text_aux.contiguous()};
+  const auto doubles = image_target.options().dtype(at::kDouble);
+  const at::Tensor each = at::empty({rows}, doubles), scale = at::empty({}, doubles);
+  const at::Tensor loss = at::empty({}, image_target.options());
+  const at::Tensor slope_target = at::empty({rows, dim}, image_target.options());
+  const at::Tensor slope_aux = at::empty(image_aux.sizes(), image_aux.options());
+  const auto run = [&]<typename T>(T) {
+    const ContrastItems<T> in{all[0].const_data_ptr<T>(),
+                              all[1].const_data_ptr<T>(),
+                              all[2].const_data_ptr<T>(),
+                              all[3].const_data_ptr<T>(),
+                              images.const_data_ptr<int64_t>(),
+                              texts.const_data_ptr<int64_t>(),
+                              rows,
+                              dim,
+                              static_cast<T>(1 / temperature),
+                              with_positive};
+    check(target_contrast_forward(in, each.mutable_data_ptr<double>(), scale.mutable_data_ptr<double>(),
+                                  loss.mutable_data_ptr<T>(), slope_target.mutable_data_ptr<T>(),
+                                  slope_aux.mutable_data_ptr<T>(), scope.stream()));
+  };
+  image_target.scalar_type() == at::kDouble ? run(double{}) : run(float{});
+  return {loss, slope_target, slope_aux};
+}
+
+}  // namespace
+
+MMFAST_CUDA_LIBRARY(m) { m.impl("target_contrast", &target_contrast); }
+
+}  // namespace mmfast

@@ -1,0 +1,25 @@
+// PTMRec's in-batch KL, on the device.
+#pragma once
+#include "runtime.h"
+
+namespace mmfast {
+
+constexpr int64_t kKlModalities = 8;
+
+// users [size, dim], items [size, dim], content [modalities, size, dim]
+template <typename T>
+struct KlTables {
+  const T *users, *items, *content;
+  int64_t modalities, size, dim;
+  T inverse_tau;
+};
+
+// loss [size], lse [1 + modalities, size], slope [size, dim] of the users.
+template <typename T>
+cudaError_t transfer_kl_forward(const KlTables<T>& in, T* loss, T* lse, T* slope, cudaStream_t stream);
+
+// grad [size]; out [modalities, size, dim] of the content.
+template <typename T>
+cudaError_t transfer_kl_backward(const KlTables<T>& in, const T* grad, const T* lse, T* out, cudaStream_t stream);
+
+}  // namespace mmfast
