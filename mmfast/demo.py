@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,3 +74,9 @@ def show_user(finished: Run, user: str | None = None) -> None:
     console.print(liked)
     console.print("recommended (* is an item of the test part)", markup=False)
     console.print(best)
+
+
+if __name__ == "__main__":
+    from mmfast.cli import main
+
+    sys.exit(main(["demo", *sys.argv[1:]]))

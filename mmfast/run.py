@@ -67,11 +67,11 @@ def load(folder: Path | str, dataset: Dataset | None = None, device: str = "cpu"
     return Run.load(folder, dataset, device)
 
 
-def dataset_of(config: RunConfig) -> Dataset:
-    """Return the data set that a run's config names; the stages of preparing it anew are told on stderr."""
+def dataset_of(config: RunConfig, progress: bool = True) -> Dataset:
+    """Return the data set that a run's config names; with `progress` the stages of preparing it are told on stderr."""
     from mmfast.data.load import load_dataset
 
-    return load_dataset(config.data, stage=lambda text: print(text, file=sys.stderr))
+    return load_dataset(config.data, stage=lambda text: print(text, file=sys.stderr) if progress else None)
 
 
 def build_model(config: RunConfig, dataset: Dataset) -> Recommender:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 def toy_data(monkeypatch):
     """The config of a toy run names no data on disk."""
     for module in (run, trainer):
-        monkeypatch.setattr(module, "dataset_of", lambda config: toy_dataset())
+        monkeypatch.setattr(module, "dataset_of", lambda config, progress=True: toy_dataset())
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,8 @@ def test_modules_run_as_commands():
     # One interpreter for all of them: importing torch takes seconds.
     code = (
         "import runpy, sys\n"
-        "for module in ('mmfast', 'mmfast.train', 'mmfast.doctor', 'mmfast.evaluate', 'mmfast.recommend'):\n"
+        "for verb in ('', '.train', '.doctor', '.evaluate', '.recommend', '.prepare', '.demo'):\n"
+        "    module = 'mmfast' + verb\n"
         "    sys.argv = ['x', '--help']\n"
         "    sys.modules.pop(module if '.' in module else '', None)\n"
         "    try:\n"
@@ -281,8 +282,8 @@ def test_modules_run_as_commands():
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     usages = [line for line in result.stdout.splitlines() if line.startswith(("usage:", "exit"))]
     assert usages[0].startswith("usage: mmfast <command>")
-    assert [usage.split()[2] for usage in usages[2::2]] == ["train", "doctor", "evaluate", "recommend"]
-    assert usages[1::2] == ["exit 0"] * 5
+    assert [usage.split()[2] for usage in usages[2::2]] == ["train", "doctor", "evaluate", "recommend", "prepare", "demo"]
+    assert usages[1::2] == ["exit 0"] * 7
     assert result.stderr == ""
 
 

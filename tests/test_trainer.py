@@ -18,8 +18,9 @@ from mmfast.evaluate import Evaluation, evaluate
 from mmfast.frameworks.base import Framework
 from mmfast.logs import read_log
 from mmfast.progress import Progress
-from mmfast.run import Run, with_data_place
+from mmfast.run import Run, dataset_of, with_data_place
 from mmfast.trainer import fit
+from tests.data.sources import write_plain
 from tests.toys import toy_config, toy_dataset
 
 
@@ -219,6 +220,14 @@ def test_a_start_that_was_killed_does_not_block_its_name(tmp_path, monkeypatch):
     (tmp_path / "runs/mine").mkdir()  # what a kill between two steps may leave
     assert fit(config, toy_dataset(), progress=False).metrics["epochs"] == 1
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+
+
+def test_preparing_data_is_told_unless_progress_is_off(tmp_path, monkeypatch, capsys):
+    config = toy_config(tmp_path, data={"name": str(write_plain(tmp_path / "shop"))})
+    for progress in (False, True):
+        monkeypatch.setenv("MMFAST_CACHE", str(tmp_path / f"cache {progress}"))
+        dataset_of(config, progress)
+        assert ("writing interactions" in capsys.readouterr().err) == progress
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path):
