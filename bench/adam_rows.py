@@ -1,6 +1,6 @@
 """Time of one exact Adam step on a table of which a batch touched a few rows, against torch with a dense gradient.
 
-`step` makes the step of every row at once; `lazy step` reads the rows of a batch (which makes up what they missed), then
+`step` makes the step of every row at once; `lazy step` reads the rows of a batch, which makes up what they missed, and
 steps them alone. SparseAdam is beside it for its time: it drops the steps that a row misses and ends elsewhere.
 Run from the repository: `python bench/adam_rows.py [--shapes elec] [--rows 20000] [--json]`.
 """

@@ -1,4 +1,5 @@
-// The steps of Adam that a row without a gradient has not made yet, all at once. The same code serves CPU and CUDA.
+// The steps of Adam that a row without a gradient has not made yet, all at once: docs/row_lazy_adam.md. The same code
+// serves CPU and CUDA.
 //
 // Without a gradient m and v only decay. So steps t+1 .. t+k take m * S from a number, with s = sqrt(v) and
 //   S = sum_j a_j / (r_j s + eps),  a_j = lr beta1^j / (1 - beta1^(t+j)),  r_j = sqrt(beta2^j / (1 - beta2^(t+j))),
