@@ -62,8 +62,8 @@ TORCH_LIBRARY(mmfast, m) {
       "sample_triples(Tensor users, int num_items, int num_entries, int num_draws, int seed, int first_draw) "
       "-> Tensor");
 
-  // Lists: int32 ids, the best first, the lower id among equals, then -1 with similarity -inf. By cosine an all-zero row
-  // is in no list but its own. precision: "float32", "bfloat16" (proposes; the listed numbers and their order are
+  // Lists: int32 ids, the best first, the lower id among equals, then -1 with similarity -inf. By cosine an all-zero
+  // row is in no list but its own. precision: "float32", "bfloat16" (proposes; the listed numbers and their order are
   // float32's) or "auto". knn_update: the lists of the first rows are given, pairs with a later row are new. knn_above:
   // every other row with similarity > eta, as many as knn_count found, in slots ptr[row] .. ptr[row + 1].
   m.def(

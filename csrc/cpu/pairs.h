@@ -72,9 +72,10 @@ class Pairs {
     panel.begin = from;
     panel.count = to - from;
     if (!reduced_) return features_.load(from, panel.store.narrow(0, 0, panel.count));
-    const auto part = features_.empty(std::min(tile_, to - from));
-    for (int64_t begin = from; begin < to; begin += tile_) {
-      const auto rows = part.narrow(0, 0, std::min(tile_, to - begin));
+    constexpr int64_t kPart = 128;  // rows that are in T for a moment
+    const auto part = features_.empty(std::min(kPart, to - from));
+    for (int64_t begin = from; begin < to; begin += kPart) {
+      const auto rows = part.narrow(0, 0, std::min(kPart, to - begin));
       features_.load(begin, rows);
       panel.store.narrow(0, begin - from, rows.size(0)).copy_(rows);
     }

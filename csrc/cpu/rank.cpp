@@ -248,11 +248,7 @@ int64_t run(Ranking<T> ranking, bool proposed) {
   return ranking.run();
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> rank(const at::Tensor& users, const at::Tensor& items,
-                                                    const at::Tensor& mask_ptr, const at::Tensor& mask_items,
-                                                    const at::Tensor& target_ptr, const at::Tensor& target_items,
-                                                    const std::optional<at::Tensor>& candidates, int64_t k,
-                                                    c10::string_view precision) {
+void check_tables(const at::Tensor& users, const at::Tensor& items) {
   check_dim(users, 2, kOp, "users");
   check_dim(items, 2, kOp, "items");
   const auto type = users.scalar_type();
@@ -260,7 +256,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rank(const at::Tensor& users, con
               "; wanted Float, Double, Half or BFloat16");
   check_dtype(items, type, kOp, "items");
   check_size(items, 1, users.size(1), kOp, "items");
-  const bool wide = type == at::kDouble, proposed = proposes(precision, type, users.size(1), kOp);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> rank(const at::Tensor& users, const at::Tensor& items,
+                                                    const at::Tensor& mask_ptr, const at::Tensor& mask_items,
+                                                    const at::Tensor& target_ptr, const at::Tensor& target_items,
+                                                    const std::optional<at::Tensor>& candidates, int64_t k,
+                                                    c10::string_view precision) {
+  check_tables(users, items);
+  const bool wide = users.scalar_type() == at::kDouble;
+  const bool proposed = proposes(precision, users.scalar_type(), users.size(1), kOp);
   const auto left = users.to(wide ? at::kDouble : at::kFloat).contiguous();
   const Pool pool = make_pool(items, candidates, left.scalar_type());
   const int64_t num_users = users.size(0), num_items = items.size(0);

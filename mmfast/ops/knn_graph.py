@@ -13,7 +13,7 @@ from mmfast.ops._backend import native, register
 
 METRICS = ("cosine", "inner")
 PRECISIONS = ("auto", "float32", "bfloat16")
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 128 << 20
 
 
 def knn_graph(
@@ -33,7 +33,8 @@ def knn_graph(
     else's. Where fewer than k rows are left a list ends in -1, with similarity -inf.
     precision: "bfloat16" proposes neighbours by bfloat16 products and decides among all that their proven error leaves
     possible by float32 ones; "float32" does without; "auto" proposes where the CPU has units for it.
-    The work space beyond the result is about `block_bytes`. The bits do not depend on the threads.
+    The work space beyond the result is about `block_bytes`, and 8 (5 k + 64) bytes a row for proposals. The bits do not
+    depend on the threads.
     Raises MmfastError for k above the number of rows to choose from, and for NaN or infinity in a row.
 
     >>> neighbours, similarities = knn_graph(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), k=2)
@@ -128,7 +129,8 @@ def checked_features(op: str, features: Tensor | np.ndarray, metric: str) -> Ten
         with warnings.catch_warnings():  # torch warns that the array is read-only; nothing here writes to it
             warnings.simplefilter("ignore", UserWarning)
             features = torch.from_numpy(features)
-    if features.dim() != 2 or features.dtype not in (torch.float16, torch.float32, torch.float64):
+    types = (torch.float16, torch.float32, torch.float64)
+    if features.dim() != 2 or features.shape[1] == 0 or features.dtype not in types:
         raise MmfastError(
             f"{op}: features has shape {tuple(features.shape)} and type {features.dtype}; "
             "wanted [items, width] in float16, float32 or float64"

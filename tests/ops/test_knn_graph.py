@@ -1,6 +1,7 @@
 """Exact neighbours against brute force and the golden numbers: ties, zero rows, memory-mapped input, threads."""
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,39 @@ def test_memory_mapped_and_strided_input(tmp_path):
     assert equal(half, knn_graph(torch.tensor(mapped.astype(np.float16)), 4, block_bytes=SMALL_PANELS))
 
 
+def anonymous_bytes():
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
+@pytest.mark.skipif(
+    any(name in os.environ for name in ("MMFAST_TEST_EMULATED", "MMFAST_TEST_DEVICE")),
+    reason="a device holds the table whole",
+)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_mapped_table_is_never_copied_whole(tmp_path, precision):
+    np.save(tmp_path / "f.npy", table(3000, 4000, torch.float32).half().numpy())
+    mapped = np.load(tmp_path / "f.npy", mmap_mode="r")
+    arguments = {"k": 5, "block_bytes": 1 << 20, "precision": precision}
+    knn_graph(mapped[:100], **arguments)  # libraries take their own work space on first use
+    before, most, done = anonymous_bytes(), 0, threading.Event()
+
+    def watch():
+        nonlocal most
+        while not done.wait(0.001):
+            most = max(most, anonymous_bytes() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        knn_graph(mapped[:1500] if precision == "bfloat16" else mapped, **arguments)
+    finally:
+        done.set()
+        watcher.join()
+    assert 0 < most < 20 << 20  # two panels of one tile are 12 MB; the table in float32 is 48 MB, half of it 24 MB
+
+
 @pytest.mark.parametrize("block_bytes", [ONE_PANEL, 200_000])
 @pytest.mark.parametrize("num_items", [100, 1500])
 def test_any_number_of_threads(num_items, block_bytes):
@@ -172,6 +206,7 @@ def test_nan_names_the_row(backend, bad):
         ({"block_bytes": 0}, "block_bytes=0; choose a number above zero"),
         ({"precision": "int8"}, "precision='int8' is unknown; choose one of auto, float32, bfloat16"),
         ({"features": torch.ones(20)}, r"features has shape \(20,\)"),
+        ({"features": torch.ones(20, 0)}, r"features has shape \(20, 0\)"),
         ({"features": torch.ones(20, 2).int()}, "wanted .* float16, float32 or float64"),
         ({"features": torch.ones(0, 2)}, "there are only 0 items"),
     ],
