@@ -63,7 +63,8 @@ def test_200_steps_and_a_flush_equal_dense_adam(touched, scale):
         torch_32 = densely(start(53, 33, dtype), steps)
         for ours, theirs, want in zip(state[:3], torch_32, exact, strict=True):
             assert relative(ours, want) <= max(wanted / 10, 2 * relative(theirs, want))
-            torch.testing.assert_close(ours.double(), want, rtol=wanted, atol=wanted * float(want.abs().max()))
+            room = max(wanted * float(want.abs().max()), 2 * float((theirs - want).abs().max()))
+            torch.testing.assert_close(ours.double(), want, rtol=wanted, atol=room)
 
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.999), (0.95, 0.9), (0.5, 0.5), (0.99, 0.9999)])
