@@ -11,6 +11,7 @@ from mmfast.ops.edge_gather import edge_gather, edge_sum
 from mmfast.ops.edge_softmax import edge_softmax
 from mmfast.ops.edges import Edges
 from mmfast.ops.gathered_norm import gathered_norm
+from mmfast.ops.hypergraph import hypergraph
 from mmfast.ops.knn_graph import knn_graph
 from mmfast.ops.project_rows import project_rows
 from mmfast.ops.propagate import propagate, propagate_rows
@@ -35,6 +36,7 @@ __all__ = [
     "frobenius_reg",
     "gathered_norm",
     "half_square_reg",
+    "hypergraph",
     "idct",
     "knn_graph",
     "project_rows",
