@@ -17,7 +17,7 @@ def ragged(chosen, items, width, seed):
 
 
 def eager_contrast(image, aux, ptr, text, words, text_ptr):
-    """Return Eq. 19 without a loop over items, all of which have both kinds of auxiliaries; the reference has a loop."""
+    """Return Eq. 19 without a loop over items, all with both kinds of auxiliaries; the reference has one."""
 
     def log_sum(others, starts):
         item = torch.repeat_interleave(torch.arange(len(image), device=image.device), starts.diff())

@@ -46,19 +46,22 @@ TORCH_LIBRARY(mmfast, m) {
   // The losses below return what their gradient is made of beside their value: slopes are derivatives by an argument,
   // slope_backward is a slope times the gradient of its loss, a scalar or [B].
   m.def("slope_backward(Tensor grad, Tensor slope) -> Tensor");
-  // info_nce: loss [B] and log-sum-exp [B] per anchor of x over the rows of y without row skip[b]; slope [B, D] of x,
-  // empty unless wanted.
+  // info_nce: loss [B] per anchor of x over the rows of y without row skip[b]; their softmax [2, B], the highest score
+  // and the sum of exp(score - highest); slope [B, D] of x, empty unless wanted.
   m.def(
       "info_nce(Tensor x, Tensor y, Tensor index, Tensor? skip, float temperature, bool normalize, bool want_slope) "
       "-> (Tensor, Tensor, Tensor)");
   m.def(
-      "info_nce_backward(Tensor grad, Tensor lse, Tensor x, Tensor y, Tensor index, Tensor? skip, float temperature, "
+      "info_nce_backward(Tensor grad, Tensor softmax, Tensor x, Tensor y, Tensor index, Tensor? skip, float "
+      "temperature, "
       "bool normalize) -> Tensor");
 
-  // KL [B] per user, summed over content [M, B, D], the log-sum-exps [1 + M, B], the slope [B, D] of users.
+  // KL [B] per user, summed over content [M, B, D]; as above the softmax [2, 1 + M, B], of the IDs first; the slope
+  // [B, D] of users.
   m.def("transfer_kl(Tensor users, Tensor items, Tensor content, float temperature) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "transfer_kl_backward(Tensor grad, Tensor lse, Tensor users, Tensor items, Tensor content, float temperature) "
+      "transfer_kl_backward(Tensor grad, Tensor softmax, Tensor users, Tensor items, Tensor content, float "
+      "temperature) "
       "-> Tensor");
 
   // Margins [B] and [M, B] of the training triples, [M, G] of the universal ones: loss, weights, slopes of the

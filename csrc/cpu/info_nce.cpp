@@ -66,15 +66,16 @@ MMFAST_CLONES void weigh(T* scores, int64_t rows, int64_t begin, int64_t count, 
 // Scores [rows, count] become grad[r] * (softmax - [c is the positive]).
 template <typename T>
 MMFAST_CLONES void slopes(T* scores, int64_t rows, int64_t begin, int64_t count, const int64_t* index,
-                          const int64_t* skip, const T* lse, const T* grad) {
+                          const int64_t* skip, const T* highest, const T* sum, const T* grad) {
   for (int64_t r = 0; r < rows; ++r, scores += count) {
     if (skip && skip[r] >= begin && skip[r] < begin + count) {
       scores[skip[r] - begin] = -std::numeric_limits<T>::infinity();
     }
-    exp_row(scores, count, lse[r]);
-    if (index[r] >= begin && index[r] < begin + count) scores[index[r] - begin] -= 1;
+    exp_row(scores, count, highest[r]);
+    const T factor = grad[r] / sum[r];
 #pragma GCC ivdep
-    for (int64_t c = 0; c < count; ++c) scores[c] *= grad[r];
+    for (int64_t c = 0; c < count; ++c) scores[c] *= factor;
+    if (index[r] >= begin && index[r] < begin + count) scores[index[r] - begin] -= grad[r];
   }
 }
 
@@ -142,7 +143,7 @@ class InfoNce {
         dim_(x.size(1)) {}
 
   // A worker owns a tile of anchors and walks over all candidates.
-  void forward(T* loss, T* lse, const at::Tensor& slope) const {
+  void forward(T* loss, T* highest, T* sum, const at::Tensor& slope) const {
     Pieces pieces(tiles(anchors_.size(), kAnchors));
     for_workers([&] {
       const at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -154,9 +155,9 @@ class InfoNce {
         at::Tensor sums = slope.defined() ? slope.narrow(0, first, rows) : slope;
         walk(first, rows, scores, seen, sums);
         for (int64_t r = 0; r < rows; ++r) {
-          const T log_sum = static_cast<T>(std::log(seen[r].sum));
-          loss[first + r] = (seen[r].highest - seen[r].positive) + log_sum;
-          lse[first + r] = seen[r].highest + log_sum;
+          loss[first + r] = (seen[r].highest - seen[r].positive) + static_cast<T>(std::log(seen[r].sum));
+          highest[first + r] = seen[r].highest;
+          sum[first + r] = static_cast<T>(seen[r].sum);
         }
         if (sums.defined()) finish_slope(first, rows, seen, sums.mutable_data_ptr<T>());
       }
@@ -164,7 +165,7 @@ class InfoNce {
   }
 
   // A worker owns a tile of candidates and walks over all anchors, in their order.
-  void backward(const T* grad, const T* lse, const at::Tensor& out) const {
+  void backward(const T* grad, const T* highest, const T* sum, const at::Tensor& out) const {
     Pieces pieces(tiles(candidates_.size(), kCandidates));
     for_workers([&] {
       const at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -177,7 +178,7 @@ class InfoNce {
           const at::Tensor anchors = anchors_.tile(first, std::min(kAnchors, anchors_.size() - first));
           at::Tensor block = product(anchors, tile, scores);
           slopes(block.mutable_data_ptr<T>(), anchors.size(0), begin, count, index_ + first, skipped(first),
-                 lse + first, grad + first);
+                 highest + first, sum + first, grad + first);
           at::addmm_out(sums, sums, block.t(), anchors, first > 0 ? 1 : 0);
         }
         if (!candidates_.lengths()) continue;
@@ -257,31 +258,35 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> info_nce(const at::Tensor& x, con
                                                         const at::Tensor& index, const std::optional<at::Tensor>& skip,
                                                         double temperature, bool normalize, bool want_slope) {
   const Arguments in("info_nce", x, y, index, skip, temperature);
-  at::Tensor loss = at::empty({x.size(0)}, x.options()), lse = at::empty({x.size(0)}, x.options());
+  at::Tensor loss = at::empty({x.size(0)}, x.options()), softmax = at::empty({2, x.size(0)}, x.options());
   at::Tensor slope = at::empty({want_slope ? x.size(0) : 0, x.size(1)}, x.options());
   const auto run = [&]<typename T>(T) {
+    T* highest = softmax.mutable_data_ptr<T>();
     InfoNce<T>(in.x, in.y, in.index, in.skip, temperature, normalize)
-        .forward(loss.mutable_data_ptr<T>(), lse.mutable_data_ptr<T>(), want_slope ? slope : at::Tensor());
+        .forward(loss.mutable_data_ptr<T>(), highest, highest + x.size(0), want_slope ? slope : at::Tensor());
   };
   x.scalar_type() == at::kDouble ? run(double{}) : run(float{});
-  return {loss, lse, slope};
+  return {loss, softmax, slope};
 }
 
-at::Tensor info_nce_backward(const at::Tensor& grad, const at::Tensor& lse, const at::Tensor& x, const at::Tensor& y,
-                             const at::Tensor& index, const std::optional<at::Tensor>& skip, double temperature,
-                             bool normalize) {
+at::Tensor info_nce_backward(const at::Tensor& grad, const at::Tensor& softmax, const at::Tensor& x,
+                             const at::Tensor& y, const at::Tensor& index, const std::optional<at::Tensor>& skip,
+                             double temperature, bool normalize) {
   const char* op = "info_nce_backward";
   const Arguments in(op, x, y, index, skip, temperature);
-  for (const auto& [name, t] : {std::pair{"grad", &grad}, {"lse", &lse}}) {
+  check_dim(grad, 1, op, "grad");
+  check_dim(softmax, 2, op, "softmax");
+  check_size(softmax, 0, 2, op, "softmax");
+  for (const auto& [name, t] : {std::pair{"grad", &grad}, {"softmax", &softmax}}) {
     check_dtype(*t, x.scalar_type(), op, name);
-    check_dim(*t, 1, op, name);
-    check_size(*t, 0, x.size(0), op, name);
+    check_size(*t, -1, x.size(0), op, name);
   }
-  const at::Tensor slope = grad.contiguous(), total = lse.contiguous();
+  const at::Tensor slope = grad.contiguous(), total = softmax.contiguous();
   at::Tensor out = empty_table(y.sizes(), y.options());
   const auto run = [&]<typename T>(T) {
+    const T* highest = total.const_data_ptr<T>();
     InfoNce<T>(in.x, in.y, in.index, in.skip, temperature, normalize)
-        .backward(slope.const_data_ptr<T>(), total.const_data_ptr<T>(), out);
+        .backward(slope.const_data_ptr<T>(), highest, highest + x.size(0), out);
   };
   x.scalar_type() == at::kDouble ? run(double{}) : run(float{});
   return out;

@@ -83,18 +83,30 @@ MMFAST_CLONES void weigh(T* z, T* const* content, int64_t num_modalities, int64_
   }
 }
 
-// z becomes the ID distribution; w[m] becomes grad * (distribution of m - ID distribution), lse [1 + M, num_users].
+// Where the softmax [2, 1 + M, num_users] of the first pass lies: highest scores, then sums.
 template <typename T>
-MMFAST_CLONES void slopes(T* z, T* const* content, int64_t num_modalities, int64_t rows, int64_t count, const T* lse,
-                          int64_t num_users, const T* grad) {
+struct Saved {
+  T* highest;
+  int64_t num_users, num_tables;
+
+  MMFAST_INLINE T& top(int64_t table, int64_t user) const { return highest[table * num_users + user]; }
+  MMFAST_INLINE T& sum(int64_t table, int64_t user) const { return highest[(num_tables + table) * num_users + user]; }
+};
+
+// z becomes the ID distribution; w[m] becomes grad * (distribution of m - ID distribution), of users first + r.
+template <typename T>
+MMFAST_CLONES void slopes(T* z, T* const* content, int64_t rows, int64_t count, const Saved<const T>& saved,
+                          int64_t first, const T* grad) {
   for (int64_t r = 0; r < rows; ++r) {
     T* ids = z + r * count;
-    exp_row(ids, count, lse[r]);
-    for (int64_t m = 0; m < num_modalities; ++m) {
-      T* w = content[m] + r * count;
-      exp_row(w, count, lse[(1 + m) * num_users + r]);
+    exp_row(ids, count, saved.top(0, first + r));
+    const T share = 1 / saved.sum(0, first + r), g = grad[first + r];
+    for (int64_t m = 1; m < saved.num_tables; ++m) {
+      T* w = content[m - 1] + r * count;
+      exp_row(w, count, saved.top(m, first + r));
+      const T own = 1 / saved.sum(m, first + r);
 #pragma GCC ivdep
-      for (int64_t c = 0; c < count; ++c) w[c] = (w[c] - ids[c]) * grad[r];
+      for (int64_t c = 0; c < count; ++c) w[c] = (w[c] * own - ids[c] * share) * g;
     }
   }
 }
@@ -109,26 +121,25 @@ class TransferKl {
         content_(content.unbind(0)),
         size_(users.size(0)) {}
 
-  void forward(T* loss, T* lse, const at::Tensor& slope) const {
+  void forward(T* loss, const Saved<T>& saved, const at::Tensor& slope) const {
     for_tiles(kUsers, [&](int64_t first, int64_t rows, std::vector<at::Tensor>& store) {
       std::vector<User<T>> seen(rows);
       std::vector<at::Tensor> sums;  // the weighted content rows: by the ID weights, by those of each modality
       for (int64_t m = 0; m < 2 * modalities(); ++m) sums.push_back(at::empty({rows, dim()}, users_.options()));
       for (int64_t begin = 0; begin < size_; begin += kColumns) add_tile(first, rows, begin, store, seen, sums);
-      for (int64_t r = 0; r < rows; ++r) loss[first + r] = finish(seen[r], lse + first + r);
+      for (int64_t r = 0; r < rows; ++r) loss[first + r] = finish(seen[r], saved, first + r);
       finish_slope(seen, sums, slope.narrow(0, first, rows));
     });
   }
 
-  void backward(const T* grad, const T* lse, const at::Tensor& out) const {
+  void backward(const T* grad, const Saved<const T>& saved, const at::Tensor& out) const {
     for_tiles(kColumns, [&](int64_t begin, int64_t count, std::vector<at::Tensor>& store) {
       for (int64_t first = 0; first < size_; first += kUsers) {
         const int64_t rows = std::min(kUsers, size_ - first);
         const auto blocks = scores(first, rows, begin, count, store);
         T* pointers[kMost];
         for (int64_t m = 0; m < modalities(); ++m) pointers[m] = blocks[1 + m].template mutable_data_ptr<T>();
-        slopes(blocks[0].template mutable_data_ptr<T>(), pointers, modalities(), rows, count, lse + first, size_,
-               grad + first);
+        slopes(blocks[0].template mutable_data_ptr<T>(), pointers, rows, count, saved, first, grad);
         for (int64_t m = 0; m < modalities(); ++m) {
           at::Tensor sum = out[m].narrow(0, begin, count);
           at::addmm_out(sum, sum, blocks[1 + m].t(), users_.narrow(0, first, rows), first > 0 ? 1 : 0);
@@ -187,14 +198,15 @@ class TransferKl {
     at::addmm_out(sum, sum, weights, tile, old ? 1 : 0);
   }
 
-  T finish(const User<T>& user, T* lse) const {
+  T finish(const User<T>& user, const Saved<T>& saved, int64_t u) const {
     const double log_ids = std::log(user.ids.sum);
     double loss = 0;
-    lse[0] = static_cast<T>(user.ids.highest + log_ids);
+    saved.top(0, u) = user.ids.highest;
+    saved.sum(0, u) = static_cast<T>(user.ids.sum);
     for (int64_t m = 0; m < modalities(); ++m) {
-      const double log_sum = std::log(user.content[m].sum);
-      lse[(1 + m) * size_] = static_cast<T>(user.content[m].highest + log_sum);
-      const double divergence = user.gap[m] / user.ids.sum - log_ids + log_sum;
+      saved.top(1 + m, u) = user.content[m].highest;
+      saved.sum(1 + m, u) = static_cast<T>(user.content[m].sum);
+      const double divergence = user.gap[m] / user.ids.sum - log_ids + std::log(user.content[m].sum);
       loss += divergence < 0 ? 0 : divergence;  // rounding; NaN stays
     }
     return static_cast<T>(loss);
@@ -241,31 +253,34 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> transfer_kl(const at::Tensor& use
                                                            const at::Tensor& content, double temperature) {
   check_arguments("transfer_kl", users, items, content, temperature);
   at::Tensor loss = at::empty({users.size(0)}, users.options()), slope = at::empty(users.sizes(), users.options());
-  at::Tensor lse = at::empty({1 + content.size(0), users.size(0)}, users.options());
+  at::Tensor softmax = at::empty({2, 1 + content.size(0), users.size(0)}, users.options());
   const auto run = [&]<typename T>(T) {
     TransferKl<T>(users.contiguous(), items.contiguous(), content.contiguous(), temperature)
-        .forward(loss.mutable_data_ptr<T>(), lse.mutable_data_ptr<T>(), slope);
+        .forward(loss.mutable_data_ptr<T>(), Saved<T>{softmax.mutable_data_ptr<T>(), users.size(0), softmax.size(1)},
+                 slope);
   };
   users.scalar_type() == at::kDouble ? run(double{}) : run(float{});
-  return {loss, lse, slope};
+  return {loss, softmax, slope};
 }
 
-at::Tensor transfer_kl_backward(const at::Tensor& grad, const at::Tensor& lse, const at::Tensor& users,
+at::Tensor transfer_kl_backward(const at::Tensor& grad, const at::Tensor& softmax, const at::Tensor& users,
                                 const at::Tensor& items, const at::Tensor& content, double temperature) {
   const char* op = "transfer_kl_backward";
   check_arguments(op, users, items, content, temperature);
   check_dtype(grad, users.scalar_type(), op, "grad");
-  check_dtype(lse, users.scalar_type(), op, "lse");
+  check_dtype(softmax, users.scalar_type(), op, "softmax");
   check_dim(grad, 1, op, "grad");
-  check_dim(lse, 2, op, "lse");
+  check_dim(softmax, 3, op, "softmax");
   check_size(grad, 0, users.size(0), op, "grad");
-  check_size(lse, 0, 1 + content.size(0), op, "lse");
-  check_size(lse, 1, users.size(0), op, "lse");
-  const at::Tensor slope = grad.contiguous(), total = lse.contiguous();
+  check_size(softmax, 0, 2, op, "softmax");
+  check_size(softmax, 1, 1 + content.size(0), op, "softmax");
+  check_size(softmax, 2, users.size(0), op, "softmax");
+  const at::Tensor slope = grad.contiguous(), total = softmax.contiguous();
   at::Tensor out = at::empty(content.sizes(), content.options());
   const auto run = [&]<typename T>(T) {
     TransferKl<T>(users.contiguous(), items.contiguous(), content.contiguous(), temperature)
-        .backward(slope.const_data_ptr<T>(), total.const_data_ptr<T>(), out);
+        .backward(slope.const_data_ptr<T>(), Saved<const T>{total.const_data_ptr<T>(), users.size(0), total.size(1)},
+                  out);
   };
   users.scalar_type() == at::kDouble ? run(double{}) : run(float{});
   return out;

@@ -61,34 +61,34 @@ class InfoNce {
         store_(at::empty({std::min(kAnchors, x.size(0)) * std::min(kCandidates, y.size(0))}, x.options())),
         stream_(stream) {}
 
-  void forward(const at::Tensor& loss, const at::Tensor& lse, const at::Tensor& slope) const {
+  void forward(const at::Tensor& loss, T* highest, T* total, const at::Tensor& slope) const {
     const auto options = anchors_.table.options();
     const int64_t most = std::min(kAnchors, anchors_.size());
-    const at::Tensor seen = at::empty({3, most}, options), sum = at::empty({most}, options.dtype(at::kDouble));
-    T* numbers = seen.mutable_data_ptr<T>();
-    const NceAnchors<T> state{numbers, numbers + most, sum.mutable_data_ptr<double>()};
+    const at::Tensor store = at::empty({2, most}, options), sum = at::empty({most}, options.dtype(at::kDouble));
+    T* numbers = store.mutable_data_ptr<T>();
     for (int64_t first = 0; first < anchors_.size(); first += kAnchors) {
       const at::Tensor anchors = anchors_.tile(first, kAnchors);
+      const NceAnchors<T> state{highest + first, numbers, sum.mutable_data_ptr<double>()};
       at::Tensor sums = slope.defined() ? slope.narrow(0, first, anchors.size(0)) : slope;
       T* into = sums.defined() ? sums.mutable_data_ptr<T>() : nullptr;
       for (int64_t begin = 0; begin < candidates_.size(); begin += kCandidates) {
         const at::Tensor tile = candidates_.tile(begin, kCandidates), block = product(anchors, tile);
-        check(nce_weigh(view(block, first, begin), state, begin == 0, numbers + 2 * most, into, dim_, stream_));
+        check(nce_weigh(view(block, first, begin), state, begin == 0, numbers + most, into, dim_, stream_));
         if (into) at::addmm_out(sums, sums, block, tile, begin > 0 ? 1 : 0);
       }
       check(nce_finish(state, anchors.size(0), dim_, index_ + first, candidates_.table.template const_data_ptr<T>(),
-                       loss.mutable_data_ptr<T>() + first, lse.mutable_data_ptr<T>() + first, into, stream_));
+                       loss.mutable_data_ptr<T>() + first, total + first, into, stream_));
       if (into) anchors_.undo_length(first, 1 / temperature_, sums, stream_);
     }
   }
 
-  void backward(const T* grad, const T* lse, const at::Tensor& out) const {
+  void backward(const T* grad, const T* highest, const T* total, const at::Tensor& out) const {
     for (int64_t begin = 0; begin < candidates_.size(); begin += kCandidates) {
       const at::Tensor tile = candidates_.tile(begin, kCandidates);
       at::Tensor sums = out.narrow(0, begin, tile.size(0));
       for (int64_t first = 0; first < anchors_.size(); first += kAnchors) {
         const at::Tensor anchors = anchors_.tile(first, kAnchors), block = product(anchors, tile);
-        check(nce_slopes(view(block, first, begin), lse + first, grad + first, stream_));
+        check(nce_slopes(view(block, first, begin), highest + first, total + first, grad + first, stream_));
         at::addmm_out(sums, sums, block.t(), anchors, first > 0 ? 1 : 0);
       }
       if (candidates_.lengths()) candidates_.undo_length(begin, T(1), sums, stream_);
@@ -157,32 +157,36 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& x, cons
                                                        double temperature, bool normalize, bool want_slope) {
   const DeviceScope scope(x);
   const Arguments in("info_nce", x, y, index, skip, temperature, scope.stream());
-  const at::Tensor loss = at::empty({x.size(0)}, x.options()), lse = at::empty({x.size(0)}, x.options());
+  const at::Tensor loss = at::empty({x.size(0)}, x.options()), softmax = at::empty({2, x.size(0)}, x.options());
   const at::Tensor slope = at::empty({want_slope ? x.size(0) : 0, x.size(1)}, x.options());
   const auto run = [&]<typename T>(T) {
+    T* highest = softmax.mutable_data_ptr<T>();
     InfoNce<T>(in.x, in.y, in.index, in.skip, temperature, normalize, scope.stream())
-        .forward(loss, lse, want_slope ? slope : at::Tensor());
+        .forward(loss, highest, highest + x.size(0), want_slope ? slope : at::Tensor());
   };
   x.scalar_type() == at::kDouble ? run(double{}) : run(float{});
-  return {loss, lse, slope};
+  return {loss, softmax, slope};
 }
 
-at::Tensor backward(const at::Tensor& grad, const at::Tensor& lse, const at::Tensor& x, const at::Tensor& y,
+at::Tensor backward(const at::Tensor& grad, const at::Tensor& softmax, const at::Tensor& x, const at::Tensor& y,
                     const at::Tensor& index, const std::optional<at::Tensor>& skip, double temperature,
                     bool normalize) {
   const char* op = "info_nce_backward";
   const DeviceScope scope(x);
   const Arguments in(op, x, y, index, skip, temperature, scope.stream());
-  for (const auto& [name, t] : {std::pair{"grad", &grad}, {"lse", &lse}}) {
+  check_dim(grad, 1, op, "grad");
+  check_dim(softmax, 2, op, "softmax");
+  check_size(softmax, 0, 2, op, "softmax");
+  for (const auto& [name, t] : {std::pair{"grad", &grad}, {"softmax", &softmax}}) {
     check_dtype(*t, x.scalar_type(), op, name);
-    check_dim(*t, 1, op, name);
-    check_size(*t, 0, x.size(0), op, name);
+    check_size(*t, -1, x.size(0), op, name);
     check_device(*t, x, op, name);
   }
-  const at::Tensor slope = grad.contiguous(), total = lse.contiguous(), out = at::empty(y.sizes(), y.options());
+  const at::Tensor slope = grad.contiguous(), total = softmax.contiguous(), out = at::empty(y.sizes(), y.options());
   const auto run = [&]<typename T>(T) {
+    const T* highest = total.const_data_ptr<T>();
     InfoNce<T>(in.x, in.y, in.index, in.skip, temperature, normalize, scope.stream())
-        .backward(slope.const_data_ptr<T>(), total.const_data_ptr<T>(), out);
+        .backward(slope.const_data_ptr<T>(), highest, highest + x.size(0), out);
   };
   x.scalar_type() == at::kDouble ? run(double{}) : run(float{});
   return out;

@@ -71,12 +71,12 @@ __global__ void rescale_kernel(T* sums, int64_t rows, int64_t dim, const T* resc
 
 template <typename T>
 __global__ void finish_kernel(NceAnchors<T> anchors, int64_t rows, int64_t dim, const int64_t* index,
-                              const T* candidates, T* loss, T* lse, T* sums) {
+                              const T* candidates, T* loss, T* total, T* sums) {
   for (int64_t r = first_row(); r < rows; r += row_step()) {
     const T log_sum = static_cast<T>(std::log(anchors.sum[r])), share = static_cast<T>(1 / anchors.sum[r]);
     if (lane_of() == 0) {
       loss[r] = (anchors.highest[r] - anchors.positive[r]) + log_sum;
-      lse[r] = anchors.highest[r] + log_sum;
+      total[r] = static_cast<T>(anchors.sum[r]);
     }
     if (!sums) continue;
     const T* positive = candidates + index[r] * dim;
@@ -85,11 +85,11 @@ __global__ void finish_kernel(NceAnchors<T> anchors, int64_t rows, int64_t dim, 
 }
 
 template <typename T>
-__global__ void slopes_kernel(NceTile<T> tile, const T* lse, const T* grad) {
+__global__ void slopes_kernel(NceTile<T> tile, const T* highest, const T* total, const T* grad) {
   for (int64_t i = first_item(); i < tile.rows * tile.count; i += item_step()) {
     const int64_t r = i / tile.count, c = tile.begin + i % tile.count;
     const bool skipped = tile.skip && tile.skip[r] == c;
-    const T weight = skipped ? T(0) : std::exp(tile.scores[i] - lse[r]);
+    const T weight = skipped ? T(0) : std::exp(tile.scores[i] - highest[r]) / total[r];
     tile.scores[i] = grad[r] * (weight - (tile.index[r] == c ? T(1) : T(0)));
   }
 }
@@ -128,16 +128,16 @@ cudaError_t nce_weigh(const NceTile<T>& tile, const NceAnchors<T>& anchors, bool
 
 template <typename T>
 cudaError_t nce_finish(const NceAnchors<T>& anchors, int64_t rows, int64_t dim, const int64_t* index,
-                       const T* candidates, T* loss, T* lse, T* sums, cudaStream_t stream) {
+                       const T* candidates, T* loss, T* total, T* sums, cudaStream_t stream) {
   MMFAST_LAUNCH(finish_kernel<T>, blocks_for(rows, kRowWarps), kRowThreads, 0, stream, anchors, rows, dim, index,
-                candidates, loss, lse, sums);
+                candidates, loss, total, sums);
   return cudaGetLastError();
 }
 
 template <typename T>
-cudaError_t nce_slopes(const NceTile<T>& tile, const T* lse, const T* grad, cudaStream_t stream) {
-  MMFAST_LAUNCH(slopes_kernel<T>, blocks_for(tile.rows * tile.count, kRowThreads), kRowThreads, 0, stream, tile, lse,
-                grad);
+cudaError_t nce_slopes(const NceTile<T>& tile, const T* highest, const T* total, const T* grad, cudaStream_t stream) {
+  MMFAST_LAUNCH(slopes_kernel<T>, blocks_for(tile.rows * tile.count, kRowThreads), kRowThreads, 0, stream, tile,
+                highest, total, grad);
   return cudaGetLastError();
 }
 
@@ -154,7 +154,7 @@ cudaError_t nce_undo_length(const T* prepared, const T* inverse, int64_t rows, i
   template cudaError_t nce_weigh(const NceTile<T>&, const NceAnchors<T>&, bool, T*, T*, int64_t, cudaStream_t); \
   template cudaError_t nce_finish(const NceAnchors<T>&, int64_t, int64_t, const int64_t*, const T*, T*, T*, T*, \
                                   cudaStream_t);                                                                \
-  template cudaError_t nce_slopes(const NceTile<T>&, const T*, const T*, cudaStream_t);                         \
+  template cudaError_t nce_slopes(const NceTile<T>&, const T*, const T*, const T*, cudaStream_t);               \
   template cudaError_t nce_undo_length(const T*, const T*, int64_t, int64_t, T, T, T*, cudaStream_t);
 MMFAST_INSTANTIATE(float)
 MMFAST_INSTANTIATE(double)

@@ -28,14 +28,14 @@ template <typename T>
 cudaError_t nce_weigh(const NceTile<T>& tile, const NceAnchors<T>& anchors, bool first, T* rescale, T* sums,
                       int64_t dim, cudaStream_t stream);
 
-// Losses and log-sum-exps; sums, or null, become the derivatives by the prepared anchors times the temperature.
+// Losses; the anchors' sums as T; sums, or null, become the derivatives by the prepared anchors times the temperature.
 template <typename T>
 cudaError_t nce_finish(const NceAnchors<T>& anchors, int64_t rows, int64_t dim, const int64_t* index,
-                       const T* candidates, T* loss, T* lse, T* sums, cudaStream_t stream);
+                       const T* candidates, T* loss, T* total, T* sums, cudaStream_t stream);
 
 // Scores become grad[r] * (softmax - [c is the positive]).
 template <typename T>
-cudaError_t nce_slopes(const NceTile<T>& tile, const T* lse, const T* grad, cudaStream_t stream);
+cudaError_t nce_slopes(const NceTile<T>& tile, const T* highest, const T* total, const T* grad, cudaStream_t stream);
 
 // grad, by x / length, becomes factor times that by x; prepared = scale * x / length, inverse or null as above.
 template <typename T>

@@ -52,32 +52,33 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& users, 
   const DeviceScope scope(users);
   const Tables in{users.contiguous(), items.contiguous(), content.contiguous(), temperature};
   const at::Tensor loss = at::empty({users.size(0)}, users.options());
-  const at::Tensor lse = at::empty({1 + content.size(0), users.size(0)}, users.options());
+  const at::Tensor softmax = at::empty({2, 1 + content.size(0), users.size(0)}, users.options());
   const at::Tensor slope = at::empty(users.sizes(), users.options());
   const auto run = [&]<typename T>(T) {
-    check(transfer_kl_forward(in.view<T>(), loss.mutable_data_ptr<T>(), lse.mutable_data_ptr<T>(),
+    check(transfer_kl_forward(in.view<T>(), loss.mutable_data_ptr<T>(), softmax.mutable_data_ptr<T>(),
                               slope.mutable_data_ptr<T>(), scope.stream()));
   };
   users.scalar_type() == at::kDouble ? run(double{}) : run(float{});
-  return {loss, lse, slope};
+  return {loss, softmax, slope};
 }
 
-at::Tensor backward(const at::Tensor& grad, const at::Tensor& lse, const at::Tensor& users, const at::Tensor& items,
+at::Tensor backward(const at::Tensor& grad, const at::Tensor& softmax, const at::Tensor& users, const at::Tensor& items,
                     const at::Tensor& content, double temperature) {
   const char* op = "transfer_kl_backward";
   check_arguments(op, users, items, content, temperature);
-  for (const auto& [name, t] : {std::pair{"grad", &grad}, {"lse", &lse}}) {
+  for (const auto& [name, t] : {std::pair{"grad", &grad}, {"softmax", &softmax}}) {
     check_dtype(*t, users.scalar_type(), op, name);
     check_device(*t, users, op, name);
   }
   check_dim(grad, 1, op, "grad");
-  check_dim(lse, 2, op, "lse");
+  check_dim(softmax, 3, op, "softmax");
+  check_size(softmax, 0, 2, op, "softmax");
   check_size(grad, 0, users.size(0), op, "grad");
-  check_size(lse, 0, 1 + content.size(0), op, "lse");
-  check_size(lse, 1, users.size(0), op, "lse");
+  check_size(softmax, 1, 1 + content.size(0), op, "softmax");
+  check_size(softmax, 2, users.size(0), op, "softmax");
   const DeviceScope scope(users);
   const Tables in{users.contiguous(), items.contiguous(), content.contiguous(), temperature};
-  const at::Tensor slope = grad.contiguous(), total = lse.contiguous();
+  const at::Tensor slope = grad.contiguous(), total = softmax.contiguous();
   const at::Tensor out = at::empty(content.sizes(), content.options());
   const auto run = [&]<typename T>(T) {
     check(transfer_kl_backward(in.view<T>(), slope.const_data_ptr<T>(), total.const_data_ptr<T>(),

@@ -14,12 +14,12 @@ struct KlTables {
   T inverse_tau;
 };
 
-// loss [size], lse [1 + modalities, size], slope [size, dim] of the users.
+// loss [size], softmax [2, 1 + modalities, size] (highest scores, then sums), slope [size, dim] of the users.
 template <typename T>
-cudaError_t transfer_kl_forward(const KlTables<T>& in, T* loss, T* lse, T* slope, cudaStream_t stream);
+cudaError_t transfer_kl_forward(const KlTables<T>& in, T* loss, T* softmax, T* slope, cudaStream_t stream);
 
 // grad [size]; out [modalities, size, dim] of the content.
 template <typename T>
-cudaError_t transfer_kl_backward(const KlTables<T>& in, const T* grad, const T* lse, T* out, cudaStream_t stream);
+cudaError_t transfer_kl_backward(const KlTables<T>& in, const T* grad, const T* softmax, T* out, cudaStream_t stream);
 
 }  // namespace mmfast

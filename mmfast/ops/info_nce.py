@@ -116,29 +116,29 @@ def _fake(
     want_slope: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     anchors = x.shape[0]
-    return x.new_empty(anchors), x.new_empty(anchors), x.new_empty(anchors if want_slope else 0, x.shape[1])
+    return x.new_empty(anchors), x.new_empty(2, anchors), x.new_empty(anchors if want_slope else 0, x.shape[1])
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
     x, y, index, skip, ctx.temperature, ctx.normalize, want_slope = inputs
-    _, lse, slope = output
+    _, softmax, slope = output
     if ctx.needs_input_grad[0] and not want_slope:
         raise MmfastError("mmfast::info_nce: x wants a gradient; pass want_slope=True")
-    ctx.save_for_backward(lse, slope, x, y, index, skip)
-    ctx.mark_non_differentiable(lse, slope)
+    ctx.save_for_backward(softmax, slope, x, y, index, skip)
+    ctx.mark_non_differentiable(softmax, slope)
 
 
 def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-    lse, slope, x, y, index, skip = ctx.saved_tensors
+    softmax, slope, x, y, index, skip = ctx.saved_tensors
     grad_x = scaled(grad, slope) if ctx.needs_input_grad[0] else None
     grad_y = None
     if ctx.needs_input_grad[1]:
         rest = x, y, index, skip, ctx.temperature, ctx.normalize
-        grad_y = torch.ops.mmfast.info_nce_backward(grad.contiguous(), lse, *rest)
+        grad_y = torch.ops.mmfast.info_nce_backward(grad.contiguous(), softmax, *rest)
     return grad_x, grad_y, None, None, None, None, None
 
 
-def _fake_backward(grad: torch.Tensor, lse: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *rest: Any) -> torch.Tensor:
+def _fake_backward(grad: torch.Tensor, softmax: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *rest: Any) -> torch.Tensor:
     return y.new_empty(y.shape)
 
 

@@ -57,14 +57,17 @@ def target_contrast_reference(
     with_positive: bool,
 ) -> torch.Tensor:
     """Return what `target_contrast` returns, in plain PyTorch, item by item as printed."""
+    image_target, image_aux, text_target, text_aux = (
+        F.normalize(t, eps=1e-8) for t in (image_target, image_aux, text_target, text_aux)
+    )
     losses = []
     for r, (v, t) in enumerate(zip(image_target, text_target, strict=True)):
-        positive = F.cosine_similarity(v, t, dim=0) / temperature
+        positive = v @ t / temperature
         ratios = []
         for aux, ptr in ((image_aux, image_ptr), (text_aux, text_ptr)):
             others = aux[ptr[r] : ptr[r + 1]]
             if len(others):
-                logits = F.cosine_similarity(v.unsqueeze(0), others) / temperature
+                logits = others @ v / temperature
                 logits = torch.cat([logits, positive.unsqueeze(0)]) if with_positive else logits
                 ratios.append(positive - torch.logsumexp(logits, 0))
         if ratios:

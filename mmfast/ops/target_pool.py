@@ -39,7 +39,7 @@ def target_pool_reference(
     num_items = target.shape[0]
     item = torch.repeat_interleave(torch.arange(num_items, device=ptr.device), ptr.diff(), output_size=aux.shape[0])
     logits = torch.cat([target[item], aux], 1) @ attention
-    highest = logits.detach().new_full((num_items,), float("-inf")).index_reduce(0, item, logits.detach(), "amax")
+    highest = logits.detach().new_full((num_items,), float("-inf")).scatter_reduce(0, item, logits.detach(), "amax")
     weights = torch.exp(logits - highest[item])
     weights = weights / weights.new_zeros(num_items).index_add(0, item, weights)[item]
     pooled = torch.zeros_like(target).index_add(0, item, weights.unsqueeze(1) * aux)

@@ -89,7 +89,7 @@ def _fake(
     users: torch.Tensor, items: torch.Tensor, content: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     size = users.shape[0]
-    return users.new_empty(size), users.new_empty(1 + content.shape[0], size), users.new_empty(users.shape)
+    return users.new_empty(size), users.new_empty(2, 1 + content.shape[0], size), users.new_empty(users.shape)
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
@@ -99,17 +99,17 @@ def _setup(ctx: Any, inputs: tuple, output: tuple[torch.Tensor, torch.Tensor, to
 
 
 def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-    lse, slope, *tables = ctx.saved_tensors
+    softmax, slope, *tables = ctx.saved_tensors
     grad_users = scaled(grad, slope) if ctx.needs_input_grad[0] else None
     grad_content = None
     if ctx.needs_input_grad[2]:
-        grad_content = torch.ops.mmfast.transfer_kl_backward(grad.contiguous(), lse, *tables, ctx.temperature)
+        grad_content = torch.ops.mmfast.transfer_kl_backward(grad.contiguous(), softmax, *tables, ctx.temperature)
     return grad_users, None, grad_content, None
 
 
 def _fake_backward(
     grad: torch.Tensor,
-    lse: torch.Tensor,
+    softmax: torch.Tensor,
     users: torch.Tensor,
     items: torch.Tensor,
     content: torch.Tensor,

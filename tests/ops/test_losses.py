@@ -34,7 +34,7 @@ def cases(size, width):
             lambda op, x, y: op(x, torch.cat([y, x]), index, torch.arange(size) + size, 0.2, True, True),
         ),
         "transfer_kl": (
-            lambda u, c: ops.transfer_kl(u, y, c, 0.7),
+            lambda u, c: ops.transfer_kl(u, 0 * y, c, 0.7),  # a target that the users do not move: it has no gradient
             (x, z),
             lambda op, u, c: op(u, y, c, 0.7),
         ),
