@@ -110,5 +110,12 @@ MMFAST_INLINE void stream(void* to, const void* from) {
 #endif
 }
 
+// Orders streamed stores before whatever tells other threads of them.
+MMFAST_INLINE void end_stream() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 }  // namespace
 }  // namespace mmfast

@@ -161,6 +161,7 @@ MMFAST_INLINE void multiply_rows(const Product<In, Out>& p, int64_t first, int64
   blocks<Kind::kAny, 4>(p, first, last, column);
   blocks<Kind::kAny, 2>(p, first, last, column);
   blocks<Kind::kAny, 1>(p, first, last, column);
+  if (p.stream) end_stream();
   if (column == p.dim) return;
   for (int64_t i = first; i < last; ++i) tail(p, i, p.rows ? p.rows[i] : i, column);
 }
@@ -169,6 +170,8 @@ template <typename In, typename Out>
 MMFAST_INLINE void multiply_by_kind(const Product<In, Out>& product, int64_t first, int64_t last) {
   const Product<In, Out> p = product;  // a copy that no store can change
   const Graph<Sum<In>>& graph = p.graph;
+  if constexpr (sizeof(In) == sizeof(double))
+    return multiply_rows<Kind::kAny>(p, first, last);  // for checks, not speed
   if (p.rows || p.slot || (graph.values && graph.col_scale)) return multiply_rows<Kind::kAny>(p, first, last);
   if (graph.values) return multiply_rows<Kind::kValues>(p, first, last);
   if (graph.col_scale) return multiply_rows<Kind::kColScale>(p, first, last);

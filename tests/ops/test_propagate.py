@@ -103,10 +103,14 @@ def test_same_bits_for_any_number_of_threads():
 
 
 def test_tables_larger_than_the_caches():
-    csr, transpose = operator(70_001, 90_000, torch.float32)
-    x = table(70_001, 64).float()
-    reference = propagate_reference(to(csr, torch.float64), x.double(), 2)
-    torch.testing.assert_close(propagate(csr, transpose, x, 2), reference.float(), rtol=1e-5, atol=1e-6)
+    csr, transpose = operator(140_001, 180_000, torch.float32)
+    x = table(140_001, 64).float()
+    reference = propagate_reference(to(csr, torch.float64), x.double(), 2).float()
+    torch.testing.assert_close(propagate(csr, transpose, x, 2), reference, rtol=1e-5, atol=1e-6)
+    wide = torch.cat([x, x], 1).bfloat16()
+    halves = propagate(csr, transpose, wide, 1, "last")
+    assert torch.equal(halves, propagate(csr, transpose, wide.float(), 1, "last").bfloat16())
+    assert torch.equal(halves[:, :64], propagate(csr, transpose, wide[:, :64], 1, "last"))
 
 
 def test_strided_input_and_empty_rows():
