@@ -57,12 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare or verify as the arguments say; return 0. Raises MmfastError for anything the user can put right."""
-    console = Console()
     if args.verify:
         with _stages() as stage:
             stage("hashing")
             files = verify_prepared(args.source)
-        console.print(f"{args.source}: {len(files)} files are as they were written")
+        print(f"{args.source}: {len(files)} files are as they were written")
         return 0
     if args.out is None:
         raise MmfastError("mmfast prepare: no folder to write; give SOURCE OUT")
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
             replace=args.force,
             stage=stage,
         )
-    console.print(summary(read_manifest(folder)))
+    Console().print(summary(read_manifest(folder)))
     return 0
 
 

@@ -142,6 +142,8 @@ def _check(
             f"{op}: the graph is {csr.num_rows} x {transpose.num_rows}, which is not square; "
             "pass its transpose, and choose num_layers=1 and readout='last'"
         )
+    if (transpose.values is None) != (csr.values is None):
+        raise MmfastError(f"{op}: one of the graph and its transpose has values; give both their values, or neither")
     if transpose.num_entries != csr.num_entries:
         raise MmfastError(
             f"{op}: transpose has {transpose.num_entries} entries, the graph {csr.num_entries}; "

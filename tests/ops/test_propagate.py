@@ -175,6 +175,7 @@ def bad_arguments():
     yield "num_layers is -1; choose 0 or more", (csr, transpose, x, -1)
     yield r"x is \[4, 3\]; wanted \[5, D\], a row for every column", (csr, transpose, x[:4], 2)
     yield "pass its transpose", (csr, operator(5, 8)[1], x, 2)
+    yield "give both their values, or neither", (csr, transpose._replace(values=None), x, 2)
     yield "not those of the graph swapped", (csr, csr, x, 2)
     yield "ptr is on cpu, x on meta; move both to one device", (csr, transpose, x.to("meta"), 2)
     yield "x is torch.int64; wanted one of torch.float32, torch.float64, torch.bfloat16", (csr, transpose, x.long(), 2)
@@ -195,7 +196,7 @@ def bad_arguments():
         "ptr runs from 0 to 9; wanted from 0 up to the 8 entries",
         (
             csr._replace(cols=csr.cols[:8], values=csr.values[:8]),
-            transpose._replace(cols=csr.cols[:8]),
+            transpose._replace(cols=csr.cols[:8], values=csr.values[:8]),
             x,
             2,
         ),

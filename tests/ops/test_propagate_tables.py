@@ -146,3 +146,15 @@ def test_half_has_the_same_bits_for_any_number_of_threads(half):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+def test_side_by_side_rows_compile_to_one_graph():
+    csr, transpose = operator(31, 200, torch.float32)
+    x, rows = table(31, 12).bfloat16().view(31, 3, 4).requires_grad_(), some_rows(31)
+
+    def loss(x):
+        part, own = propagate_rows(csr, transpose, x, rows, 2, "mean", torch.float32)
+        return part.square().sum() + own.float().sum() + propagate(csr, transpose, x, 1, "last").float().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    assert torch.equal(torch.autograd.grad(compiled(x), x)[0], torch.autograd.grad(loss(x), x)[0])
