@@ -15,6 +15,7 @@ import mmfast
 from mmfast import demo, run, trainer
 from mmfast.cli import VERBS, main
 from mmfast.config import DataConfig, EvaluateConfig, RunConfig, TrainConfig, load_config
+from mmfast.data.dataset import Dataset
 from tests.toys import toy_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -235,6 +236,12 @@ def test_demo_is_the_shipped_config():
     assert load_config(demo.SETTINGS) == shipped
 
 
+def test_titles_are_shown_as_they_are(trained, monkeypatch, capsys):
+    monkeypatch.setattr(Dataset, "item_title", lambda self, item: "[red] kite [/red] [/x]")
+    demo.show_user(run.Run.load(trained, toy_dataset()))
+    assert "[red] kite [/red] [/x]" in capsys.readouterr().out
+
+
 def test_demo_settings_come_in_any_order(monkeypatch):
     seen = []
     monkeypatch.setattr(trainer, "fit", lambda config, data: seen.append(config) or sys.exit())
@@ -282,7 +289,8 @@ def test_modules_run_as_commands():
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     usages = [line for line in result.stdout.splitlines() if line.startswith(("usage:", "exit"))]
     assert usages[0].startswith("usage: mmfast <command>")
-    assert [usage.split()[2] for usage in usages[2::2]] == ["train", "doctor", "evaluate", "recommend", "prepare", "demo"]
+    verbs = [usage.split()[2] for usage in usages[2::2]]
+    assert verbs == ["train", "doctor", "evaluate", "recommend", "prepare", "demo"]
     assert usages[1::2] == ["exit 0"] * 7
     assert result.stderr == ""
 
