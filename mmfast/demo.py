@@ -69,10 +69,10 @@ def show_user(finished: Run, user: str | None = None) -> None:
     for row in recommend(finished, [user], SHOWN).iter_rows(named=True):
         mark = "*" if row["item"] in held_out else ""
         best.add_row(str(row["rank"]), row["item"], row["title"], f"{row['score']:.3f}", mark)
-    console = Console()
-    console.print(f"\nuser {user}: {min(SHOWN, ptr[index + 1] - ptr[index])} of the items in training", markup=False)
+    console = Console(markup=False)  # titles may hold square brackets
+    console.print(f"\nuser {user}: {min(SHOWN, ptr[index + 1] - ptr[index])} of the items in training")
     console.print(liked)
-    console.print("recommended (* is an item of the test part)", markup=False)
+    console.print("recommended (* is an item of the test part)")
     console.print(best)
 
 

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
             replace=args.force,
             stage=stage,
         )
-    Console().print(summary(read_manifest(folder)))
+    Console(markup=False).print(summary(read_manifest(folder)))
     return 0
 
 

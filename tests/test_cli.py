@@ -15,6 +15,7 @@ import mmfast
 from mmfast import demo, run, trainer
 from mmfast.cli import VERBS, main
 from mmfast.config import DataConfig, EvaluateConfig, RunConfig, TrainConfig, load_config
+from mmfast.data.dataset import Dataset
 from tests.toys import toy_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -233,6 +234,12 @@ def test_demo_refuses_an_unknown_user_before_training(tmp_path, capsys):
 def test_demo_is_the_shipped_config():
     shipped = load_config(ROOT / "configs" / "demo_freedom.yaml")
     assert load_config(demo.SETTINGS) == shipped
+
+
+def test_titles_are_shown_as_they_are(trained, monkeypatch, capsys):
+    monkeypatch.setattr(Dataset, "item_title", lambda self, item: "[red] kite [/red] [/x]")
+    demo.show_user(run.Run.load(trained, toy_dataset()))
+    assert "[red] kite [/red] [/x]" in capsys.readouterr().out
 
 
 def test_demo_settings_come_in_any_order(monkeypatch):

@@ -157,6 +157,10 @@ def test_ids_from_files(tmp_path):
     with pytest.raises(MmfastError, match=r"'\.json' is not known; give \.txt, \.csv or \.parquet"):
         (tmp_path / "c.json").write_text("[]")
         read_ids(tmp_path / "c.json")
+    for kind in ("txt", "csv", "parquet"):
+        (tmp_path / f"d.{kind}").write_bytes(b"user\n\xff\xfe\x81\n")
+        with pytest.raises(MmfastError, match=rf"d\.{kind}' cannot be read"):
+            read_ids(tmp_path / f"d.{kind}")
     with pytest.raises(MmfastError, match=r"does not exist\. Did you mean 'a\.txt'\?"):
         read_ids(tmp_path / "aa.txt")
 

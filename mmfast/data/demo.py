@@ -117,7 +117,7 @@ def demo_truth(folder: Path | str) -> pl.DataFrame:
     path = Path(folder) / TRUTH
     if not path.is_file():
         raise MmfastError(f"'{folder}' has no {TRUTH}; only folders made by demo_folder know their true targets")
-    return pl.read_parquet(path)
+    return pl.read_parquet(path, glob=False)
 
 
 def encode_mask(mask: np.ndarray) -> np.ndarray:

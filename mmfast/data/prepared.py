@@ -156,7 +156,7 @@ def _write_parquet(frame: pl.DataFrame, path: Path) -> None:
 
 def _read_parquet(folder: Path, name: str) -> pl.DataFrame:
     try:
-        return pl.read_parquet(folder / name, use_statistics=False)
+        return pl.read_parquet(folder / name, use_statistics=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise damaged(folder, f"'{name}' cannot be read ({reason})") from None
