@@ -19,8 +19,11 @@ def value_and_gradients(fn: Callable, *tensors: torch.Tensor) -> list[torch.Tens
     return [value.detach(), *zeros]
 
 
-def assert_as_accurate_as_torch(fn: Callable, *tensors: torch.Tensor) -> None:
-    """Compare with the reference: float64 to rounding, float32 to twice PyTorch's own float32 error."""
+def assert_as_accurate_as_torch(fn: Callable, *tensors: torch.Tensor, slack: float = 3e-7) -> None:
+    """Compare with the reference: float64 to rounding, float32 to twice PyTorch's own float32 error.
+
+    slack, relative to the largest number, is allowed beside it: PyTorch's error may be zero by luck.
+    """
     with use_backend("reference"):
         exact = value_and_gradients(fn, *tensors)
         torch_32 = value_and_gradients(fn, *(t.float() for t in tensors))
@@ -31,8 +34,8 @@ def assert_as_accurate_as_torch(fn: Callable, *tensors: torch.Tensor) -> None:
     for ours, theirs, want in zip(ours_32, torch_32, exact, strict=True):
         assert ours.dtype == torch.float32 and ours.shape == want.shape
         if want.numel():
-            slack = want.abs().max() * 3e-7 + 1e-9
-            assert (ours - want).abs().max() <= 2 * (theirs - want).abs().max() + slack
+            allowed = 2 * (theirs - want).abs().max() + slack * want.abs().max() + 1e-9
+            assert (ours - want).abs().max() <= allowed
 
 
 def ragged(num_rows: int, width: int, generator: torch.Generator, most: int = 5) -> tuple[torch.Tensor, torch.Tensor]:

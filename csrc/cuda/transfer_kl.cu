@@ -14,7 +14,7 @@ struct Softmax {
   T highest;
   double sum;
 
-  __device__ double factor(T top) const { return sum > 0 ? static_cast<double>(std::exp(highest - top)) : 0; }
+  __device__ double factor(T top) const { return static_cast<double>(std::exp(highest - top)); }
 };
 
 // Of the ID weights and one modality: the sum of weight * ((z - highest z) - (w - highest w)).
@@ -27,11 +27,12 @@ struct Seen {
 // `a` and `b` of other items together, in this order.
 template <typename T>
 __device__ Seen<T> merged(const Seen<T>& a, const Seen<T>& b) {
-  const T z = a.ids.sum > 0 && !(a.ids.highest < b.ids.highest) ? a.ids.highest : b.ids.highest;
-  const T w = a.ids.sum > 0 && !(a.content.highest < b.content.highest) ? a.content.highest : b.content.highest;
+  if (b.ids.sum == 0) return a;
+  if (a.ids.sum == 0) return b;
+  const T z = a.ids.highest < b.ids.highest ? b.ids.highest : a.ids.highest;
+  const T w = a.content.highest < b.content.highest ? b.content.highest : a.content.highest;
   Seen<T> both{{z, 0}, {w, 0}, 0};
   for (const Seen<T>* part : {&a, &b}) {
-    if (part->ids.sum == 0) continue;
     const double factor = part->ids.factor(z);
     const double shift = static_cast<double>(part->ids.highest - z) - static_cast<double>(part->content.highest - w);
     both.gap += factor * (part->gap + part->ids.sum * shift);
