@@ -26,7 +26,7 @@ struct Table {
   T* exp_avg;
   T* exp_avg_sq;
   int32_t* row_steps;  // [N, 2]
-  int64_t num_rows, width;
+  int64_t width;
 };
 
 // A row whose number `row` waits: param since step `param`, moments since step `moments`.
@@ -210,12 +210,8 @@ void step_rows(const Table<T>& table, const int64_t* rows, int64_t count, const 
 template <typename T>
 Table<T> table_of(const at::Tensor& param, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
                   const at::Tensor& row_steps) {
-  return {param.mutable_data_ptr<T>(),
-          exp_avg.mutable_data_ptr<T>(),
-          exp_avg_sq.mutable_data_ptr<T>(),
-          row_steps.mutable_data_ptr<int32_t>(),
-          param.size(0),
-          param.size(1)};
+  return {param.mutable_data_ptr<T>(), exp_avg.mutable_data_ptr<T>(), exp_avg_sq.mutable_data_ptr<T>(),
+          row_steps.mutable_data_ptr<int32_t>(), param.size(1)};
 }
 
 void check_table(const char* op, const at::Tensor& param, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
