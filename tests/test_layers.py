@@ -33,7 +33,7 @@ FORBIDDEN = {
     "config": {"data", "models", "ops", "trainer", "graph"},
     "registry": {"data", "models", "ops", "trainer", "graph", "config"},
 }
-SHARED_BY_MODELS = {"mmfast.models.base", "mmfast.models.features", "mmfast.models.named"}
+SHARED_BY_MODELS = {f"mmfast.models.{name}" for name in ("base", "features", "layers", "learned_graph", "named")}
 
 
 def label(path):

@@ -176,5 +176,7 @@ def test_runs_equal_eager_runs_and_resume_bit_by_bit(tmp_path, monkeypatch, mode
     assert seldom.metrics == whole.metrics
     monkeypatch.setattr(optim, "LAZY_NUMBERS", 1 << 40)
     eager = fit(config("eager"), dataset, progress=False)
-    for ours, want in zip(whole.model.parameters(), eager.model.parameters(), strict=True):
-        torch.testing.assert_close(ours, want, rtol=1e-4, atol=1e-5)
+    wanted = dict(eager.model.named_parameters())
+    for name, ours in whole.model.named_parameters():
+        # A bias adds the same to both items of a pair: its gradient is rounding, which Adam makes steps of.
+        torch.testing.assert_close(ours, wanted[name], rtol=1e-4, atol=1e-3 if name.endswith("bias") else 1e-5)

@@ -200,51 +200,52 @@ def test_micro():
     assert torch.allclose(got[0] @ got[1].t(), users @ items.t(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("modulation", ["soft", "hard"])
-def test_egogcn(modulation):
-    dataset = block_dataset()
-    options = {"modulation": modulation, "threshold": 0.06, "num_routing": 2, "reg_weight": 0.3}
-    model = build("egogcn", dataset, normalise_preferences=False, **options)
-    batch, content, edges = one_batch(dataset), raw(dataset), adjacency(dataset)
-    order = tuple(model.projections)
+THRESHOLD = 0.06
+
+
+def ego_content(model, modality: str, x: dict[str, torch.Tensor], edges: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Return EgoGCN's modulated and twice routed vectors of a modality, and the share of strong edges."""
 
     def soft(logits: torch.Tensor) -> torch.Tensor:
         return torch.softmax(logits.masked_fill(edges == 0, -torch.inf), 1).nan_to_num(0.0)
 
+    own = x[modality]
+    strong = soft(own @ own.t()) > THRESHOLD
+    if model.config.modulation == "hard":
+        message = torch.where(strong[..., None], sum(x.values())[None] / len(x), own[None])  # [to, from, D]
+    else:
+        gated = [torch.sigmoid(model.gates[f"{modality}<{o}"](x[o])) * x[o] for o in x if o != modality]
+        message = ((own + sum(gated)) / len(x))[None].expand(len(edges), -1, -1)
+    weight = soft((own[:, None] * message).sum(2))
+    out = F.normalize((weight[..., None] * message).sum(1))
+    for _ in range(2):
+        out = F.normalize(out + soft(out @ out.t()) @ out)
+    return out, strong[edges > 0].double().mean().item()
+
+
+@pytest.mark.parametrize("modulation", ["soft", "hard"])
+def test_egogcn(modulation):
+    dataset = block_dataset()
+    options = {"modulation": modulation, "threshold": THRESHOLD, "num_routing": 2, "reg_weight": 0.3}
+    model = build("egogcn", dataset, normalise_preferences=False, **options)
+    batch, content, edges = one_batch(dataset), raw(dataset), adjacency(dataset)
     x = {}
-    for m in order:
-        layer = model.projections[m]
+    for m, layer in model.projections.items():
         items = F.normalize(F.leaky_relu(content[m] @ layer.weight.t() + layer.bias, 0.01))
         x[m] = torch.cat([model.preferences[m].weight, items])
-    parts, shares = [], []
-    for m in order:
-        alpha = soft(x[m] @ x[m].t())
-        message = x[m][None].expand(len(edges), -1, -1)  # [to, from, D]
-        if modulation == "hard":
-            message = torch.where((alpha > 0.06)[..., None], sum(x.values())[None] / len(x), message)
-            shares.append((alpha > 0.06)[edges > 0].double().mean())
-        else:
-            gated = [torch.sigmoid(model.gates[f"{m}<{o}"](x[o])) * x[o] for o in order if o != m]
-            message = ((x[m] + sum(gated)) / len(x))[None].expand(len(edges), -1, -1)
-        weight = soft((x[m][:, None] * message).sum(2))
-        out = F.normalize((weight[..., None] * message).sum(1))
-        for _ in range(2):
-            out = F.normalize(out + soft(out @ out.t()) @ out)
-        parts.append(out)
-    if modulation == "hard":
-        assert all(0.05 < share < 0.95 for share in shares)  # both kinds of message occur
-        got = model.modulated_share()
-        assert [got[m] for m in order] == pytest.approx([share.item() for share in shares])
-    dense = symmetric(edges)
-    z0 = F.normalize(model.ids.weight)
-    final = torch.cat([z0 + dense @ z0 + 2 * dense @ (dense @ z0), *parts], 1)
+    parts = {m: ego_content(model, m, x, edges) for m in x}
+    shares = {m: share for m, (_, share) in parts.items()}
+    assert all(0.05 < share < 0.95 for share in shares.values())  # both kinds of message occur
+    assert model.modulated_share() == pytest.approx(shares)
+    dense, z0 = symmetric(edges), F.normalize(model.ids.weight)
+    final = torch.cat([z0 + dense @ z0 + 2 * dense @ (dense @ z0), *(part for part, _ in parts.values())], 1)
     users, items = final[:USERS], final[USERS:]
     margin = (users[batch.users] * (items[batch.pos_items] - items[batch.neg_items])).sum(1)
     z_users, z_items = model.ids.weight[:USERS], model.ids.weight[USERS:]
     stacked_users = torch.cat([z_users[batch.users]] * 2)
     stacked_items = torch.cat([z_items[batch.pos_items], z_items[batch.neg_items]])
     penalty = (stacked_users.square() + stacked_items.square()).mean()
-    penalty = penalty + sum(model.preferences[m].weight[batch.users].square().mean() for m in order)
+    penalty = penalty + sum(model.preferences[m].weight[batch.users].square().mean() for m in x)
     same(model.loss(batch), {"bpr": -torch.log(torch.sigmoid(margin)).mean(), "reg": 0.3 * penalty}, model)
     got_users, got_items = model.embed()
     assert torch.allclose(got_users @ got_items.t(), users @ items.t(), rtol=1e-5)
