@@ -108,9 +108,9 @@ TORCH_LIBRARY(mmfast, m) {
       "sample_triples(Tensor users, int num_items, int num_entries, int num_draws, int seed, int first_draw) "
       "-> Tensor");
 
-  // A graph's entries e by row (ptr, cols) and by column (ptr_t, rows_t, edges_t): the t-th entry of the transposed graph
-  // lies in row rows_t[t] and is entry edges_t[t]. edge_attention: out_r = sum_e alpha_e v_e, alpha = softmax over the
-  // row of scale <q_r, k_e>; k_e and v_e are rows cols[e] of the tables, or rows C + cols[e] where choice[e].
+  // A graph's entries e by row (ptr, cols) and by column (ptr_t, rows_t, edges_t): the t-th entry of the transposed
+  // graph lies in row rows_t[t] and is entry edges_t[t]. edge_attention: out_r = sum_e alpha_e v_e, alpha = softmax
+  // over the row of scale <q_r, k_e>; k_e and v_e are rows cols[e] of the tables, or rows C + cols[e] where choice[e].
   m.def(
       "edge_attention(Tensor ptr, Tensor cols, Tensor ptr_t, Tensor rows_t, Tensor edges_t, Tensor? choice, Tensor q, "
       "Tensor k, Tensor v, float scale) -> (Tensor, Tensor)");
