@@ -33,3 +33,11 @@ def test_the_model_of_the_docs_trains(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "docs" / "metrics.json").is_file()
+
+
+def test_the_table_of_models_is_of_this_code():
+    code = "import sys; sys.path.insert(0, 'bench'); import models_table; sys.stdout.write(models_table.page())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    assert done.stdout == written, "run `python bench/models_table.py`"
