@@ -86,6 +86,9 @@ def absence(op: str, device: str) -> str:
 
 def register(op: str, fake: Callable, backward: Callable | None = None, setup: Callable | None = None) -> None:
     """Give a native op its fake kernel and, if it has one, its gradient; nothing to do when the extension is absent."""
+    global _C, LOAD_ERROR
+    if _C is not None and not hasattr(torch.ops.mmfast, op):
+        _C, LOAD_ERROR = None, f"it was built from older sources, without {op}"
     if _C is None:
         return
     torch.library.register_fake(f"mmfast::{op}")(fake)
