@@ -138,7 +138,9 @@ def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | Non
     return grad_x, grad_y, None, None, None, None, None
 
 
-def _fake_backward(grad: torch.Tensor, softmax: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *rest: Any) -> torch.Tensor:
+def _fake_backward(
+    grad: torch.Tensor, softmax: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *rest: Any
+) -> torch.Tensor:
     return y.new_empty(y.shape)
 
 
