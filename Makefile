@@ -20,7 +20,7 @@ test: $(VENV)/.installed-dev
 
 test-cuda: $(VENV)/.installed-dev
 	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-	  MMFAST_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/ops; \
+	  MMFAST_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/ops && $(BIN)/python -m pytest -m cuda tests/ops; \
 	else \
 	  $(CONFIGURE) -B build/emulated -DMMFAST_CUDA=0 && \
 	  cmake --build build/emulated --target mmfast_emulated && \
@@ -37,12 +37,12 @@ test-data: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'tests/*.cu' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh' | xargs $(BIN)/clang-format -i
+	git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'tests/*.cu' | xargs $(BIN)/clang-format -i
 
 build: $(VENV)/.installed
 

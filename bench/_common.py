@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mmfast.ops.csr import CSR
+from mmfast.graph import Graph, user_item_graph
 
 
 class Shape(NamedTuple):
@@ -33,6 +33,7 @@ shapes = {
     "baby": Shape(19_445, 7_050, 119_674),
     "sports": Shape(35_598, 18_357, 218_409),
     "elec": Shape(192_403, 63_001, 1_201_716),
+    "elec10": Shape(1_924_030, 630_010, 12_017_160),
 }
 
 
@@ -52,16 +53,9 @@ def power_law_edges(shape: Shape, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return pairs // shape.num_items, pairs % shape.num_items
 
 
-def user_item_csr(shape: Shape, device: str = "cpu", seed: int = 0) -> CSR:
-    """Return the symmetric normalised user-item operator of a power-law graph, scales kept as degree vectors."""
-    users, items = power_law_edges(shape, seed)
-    items = items + shape.num_users
-    row, col = np.concatenate([users, items]), np.concatenate([items, users])
-    order = np.lexsort((col, row))
-    degree = np.bincount(row, minlength=shape.num_nodes)
-    ptr = torch.from_numpy(np.concatenate([[0], np.cumsum(degree)])).to(device)
-    scale = torch.from_numpy((degree + 1e-7) ** -0.5).float().to(device)
-    return CSR(ptr, torch.from_numpy(col[order].astype(np.int32)).to(device), None, scale, scale)
+def power_law_graph(shape: Shape, device: str = "cpu", seed: int = 0) -> Graph:
+    """Return G-SYM of a power-law graph."""
+    return user_item_graph(*power_law_edges(shape, seed), shape.num_users, shape.num_items).to(device)
 
 
 def _synchronise() -> None:
@@ -69,17 +63,19 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def timed(fn: Callable[[], object], repeat: int = 15) -> tuple[float, float]:
-    """Return (median, interquartile range) in seconds of `repeat` calls of fn, after one call that is not counted."""
+def seconds_of(fn: Callable[[], object], clock: str = "wall") -> float:
+    """Return the seconds of one call of fn; clock="cpu" counts those that this process computed, on a busy machine."""
+    now = time.process_time if clock == "cpu" else time.perf_counter
+    _synchronise()
+    start = now()
     fn()
-    seconds = []
-    for _ in range(repeat):
-        _synchronise()
-        start = time.perf_counter()
-        fn()
-        _synchronise()
-        seconds.append(time.perf_counter() - start)
-    low, middle, high = statistics.quantiles(seconds, n=4) if repeat > 1 else seconds * 3
+    _synchronise()
+    return now() - start
+
+
+def median_and_spread(seconds: list[float]) -> tuple[float, float]:
+    """Return (median, interquartile range)."""
+    low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
     return middle, high - low
 
 
@@ -104,17 +100,10 @@ def _resident(field: str) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(field)) * 1024
 
 
-def stream_bandwidth(device: str = "cpu", num_bytes: int = 1 << 28) -> float:
+def stream_bandwidth(device: str = "cpu", num_bytes: int = 1 << 28, clock: str = "wall") -> float:
     """Return the bytes per second of a = b + 2 c over three tables of `num_bytes`, the best of 7, reads and writes."""
     a, b, c = (torch.ones(num_bytes // 4, device=device) for _ in range(3))
-    best = float("inf")
-    for _ in range(7):
-        _synchronise()
-        start = time.perf_counter()
-        torch.add(b, c, alpha=2, out=a)
-        _synchronise()
-        best = min(best, time.perf_counter() - start)
-    return 3 * num_bytes / best
+    return 3 * num_bytes / min(seconds_of(lambda: torch.add(b, c, alpha=2, out=a), clock) for _ in range(7))
 
 
 def measure(
@@ -122,14 +111,22 @@ def measure(
 ) -> dict:
     """Return one case: fn's time and peak memory, against every other way to do the same, in alternation.
 
-    facts: device, least_bytes (what must be moved), least_flops, limit (bytes per second), repeat.
+    facts: device, least_bytes (what must be moved), least_flops, limit (bytes per second), repeat, bounds (name -> the
+    seconds that a limit allows, given as one more ratio), clock.
     """
+    clock = str(facts.get("clock", "wall"))
     device, repeat = str(facts.get("device", "cpu")), int(facts.get("repeat", 15))
-    median, spread = timed(fn, repeat)
-    slower = {name: timed(other, max(3, repeat // 3))[0] for name, other in others.items()}
-    again, spread_again = timed(fn, repeat)  # before and after the others: a drift of the machine shows in the spread
-    spread = max(spread, spread_again, abs(again - median))
-    median = (median + again) / 2
+    runs: dict[str, list[float]] = {name: [] for name in others}
+    seconds = []
+    for other in (fn, *others.values()):
+        other()
+    for number in range(repeat):
+        # Twice, the first not counted: what ran before has left its own tables in the caches.
+        for other, times in ((fn, seconds), *((others[name], runs[name]) for name in others if number % 3 == 0)):
+            other()
+            times.append(seconds_of(other, clock))
+    median, spread = median_and_spread(seconds)
+    slower = {name: statistics.median(times) for name, times in runs.items()} | dict(facts.get("bounds", {}))
     least_bytes = int(facts.get("least_bytes", 0))
     return {
         "bench": bench,

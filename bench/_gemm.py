@@ -7,13 +7,17 @@ import time
 import torch
 
 
-def gemm_flops(size: int = 2048, repeat: int = 7, device: str = "cpu") -> float:
-    """Return the float32 operations per second of one square product by torch, the best of `repeat`."""
-    a, b, out = (torch.ones(size, size, device=device) for _ in range(3))
+def gemm_flops(size: int = 2048, repeat: int = 7, device: str = "cpu", dtype: torch.dtype = torch.float32) -> float:
+    """Return the operations per second of one square product by torch in `dtype`, the best of `repeat`."""
+    a, b, out = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(3))
     best = float("inf")
     for _ in range(repeat):
+        if device != "cpu":
+            torch.cuda.synchronize()
         start = time.perf_counter()
         torch.mm(a, b.T, out=out)
+        if device != "cpu":
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 

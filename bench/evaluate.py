@@ -51,18 +51,8 @@ def seconds(fn, repeat):
     return times
 
 
-def main() -> None:
-    """Measure one case and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=list(shapes), default="baby")
-    parser.add_argument("--data", type=Path, help="folder with real interactions (plain or prepared)")
-    parser.add_argument("--repeat", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-alternatives", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    keep_freed_memory()
+def measured(args: argparse.Namespace) -> dict:
+    """Return the case: our evaluation and that of the alternatives."""
     with tempfile.TemporaryDirectory() as work:
         dataset = shaped_dataset(args.shape, args.data, Path(work))
         model = Vectors(dataset)
@@ -77,7 +67,7 @@ def main() -> None:
     median = statistics.median(times)
     num_users = len(set(dataset.valid.users.tolist()))
     flops = 2 * num_users * dataset.num_items * WIDTH
-    case = {
+    return {
         "bench": "evaluate",
         "case": args.shape,
         "pass": "valid",
@@ -92,7 +82,21 @@ def main() -> None:
         "limit_fraction": flops / gemm_flops() / median,
         "ratios": {name: value / median for name, value in others.items()},
     }
-    emit(case, args.json)
+
+
+def main() -> None:
+    """Measure one case and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=list(shapes), default="baby")
+    parser.add_argument("--data", type=Path, help="folder with real interactions (plain or prepared)")
+    parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-alternatives", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    emit(measured(args), args.json)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""knn_graph beside torch (blocked, dense) and faiss's exact index.
+"""knn_graph and its update, threshold count beside torch (blocked, dense) and faiss's exact index.
 
-Run from the repository: `python bench/knn_graph.py [--shapes baby_image baby_text elec_text] [--json]`.
-The least work counts each pair of rows once: size^2 * width operations.
+Run from the repository: `python bench/knn_graph.py [--shapes baby_image elec_text] [--precision bfloat16] [--json]`.
+The least work counts each pair of rows once: size^2 * width operations. `elec_image` (63,001 x 4,096) takes minutes a
+search; `image_20k` has its width at 20,000 rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -16,11 +18,19 @@ import torch
 
 from bench._common import emit, measure
 from bench._gemm import add_flop_limit, gemm_flops
-from mmfast.ops.knn_graph import knn_graph
+from mmfast.ops import knn_count, knn_graph, knn_update
 
-SHAPES = {"baby_image": (7_050, 4_096), "baby_text": (7_050, 384), "elec_text": (63_001, 384)}
-LARGE = 20_000  # rows above which the dense matrix is left out
-K = 10
+SHAPES = {
+    "baby_text": (7_050, 384),
+    "baby_image": (7_050, 4_096),
+    "sports_text": (18_357, 384),
+    "sports_image": (18_357, 4_096),
+    "image_20k": (20_000, 4_096),
+    "elec_text": (63_001, 384),
+    "elec_image": (63_001, 4_096),
+}
+DENSE_UP_TO = 20_000  # rows; beyond, the whole matrix is left out
+K, ETA = 10, 0.5
 
 
 def torch_blocked(features: torch.Tensor, block: int = 1024) -> torch.Tensor:
@@ -35,7 +45,13 @@ def torch_dense(features: torch.Tensor) -> torch.Tensor:
     return (x @ x.T).topk(K).indices
 
 
-def faiss_flat(features: torch.Tensor):
+def torch_count(features: torch.Tensor, block: int = 1024) -> torch.Tensor:
+    """Score a block of rows against all rows, count those above the threshold."""
+    x = torch.nn.functional.normalize(features)
+    return torch.cat([(rows @ x.T > ETA).sum(1) for rows in x.split(block)])
+
+
+def faiss_flat(features: torch.Tensor) -> Callable | None:
     """faiss's exact inner-product index over normalised rows; None when faiss is not installed."""
     try:
         import faiss
@@ -53,33 +69,54 @@ def faiss_flat(features: torch.Tensor):
     return search
 
 
-def run(name: str, repeat: int) -> dict:
-    """Measure one shape."""
+def alternatives(features: torch.Tensor, names: list[str]) -> dict[str, Callable]:
+    """The other ways to the neighbours, those that are asked for."""
+    ways = {"torch blocked": lambda: torch_blocked(features), "faiss IndexFlatIP": faiss_flat(features)}
+    if len(features) <= DENSE_UP_TO:
+        ways["torch dense"] = lambda: torch_dense(features)
+    return {name: way for name, way in ways.items() if way is not None and name.split()[0] in names}
+
+
+def run(name: str, arguments: argparse.Namespace) -> list[dict]:
+    """Measure one shape: a search, the update for one row in a hundred, the count above a threshold."""
     size, width = SHAPES[name]
     features = torch.randn(size, width, generator=torch.Generator().manual_seed(0))
-    others = {"torch blocked": lambda: torch_blocked(features)}
-    if size <= LARGE:
-        others["torch dense"] = lambda: torch_dense(features)
-    if (search := faiss_flat(features)) is not None:
-        others["faiss IndexFlatIP"] = search
-    facts = {"least_bytes": 4 * size * width + 8 * size * K, "least_flops": size * size * width, "repeat": repeat}
-    case = measure(
-        "knn_graph", f"{name} {size}x{width} k={K}", "forward", lambda: knn_graph(features, K), others, **facts
-    )
-    return add_flop_limit(case, gemm_flops())
+    known = size - size // 100
+    search, precision = lambda: knn_graph(features, K, precision=arguments.precision), arguments.precision
+    limit, cases = gemm_flops(), []
+
+    def add(kind: str, fn: Callable, others: dict[str, Callable], products: int) -> None:
+        facts = {"least_bytes": 4 * size * width + 8 * size * K, "least_flops": products * width}
+        label = f"{name} {size}x{width} k={K}"
+        case = measure("knn_graph", label, kind, fn, others, repeat=arguments.repeat, **facts)
+        cases.append(add_flop_limit(case, limit))
+
+    if "search" in arguments.passes:
+        add(f"search ({precision})", search, alternatives(features, arguments.alternatives), size**2)
+    if "update" in arguments.passes:
+        lists = knn_graph(features[:known], K, precision=precision)
+        others = {"search from scratch": search}
+        add("update, 1 % new", lambda: knn_update(features, *lists), others, size**2 - known**2)
+    if "count" in arguments.passes:
+        add("count", lambda: knn_count(features, ETA), {"torch blocked": lambda: torch_count(features)}, size**2)
+    return cases
 
 
 def main() -> None:
-    """Parse the arguments and print a case per shape."""
+    """Parse the arguments and print the cases of every shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["baby_text", "baby_image"])
+    parser.add_argument("--passes", nargs="+", choices=["search", "update", "count"], default=["search"])
+    parser.add_argument("--alternatives", nargs="*", choices=["torch", "faiss"], default=["torch", "faiss"])
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", action="store_true", help="one JSON object per case")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.shapes:
-        emit(run(name, arguments.repeat), arguments.json)
+        for case in run(name, arguments):
+            emit(case, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time of one product, of whole forward passes and of the gradient, against torch's and scipy's sparse products."""
+"""Time of propagation forward and backward, one layer and three, against torch's and scipy's sparse products."""
 
 from __future__ import annotations
 
@@ -7,102 +7,161 @@ import warnings
 
 import numpy as np
 import torch
-from _common import emit, measure, shapes, stream_bandwidth, user_item_csr
+from _common import emit, measure, power_law_graph, shapes, stream_bandwidth
 
+from mmfast.device import keep_freed_memory
 from mmfast.ops.compact_ids import compact_ids
+from mmfast.ops.csr import CSR
 from mmfast.ops.propagate import propagate, propagate_rows
 
+LAYERS = 3
 
-def torch_matrices(csr, device):
-    """The same operator as torch CSR with int32 indices and as coalesced COO, by name."""
+
+def torch_matrices(csr, dtype):
+    """The same operator as torch CSR with int32 indices and as coalesced COO, by name; COO alone for half tables."""
     size = (csr.num_rows, csr.num_rows)
-    values = csr.entries(torch.float32)
+    values = csr.entries(torch.float32).to(dtype)
+    index = torch.stack([csr.rows(), csr.cols.long()])
+    coo = torch.sparse_coo_tensor(index, values, size, check_invariants=False).coalesce()
+    if dtype != torch.float32:
+        return {"torch COO": coo}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch calls its CSR layout a beta
-        by_rows = torch.sparse_csr_tensor(csr.ptr.int(), csr.cols, values, size, device=device)
-    coo = torch.sparse_coo_tensor(torch.stack([csr.rows(), csr.cols.long()]), values, size, device=device).coalesce()
+        by_rows = torch.sparse_csr_tensor(csr.ptr.int(), csr.cols, values, size, check_invariants=False)
     return {"torch CSR int32": by_rows, "torch COO": coo}
 
 
-def forward_backward(product, x, rows=None):
-    def run():
-        x.grad = None
-        out = product()
-        out = out if rows is None else out[rows]
-        out.backward(torch.ones_like(out))
-
-    return run
-
-
-def cases(name, device, limit, width, repeat, batch_size):
-    """Yield the measured cases of one shape."""
-    shape = shapes[name]
-    csr = user_item_csr(shape, device)
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(csr.num_rows, width, generator=generator).to(device).requires_grad_()
-    matrices = torch_matrices(csr, device)
-    table, index = csr.num_rows * width * 4, (csr.num_rows + 1) * 8 + csr.num_entries * 4
-    facts = {"device": device, "limit": limit, "repeat": repeat}
-    one = facts | {"least_bytes": 2 * table + index, "least_flops": 2 * csr.num_entries * width}
-    two = one | {"least_bytes": 2 * one["least_bytes"], "least_flops": 2 * one["least_flops"]}
-
-    fixed = x.detach()
-    others = {other: (lambda m=m: m @ fixed) for other, m in matrices.items()} | scipy_product(csr, fixed)
-    yield measure("propagate", name, "product", lambda: propagate(csr, csr, fixed, 1, "last"), others, **one)
-
-    others = {other: forward_backward(lambda m=m: m @ x, x) for other, m in matrices.items()}
-    ours = forward_backward(lambda: propagate(csr, csr, x, 1, "last"), x)
-    yield measure("propagate", name, "forward+backward", ours, others, **two)
-
-    edges = torch.randint(0, shape.num_edges, (batch_size,), generator=generator).to(device)
-    negatives = torch.randint(shape.num_users, shape.num_nodes, (batch_size,), generator=generator).to(device)
-    rows, _ = compact_ids(torch.cat([csr.rows()[edges], csr.cols[edges].long(), negatives]), csr.num_rows)
-    layers = 3
-
-    def by_hand(matrix):
-        layer, total = x, x
-        for _ in range(layers):
-            layer = matrix @ layer
-            total = total + layer
-        return total / (layers + 1)
-
-    others = {other: forward_backward(lambda m=m: by_hand(m), x, rows) for other, m in matrices.items()}
-    others["our dense table"] = forward_backward(lambda: propagate(csr, csr, x, layers), x, rows)
-    ours = forward_backward(lambda: propagate_rows(csr, csr, x, rows, layers)[0], x)
-    all_layers = facts | {
-        "least_bytes": 2 * layers * one["least_bytes"],
-        "least_flops": 2 * layers * one["least_flops"],
-    }
-    yield measure("propagate", name, f"batch of {layers} layers", ours, others, **all_layers)
-
-
 def scipy_product(csr, x):
-    """scipy's product, where scipy is installed and the table is on the CPU."""
+    """scipy's product, where scipy is installed and the table is float32 on the CPU."""
     try:
         from scipy.sparse import csr_matrix
     except ImportError:
         return {}
-    if x.is_cuda:
+    if x.is_cuda or x.dtype != torch.float32:
         return {}
-    values = csr.entries(torch.float32).numpy()
-    matrix = csr_matrix((values, csr.cols.numpy(), csr.ptr.numpy().astype(np.int32)), shape=(csr.num_rows,) * 2)
-    array = x.numpy()
+    values, ptr = csr.entries(torch.float32).numpy(), csr.ptr.numpy().astype(np.int32)
+    matrix, array = csr_matrix((values, csr.cols.numpy(), ptr), shape=(csr.num_rows,) * 2), x.numpy()
     return {"scipy CSR": lambda: matrix @ array}
+
+
+def forward_backward(product, x, rows=None):
+    """A function that computes product(), or its `rows`, and its gradient in x."""
+    grad = torch.ones_like(product() if rows is None else x[rows])
+
+    def run():
+        out = product()
+        return torch.autograd.grad(out if rows is None or len(out) == len(rows) else out[rows], x, grad)
+
+    return run
+
+
+def backward(product, x):
+    """A function that computes the gradient alone."""
+    out = product()
+    grad = torch.ones_like(out)
+    return lambda: torch.autograd.grad(out, x, grad, retain_graph=True)
+
+
+def by_degrees(csr):
+    """The same operator from degree vectors, without stored values."""
+    scale = (csr.ptr.diff() + 1e-7).rsqrt().float()
+    return CSR(csr.ptr, csr.cols, None, scale, scale)
+
+
+def one_layer(name, csr, x, facts):
+    """Yield forward, backward and both, of one product."""
+    products = {other: (lambda m=m: m @ x) for other, m in torch_matrices(csr, x.dtype).items()}
+    degrees = by_degrees(csr)
+    products["ours from degrees"] = lambda: propagate(degrees, degrees, x, 1, "last")
+    if x.dtype != torch.float32:
+        wide = x.detach().float().requires_grad_()
+        products["ours float32"] = lambda: propagate(csr, csr, wide, 1, "last")
+    tables = {other: wide if other == "ours float32" else x for other in products}
+
+    def ours():
+        return propagate(csr, csr, x, 1, "last")
+
+    table, gathered = x.nbytes, csr.num_entries * x.shape[1] * x.element_size()
+    index = (csr.num_rows + 1) * 8 + csr.num_entries * 8
+    passes = {
+        "forward": (1, ours, products | scipy_product(csr, x.detach())),
+        "backward": (1, backward(ours, x), {o: backward(p, tables[o]) for o, p in products.items()}),
+        "forward+backward": (
+            2,
+            forward_backward(ours, x),
+            {o: forward_backward(p, tables[o]) for o, p in products.items()},
+        ),
+    }
+    for kind, (number, fn, others) in passes.items():
+        yield measure(
+            "propagate",
+            name,
+            kind,
+            fn,
+            others,
+            least_bytes=number * (2 * table + index),
+            least_flops=number * 2 * csr.num_entries * x.shape[1],
+            bounds={"every entry's row at stream speed": number * gathered / facts["limit"]},
+            **facts,
+        )
+
+
+def batch_of_layers(name, csr, x, rows, facts):
+    """Yield a training step's use: three layers, read out at the rows of one batch, and the gradient."""
+
+    def by_hand(matrix):
+        layer, total = x, x
+        for _ in range(LAYERS):
+            layer = matrix @ layer
+            total = total + layer
+        return total / (LAYERS + 1)
+
+    matrices = torch_matrices(csr, x.dtype)
+    others = {other: forward_backward(lambda m=m: by_hand(m), x, rows) for other, m in matrices.items()}
+    others["ours, all rows"] = forward_backward(lambda: propagate(csr, csr, x, LAYERS), x, rows)
+    ours = forward_backward(lambda: propagate_rows(csr, csr, x, rows, LAYERS)[0], x)
+    index = (csr.num_rows + 1) * 8 + csr.num_entries * 8
+    least = {
+        "least_bytes": 2 * LAYERS * (2 * x.nbytes + index),
+        "least_flops": 4 * LAYERS * csr.num_entries * x.shape[1],
+    }
+    yield measure("propagate", name, f"forward+backward, {LAYERS} layers, a batch", ours, others, **facts, **least)
+
+
+def cases(name, options, limit):
+    """Yield the measured cases of one shape."""
+    shape = shapes[name]
+    csr = power_law_graph(shape, options.device).csr
+    generator = torch.Generator().manual_seed(1)
+    edges = torch.randint(0, shape.num_edges, (options.batch,), generator=generator).to(options.device)
+    negatives = torch.randint(shape.num_users, shape.num_nodes, (options.batch,), generator=generator).to(
+        options.device
+    )
+    rows, _ = compact_ids(torch.cat([csr.rows()[edges], csr.cols[edges].long(), negatives]), csr.num_rows)
+    table = torch.randn(csr.num_rows, options.width, generator=generator).to(options.device)
+    facts = {"device": options.device, "limit": limit, "repeat": options.repeat, "clock": options.clock}
+    for dtype in (torch.float32, torch.bfloat16):
+        x = table.to(dtype).requires_grad_()
+        case = f"{name} {str(dtype).removeprefix('torch.')}"
+        yield from one_layer(case, csr, x, facts)
+        yield from batch_of_layers(case, csr, x, rows, facts)
 
 
 def main():
     """Measure the shapes named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shapes", nargs="*", default=["baby", "elec"], help=f"of {', '.join(shapes)}")
+    parser.add_argument("--shapes", nargs="+", default=["baby", "sports", "elec"], choices=list(shapes))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: on a busy machine, one thread")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    limit = stream_bandwidth(options.device)
+    keep_freed_memory()  # as training does, for every alternative alike
+    limit = stream_bandwidth(options.device, clock=options.clock)
     for name in options.shapes:
-        for case in cases(name, options.device, limit, options.width, options.repeat, options.batch):
+        for case in cases(name, options, limit):
             emit(case, options.json)
 
 

@@ -1,12 +1,13 @@
 """rank beside torch blocks of 4096 and 128 users (product, mask, top-k) with hits in Python and vectorised.
 
-Run from the repository: `python bench/rank.py [--shapes baby sports] [--json]`.
+Run from the repository: `python bench/rank.py [--shapes baby sports] [--precision bfloat16] [--json]`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -51,39 +52,52 @@ def tensor_hits(top: torch.Tensor, target_ptr, target_items, num_items: int) -> 
     return torch.isin(top + num_items * torch.arange(len(top))[:, None], owner * num_items + target_items)
 
 
-def run(name: str, repeat: int) -> dict:
-    """Measure one shape."""
-    shape = shapes[name]
+def run(name: str, arguments: argparse.Namespace) -> list[dict]:
+    """Measure one shape: all items, and the coldest tenth of them alone."""
+    shape, precision = shapes[name], arguments.precision
     generator = torch.Generator().manual_seed(0)
     users, items = (torch.randn(n, WIDTH, generator=generator) for n in (shape.num_users, shape.num_items))
     mask = lists(*power_law_edges(shape), shape.num_users)
     targets = lists(*power_law_edges(shape._replace(num_edges=shape.num_edges // 6), seed=1), shape.num_users)
-    others = {
+    cold = torch.bincount(mask[1], minlength=len(items)).argsort()[: len(items) // 10].sort().values.int()
+    chosen = items[cold.long()]
+    nothing = torch.zeros(len(users) + 1, dtype=torch.int64), mask[1][:0]
+    every = {
         "torch blocks of 4096, Python hits": lambda: python_hits(torch_blocks(users, items, *mask, 4096), *targets),
         "torch blocks of 4096": lambda: tensor_hits(torch_blocks(users, items, *mask, 4096), *targets, len(items)),
         "torch blocks of 128": lambda: tensor_hits(torch_blocks(users, items, *mask, 128), *targets, len(items)),
     }
-    facts = {
-        "least_bytes": 4 * WIDTH * shape.num_nodes + 4 * shape.num_edges + 9 * K * shape.num_users,
-        "least_flops": 2 * WIDTH * shape.num_users * shape.num_items,
-        "repeat": repeat,
-    }
-    label = f"{name} {shape.num_users}x{shape.num_items} D={WIDTH} k={K}"
-    case = measure("rank", label, "forward", lambda: rank(users, items, *mask, *targets, K), others, **facts)
-    return add_flop_limit(case, gemm_flops())
+    some = {"torch blocks of 128, no masks or hits": lambda: torch_blocks(users, chosen, *nothing, 128)}
+    passes = [
+        (f"all items ({precision})", None, every, len(items)),
+        (f"a tenth ({precision})", cold, some, len(cold)),
+    ]
+    limit, cases = gemm_flops(), []
+    for kind, candidates, others, ranked in passes:
+        facts = {
+            "least_bytes": 4 * WIDTH * (len(users) + ranked) + 4 * shape.num_edges + 9 * K * len(users),
+            "least_flops": 2 * WIDTH * len(users) * ranked,
+            "repeat": arguments.repeat,
+        }
+        label = f"{name} {len(users)}x{ranked} D={WIDTH} k={K}"
+        ours = partial(rank, users, items, *mask, *targets, K, candidates, precision)
+        cases.append(add_flop_limit(measure("rank", label, kind, ours, others, **facts), limit))
+    return cases
 
 
 def main() -> None:
-    """Parse the arguments and print a case per shape."""
+    """Parse the arguments and print the cases of every shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=shapes, default=["baby"])
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", action="store_true", help="one JSON object per case")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.shapes:
-        emit(run(name, arguments.repeat), arguments.json)
+        for case in run(name, arguments):
+            emit(case, arguments.json)
 
 
 if __name__ == "__main__":

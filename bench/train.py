@@ -59,8 +59,9 @@ def epoch(run, epoch_index: int, max_batches: int) -> float:
         done += 1
         if done == max_batches:
             break
-    now = time.perf_counter()
-    return first - started + (now - first) / done * run.sampler.steps
+    ended = time.perf_counter()
+    run.optimizer.flush()
+    return first - started + (ended - first) / done * run.sampler.steps + time.perf_counter() - ended
 
 
 def ours(args: argparse.Namespace, folder: Path) -> dict:
@@ -114,6 +115,39 @@ def plain(args: argparse.Namespace, folder: Path) -> dict:
     return {"epoch_s": seconds} | ({"eval_s": evaluation_seconds(model, dataset)} if args.shape in EVALUATED else {})
 
 
+def measured(args: argparse.Namespace) -> dict:
+    """Return the case: our figures, their ratios to the alternatives of this run, and MMRec's of another machine."""
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / "prepared"
+        write_dataset(shaped_dataset(args.shape, args.data, Path(work)), folder)
+        case = {"bench": "train", "case": f"{args.model} {args.shape}", "device": "cpu", "threads": args.threads}
+        case |= {"layers": args.layers, "extrapolated_from_batches": args.batches, **ours(args, folder)}
+        others = {} if args.no_alternatives else {"reference backend": reference_backend, "plain eager": plain}
+        times = {f"{name} {part}": (part, s) for name, run in others.items() for part, s in run(args, folder).items()}
+    case["ratios"] = {name.removesuffix("_s"): seconds / case[part] for name, (part, seconds) in times.items()}
+    layers = args.layers if args.layers is not None else {"lightgcn": 2, "freedom": 2}.get(args.model)
+    elsewhere = MMREC_ELSEWHERE.get((args.model, layers, args.shape))
+    if elsewhere:
+        case["mmrec_elsewhere"] = {"epoch_s": elsewhere[0], "epoch_ratio": elsewhere[0] / case["epoch_s"]}
+        if elsewhere[1]:
+            case["mmrec_elsewhere"] |= {"eval_s": elsewhere[1], "eval_ratio": elsewhere[1] / case["eval_s"]}
+    return case
+
+
+def show(case: dict) -> None:
+    """Print the case for a reader."""
+    print(
+        f"{case['case']} ({case['threads']} threads): start-up {case['startup_s']:.2f} s "
+        f"({case['startup_peak_bytes'] / 2**20:.0f} MiB), "
+        f"epoch {case['epoch_s']:.3f} +- {case['epoch_spread_s']:.3f} s, "
+        f"evaluation {case['eval_s']:.3f} +- {case['eval_spread_s']:.3f} s, peak {case['peak_bytes'] / 2**20:.0f} MiB"
+    )
+    for name, ratio in case["ratios"].items():
+        print(f"  {ratio:6.1f}x  {name}")
+    for name, value in case.get("mmrec_elsewhere", {}).items():
+        print(f"  {value:6.2f}   MMRec on another machine: {name}")
+
+
 def main() -> None:
     """Measure one case and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -132,37 +166,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) / "prepared"
-        write_dataset(shaped_dataset(args.shape, args.data, Path(work)), folder)
-        case = {"bench": "train", "case": f"{args.model} {args.shape}", "device": "cpu", "threads": args.threads}
-        case |= {"layers": args.layers, "extrapolated_from_batches": args.batches, **ours(args, folder)}
-        case["ratios"] = {}
-        if not args.no_alternatives:
-            for name, run in (("reference backend", reference_backend), ("plain eager", plain)):
-                other = run(args, folder)
-                for part in ("epoch", "eval"):
-                    if f"{part}_s" in other:
-                        case["ratios"][f"{name} {part}"] = other[f"{part}_s"] / case[f"{part}_s"]
-    layers = args.layers if args.layers is not None else {"lightgcn": 2, "freedom": 2}.get(args.model)
-    elsewhere = MMREC_ELSEWHERE.get((args.model, layers, args.shape))
-    if elsewhere:
-        case["mmrec_elsewhere"] = {"epoch_s": elsewhere[0], "epoch_ratio": elsewhere[0] / case["epoch_s"]}
-        if elsewhere[1]:
-            case["mmrec_elsewhere"] |= {"eval_s": elsewhere[1], "eval_ratio": elsewhere[1] / case["eval_s"]}
-    if args.json:
-        print(json.dumps(case))
-        return
-    print(
-        f"{case['case']} ({args.threads} threads): start-up {case['startup_s']:.2f} s "
-        f"({case['startup_peak_bytes'] / 2**20:.0f} MiB), "
-        f"epoch {case['epoch_s']:.3f} +- {case['epoch_spread_s']:.3f} s, "
-        f"evaluation {case['eval_s']:.3f} +- {case['eval_spread_s']:.3f} s, peak {case['peak_bytes'] / 2**20:.0f} MiB"
-    )
-    for name, ratio in case["ratios"].items():
-        print(f"  {ratio:6.1f}x  {name}")
-    for name, value in case.get("mmrec_elsewhere", {}).items():
-        print(f"  {value:6.2f}   MMRec on another machine: {name}")
+    case = measured(args)
+    print(json.dumps(case)) if args.json else show(case)
 
 
 if __name__ == "__main__":

@@ -4,25 +4,34 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
-#include "cpu/exp.h"
-
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
 
 TORCH_LIBRARY(mmfast, m) {
-  // Graphs are CSR: ptr int64 [N+1], cols int32 [E]; an entry is values[e] (or 1) * row_scale[row] * col_scale[col].
-  // `*_t` is the transposed graph, the same tensors where the operator is symmetric. propagate_backward takes the
-  // transposed operator whole: its row_scale is the forward's col_scale.
+  // Graphs are CSR: ptr int64 [R+1], cols int32 [E] in [0, C); an entry is values[e] (or 1) * row_scale[row] (or 1) *
+  // col_scale[col] (or 1). R = C except where there is one layer read out as "last". `*_t` is the transposed graph, the
+  // same tensors where the operator is symmetric. Tables are float64, float32, or bfloat16/float16 with float32 values,
+  // scales and sums; `dtype` float32 gives the read-out of a half table unrounded. propagate_backward takes the
+  // transposed operator [C, R = num_rows] whole: its row_scale is the forward's col_scale; grad has x's dtype.
   m.def(
       "propagate(Tensor ptr, Tensor cols, Tensor? values, Tensor ptr_t, Tensor cols_t, Tensor? values_t, "
-      "Tensor? row_scale, Tensor? col_scale, Tensor x, int num_layers, str readout) -> Tensor");
+      "Tensor? row_scale, Tensor? col_scale, Tensor x, int num_layers, str readout, ScalarType? dtype=None) -> Tensor");
   m.def(
       "propagate_rows(Tensor ptr, Tensor cols, Tensor? values, Tensor ptr_t, Tensor cols_t, Tensor? values_t, "
-      "Tensor? row_scale, Tensor? col_scale, Tensor x, Tensor rows, int num_layers, str readout) -> (Tensor, Tensor)");
+      "Tensor? row_scale, Tensor? col_scale, Tensor x, Tensor rows, int num_layers, str readout, "
+      "ScalarType? dtype=None) -> (Tensor, Tensor)");
   m.def(
       "propagate_backward(Tensor ptr_t, Tensor cols_t, Tensor? values_t, Tensor? row_scale, Tensor? col_scale, "
-      "Tensor grad, Tensor? grad_input_rows, Tensor? rows, int num_layers, str readout) -> Tensor");
+      "Tensor grad, Tensor? grad_input_rows, Tensor? rows, SymInt num_rows, int num_layers, str readout) -> Tensor");
+  // d loss / d values [E] of one product A x: row_scale[r] * col_scale[c] * <grad[r], x[c]>, in values' dtype.
+  m.def(
+      "propagate_values_backward(Tensor ptr, Tensor cols, Tensor? row_scale, Tensor? col_scale, Tensor grad, Tensor x) "
+      "-> Tensor");
+  // alpha * (base + A x) with A [R, C], base [R, D] or zero: one layer on one rank's rows. Same bits as propagate.
+  m.def(
+      "propagate_step(Tensor ptr, Tensor cols, Tensor? values, Tensor? row_scale, Tensor? col_scale, Tensor x, "
+      "Tensor? base, float alpha) -> Tensor");
 
   m.def(
       "bpr_loss(Tensor users, Tensor items, Tensor user_index, Tensor pos_index, Tensor neg_index, str kind) "
@@ -89,15 +98,69 @@ TORCH_LIBRARY(mmfast, m) {
       "sample_negatives(Tensor users, Tensor user_ptr, Tensor user_items, Tensor candidates, int seed, int offset) "
       "-> Tensor");
   m.def("sample_edges(Tensor weights, int num_kept, int seed, int stream) -> Tensor");
+  // Draw s of entries b takes attempts i = 0, 1, ... from philox(seed, i, first_draw + s): word 0 chooses one of
+  // `users`, words 1 and 2 what goes with it. An attempt that repeats a user of its draw is refused while num_entries
+  // <= number of users. Rows are entries of user_ptr's lists, int64 [num_draws * num_entries]; triples int64 [3, same].
+  m.def(
+      "sample_user_rows(Tensor user_ptr, Tensor users, int num_entries, int num_draws, int seed, int first_draw) "
+      "-> Tensor");
+  m.def(
+      "sample_triples(Tensor users, int num_items, int num_entries, int num_draws, int seed, int first_draw) "
+      "-> Tensor");
 
-  m.def("knn_graph(Tensor features, int k, bool include_self, str metric, int block_bytes) -> (Tensor, Tensor)");
+  // A graph's entries e by row (ptr, cols) and by column (ptr_t, rows_t, edges_t): the t-th entry of the transposed
+  // graph lies in row rows_t[t] and is entry edges_t[t]. edge_attention: out_r = sum_e alpha_e v_e, alpha = softmax
+  // over the row of scale <q_r, k_e>; k_e and v_e are rows cols[e] of the tables, or rows C + cols[e] where choice[e].
+  m.def(
+      "edge_attention(Tensor ptr, Tensor cols, Tensor ptr_t, Tensor rows_t, Tensor edges_t, Tensor? choice, Tensor q, "
+      "Tensor k, Tensor v, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "edge_attention_backward(Tensor ptr, Tensor cols, Tensor ptr_t, Tensor rows_t, Tensor edges_t, Tensor? choice, "
+      "Tensor q, Tensor k, Tensor v, float scale, Tensor alpha, Tensor? grad_out, Tensor? grad_alpha) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def("edge_softmax(Tensor ptr, Tensor logits) -> Tensor");
+  m.def("edge_softmax_backward(Tensor ptr, Tensor grad, Tensor alpha) -> Tensor");
+  // table[cols], and the sums of values over the entries of every column.
+  m.def("edge_gather(Tensor cols, Tensor ptr_t, Tensor edges_t, Tensor table) -> Tensor");
+  m.def("edge_sum(Tensor cols, Tensor ptr_t, Tensor edges_t, Tensor values) -> Tensor");
+
+  // Orthonormal DCT-II (inverse: DCT-III) along the last axis, or the last two.
+  m.def("dct(Tensor x, int axes, bool inverse) -> Tensor");
+
+  // Lists: int32 ids, the best first, the lower id among equals, then -1 with similarity -inf. By cosine an all-zero
+  // row is in no list but its own. precision: "float32", "bfloat16" (proposes; the listed numbers and their order are
+  // float32's) or "auto". knn_update: the lists of the first rows are given, pairs with a later row are new. knn_above:
+  // every other row with similarity > eta, as many as knn_count found, in slots ptr[row] .. ptr[row + 1].
+  m.def(
+      "knn_graph(Tensor features, int k, bool include_self, str metric, int block_bytes, str precision) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "knn_update(Tensor features, Tensor neighbours, Tensor similarities, bool include_self, str metric, "
+      "int block_bytes) -> (Tensor, Tensor)");
+  m.def("knn_count(Tensor features, float eta, str metric, int block_bytes) -> Tensor");
+  m.def(
+      "knn_above(Tensor features, float eta, Tensor ptr, int num_edges, str metric, int block_bytes) "
+      "-> (Tensor, Tensor)");
+
+  // candidates: ascending unique item ids, the only ones ranked; masks, targets and results are item ids all the same.
   m.def(
       "rank(Tensor users, Tensor items, Tensor mask_ptr, Tensor mask_items, Tensor target_ptr, Tensor target_items, "
-      "int k) -> (Tensor, Tensor, Tensor)");
+      "Tensor? candidates, int k, str precision) -> (Tensor, Tensor, Tensor)");
 
   m.def(
       "adam_rows_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, Tensor grad, float lr, "
       "float beta1, float beta2, float eps, float weight_decay, int step) -> ()");
+
+  // Row-lazy Adam. row_steps, int32 [N, 2]: the step up to which a row's parameters (0) and moments (1) are made; 0
+  // for moments that are zero since the start. catch_up makes the zero-gradient steps up to `step`: of the parameters
+  // of `rows` (any order, repeats allowed), or of everything where rows is None. lazy_ makes the steps before `step`
+  // and then that step; its rows are sorted and unique.
+  m.def(
+      "adam_catch_up_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) row_steps, "
+      "Tensor? rows, float lr, float beta1, float beta2, float eps, int step) -> ()");
+  m.def(
+      "adam_lazy_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) row_steps, Tensor rows, "
+      "Tensor grad, float lr, float beta1, float beta2, float eps, int step) -> ()");
 }
 
 namespace py = pybind11;
@@ -121,19 +184,6 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native ops of mmfast; they are called through torch.ops.mmfast.";
   m.def("keep_freed_memory", &keep_freed_memory,
         "Let this process reuse large freed blocks instead of returning them.");
-  m.def(
-      "exp_",
-      [](const py::buffer& numbers) {
-        const py::buffer_info info = numbers.request(true);
-        const bool single = info.item_type_is_equivalent_to<float>();
-        if (info.ndim != 1 || info.strides[0] != info.itemsize ||
-            !(single || info.item_type_is_equivalent_to<double>())) {
-          throw py::value_error("exp_: wanted a contiguous array [n] of float32 or float64");
-        }
-        single ? mmfast::exp_in_place(static_cast<float*>(info.ptr), info.size)
-               : mmfast::exp_in_place(static_cast<double*>(info.ptr), info.size);
-      },
-      "Replace every number x <= 0 of an array [n] by exp(x): the exponential of the CPU kernels, for its test.");
   m.def("build_info", [] {
     py::dict info;
     info["torch"] = TORCH_VERSION;

@@ -1,4 +1,4 @@
-"""mmfast: a fast engine for multimodal recommendation. The public names load what they need when first used."""
+"""mmfast: a fast engine for multimodal recommendation, whose public names load what they need when first used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "fit": "mmfast.trainer",
+    "search": "mmfast.search",
     "load": "mmfast.run",
     "evaluate": "mmfast.evaluate",
     "recommend": "mmfast.recommend",

@@ -135,6 +135,7 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises MmfastError when the file system refuses; the old file is then untouched and the temporary one removed.
     """
+    from polars.exceptions import PolarsError
     from safetensors import SafetensorError
 
     with disk_errors(path):
@@ -148,7 +149,7 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         work.chmod(0o666 & ~_umask())
         os.replace(work, path)
         _sync(path.parent)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, PolarsError) as error:
         kept = "the former file is intact" if path.exists() else "no file was left"
         raise _cannot_write(path, error, kept) from error
     finally:

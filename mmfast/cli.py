@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from mmfast import __version__
 from mmfast.errors import MmfastError, suggest
@@ -13,6 +14,7 @@ from mmfast.errors import MmfastError, suggest
 # verb -> (module, one line of help). Only the chosen verb's module is imported, so --help needs no torch.
 VERBS = {
     "train": ("mmfast.commands.train", "train a model by a YAML file and key=value arguments"),
+    "search": ("mmfast.commands.search", "try settings in a grid, choose on validation, look at test once"),
     "prepare": ("mmfast.prepare", "turn raw interactions, texts and images into a prepared folder"),
     "evaluate": ("mmfast.commands.evaluate", "metrics of a trained run, also for cold items or with hidden features"),
     "recommend": ("mmfast.commands.recommend", "the best items for users of a trained run"),
@@ -23,7 +25,17 @@ VERBS = {
     "demo": ("mmfast.demo", "train on the built-in catalogue and look at recommendations"),
     "doctor": ("mmfast.doctor", "versions, devices, and which backend every op uses and why"),
 }
+SETTINGS_HINT = "Settings are written key=value without dashes, for example model=lightgcn train.epochs=5. "
 INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one sentence, as everywhere else."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise MmfastError with argparse's message and where to read on."""
+        hint = SETTINGS_HINT if "unrecognized" in message and self.prog in ("mmfast train", "mmfast demo") else ""
+        raise MmfastError(f"{self.prog.partition(' ')[2]}: {message}. {hint}See `{self.prog} --help`")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace | None:
+    if argv[:1] == ["help"] and argv[1:]:
+        argv = [argv[1], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
         return None
@@ -56,15 +70,15 @@ def _parse(argv: list[str]) -> argparse.Namespace | None:
     if verb not in VERBS:
         raise MmfastError(f"unknown command '{verb}'.{suggest(verb, VERBS)} Commands: {', '.join(VERBS)}")
     module = import_module(VERBS[verb][0])
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"mmfast {verb}",
         description=(module.__doc__ or "").strip(),
-        epilog=getattr(module, "EXAMPLES", None),
+        epilog=module.EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
-    return parser.parse_args(argv[1:])
+    return parser.parse_intermixed_args(argv[1:])
 
 
 def _overview() -> str:
@@ -75,7 +89,11 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "first steps: mmfast demo; mmfast train model=lightgcn data=demo train.epochs=20; mmfast doctor",
+            "first steps:",
+            "  mmfast demo",
+            "  mmfast models                                    what can be trained, and with which options",
+            "  mmfast train model=lightgcn data=demo train.epochs=20 name=first",
+            "  mmfast evaluate runs/first",
         ]
     )
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pydantic
 import yaml
-from pydantic import Field, PositiveFloat, SerializeAsAny, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
 from pydantic_core import PydanticCustomError
 
 from mmfast.errors import MmfastError, suggest
 
 C = TypeVar("C", bound="Config")
+MOST_SEED = 2**63 - 1  # generators take signed 64-bit seeds
 
 
 class Config(pydantic.BaseModel):
@@ -43,19 +46,19 @@ class FrameworkConfig(Config):
 class DataConfig(Config):
     """Which data set, which of its features, and how it is split."""
 
-    name: str = "demo"
+    name: str = Field("demo", min_length=1)
     """Built-in name, folder under the data root, or path of a prepared or plain folder."""
     root: str | None = None
     """Folder that holds the data sets; None reads MMFAST_DATA, else ./data."""
     features: list[str] | dict[str, str] | None = None
     """None: every modality found; a list: these modalities; a mapping: modality -> file."""
     split: str = "auto"
-    """auto (the split the data carry, else mmrec), column, mmrec, lattice, leave-one-out, time or cold."""
-    split_column: str = "split"
+    """auto (the split the data carry, else mmrec), column, mmrec, lattice, user-time, leave-one-out, time or cold."""
+    split_column: str = Field("split", min_length=1)
     """Column of the interactions that carries the labels 0/1/2 when split is column."""
     k_core: int | None = Field(None, ge=0)
     """Drop users and items with fewer interactions, iterated; None: 5 for raw Amazon and MicroLens files, else 0."""
-    split_seed: int | None = None
+    split_seed: int | None = Field(None, ge=0, le=MOST_SEED)
     """Seed of random splits; None: 999, and 123 for cold (the LATTICE script's)."""
     cold_users: Literal["drop", "keep"] = "drop"
     """Validation and test rows of users without a training row (protocol section 2.3)."""
@@ -95,9 +98,9 @@ class TrainConfig(Config):
 class EvaluateConfig(Config):
     """Full ranking by protocol section 6."""
 
-    top_k: tuple[int, ...] = (5, 10, 20, 50)
+    top_k: tuple[PositiveInt, ...] = Field((5, 10, 20, 50), min_length=1)
     """Cut-offs K."""
-    metrics: tuple[str, ...] = ("recall", "ndcg", "precision", "map")
+    metrics: tuple[str, ...] = Field(("recall", "ndcg", "precision", "map"), min_length=1)
     """Metrics reported at every cut-off."""
     ndcg: Literal["standard", "retrieved"] = "standard"
     """retrieved: the ideal list holds only the hits that were retrieved (LATTICE, MICRO and CKD code)."""
@@ -119,7 +122,7 @@ class RunConfig(Config):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    seed: int = 999
+    seed: int = Field(999, ge=0, le=MOST_SEED)
     """Seed of initial values, batches, negatives and graph sampling."""
     device: str = "auto"
     """auto (CUDA when this build has CUDA kernels, else the CPU), cpu, cuda or cuda:N."""
@@ -131,6 +134,8 @@ class RunConfig(Config):
     """Name of the run folder; None composes it of data, model, framework, seed and time."""
     tensorboard: bool = True
     """Write TensorBoard events beside the JSON-lines log."""
+    search: dict[str, list[Any] | dict[str, Any]] = Field({})
+    """Settings that `mmfast search` tries: key -> list of values, or {low, high[, log]}; training ignores them."""
     imports: tuple[str, ...] = ()
     """Modules imported first, so that models, frameworks and data sets from outside register themselves."""
 
@@ -148,60 +153,99 @@ class RunConfig(Config):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
-    """Return the run described by a YAML file and `key=value` overrides, which win; values are YAML.
+def load_config(path: str | Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Return the run described by a YAML file (or a mapping like one) and `key=value` overrides, which win.
 
-    A section (model=, data=, framework=) may come after its own options; naming it again drops the options until then.
+    Values are YAML. The order of the overrides does not matter, but of two for the same key the last one counts.
+    Naming another model or data set drops the options that the file gives to the former.
 
-    >>> load_config(None, ["model=lightgcn", "data=baby", "train.epochs=5"]).train.epochs
-    5
+    >>> load_config(None, ["model.num_layers=1", "model=lightgcn", "train.epochs=5"]).model.num_layers
+    1
 
     Raises MmfastError that lists every unknown key, wrong type and bad value at once.
     """
-    raw: dict[str, Any] = {}
-    if path is not None:
-        raw = _read_yaml(Path(path))
-    for override in _sections_first(overrides):
+    return build_config(read_settings(path, overrides))
+
+
+def read_settings(path: str | Path | Mapping[str, Any] | None, overrides: Iterable[str]) -> dict[str, Any]:
+    """Return the nested mapping of a file (or mapping) and overrides as in `load_config`, before it is checked."""
+    raw = _read_yaml(Path(path)) if isinstance(path, (str, Path)) else dict(path or {})
+    for override in sorted(overrides, key=lambda text: text.partition("=")[0].count(".")):
         _apply(raw, override)
-    return build_config(raw)
+    return raw
 
 
 def build_config(raw: Mapping[str, Any]) -> RunConfig:
-    """Return the RunConfig of a nested mapping, as a YAML file holds it. Raises MmfastError listing all mistakes."""
-    from importlib import import_module
+    """Return the RunConfig of a nested mapping, as a YAML file holds it. Raises MmfastError listing all mistakes.
 
-    from mmfast.registry import FRAMEWORKS, MODELS
-
-    raw = dict(raw)
-    errors: list[str] = []
-    for module in raw.get("imports") or ():
-        try:
-            import_module(module)
-        except ImportError as error:
-            errors.append(f"imports: cannot import '{module}' ({error}); check the name and PYTHONPATH")
-    sections: dict[str, Any] = {}
-    if "model" not in raw:
-        errors.append(f"model: missing; choose one of {', '.join(MODELS.names())}, for example model=lightgcn")
-    else:
-        sections["model"] = _named_section(MODELS, raw.pop("model"), "model", errors)
-    frameworks = raw.pop("framework", None) or ()
-    if isinstance(frameworks, (str, Mapping)):
-        frameworks = [frameworks]
-    sections["framework"] = tuple(_named_section(FRAMEWORKS, f, "framework", errors) for f in frameworks)
+    Before torch is loaded, mistakes outside of the models' and frameworks' own options are told at once, without it.
+    """
+    raw, errors = dict(raw), []
+    own = {section: raw.pop(section) for section in ("model", "framework") if section in raw}
     if isinstance(raw.get("data"), str):
         raw["data"] = {"name": raw["data"]}
     run = _parse(RunConfig, raw, "", errors)
+    if errors and "torch" not in sys.modules:
+        # The options of a model are declared in its file, whose import of torch takes seconds.
+        raise _mistakes(errors, "(the options of model and framework are checked after that)" if own else "")
+    _import(raw.get("imports"), errors)
+    if run is not None:
+        _check_metrics(run.evaluate.metrics, errors)
+    sections = _own_sections(own, errors)
     if errors:
-        heading = f"{len(errors)} mistake{'s' * (len(errors) > 1)} in the config:\n  "
-        raise MmfastError(heading + "\n  ".join(errors))
+        raise _mistakes(errors)
     return run.model_copy(update=sections)
+
+
+def _mistakes(errors: list[str], remark: str = "") -> MmfastError:
+    heading = f"{len(errors)} mistake{'s' * (len(errors) > 1)} in the config:"
+    return MmfastError("\n  ".join([heading, *errors, *filter(None, [remark])]))
+
+
+def _import(modules: Any, errors: list[str]) -> None:
+    """Import the modules that register what the config names; what is no list of names is told elsewhere."""
+    for module in modules if isinstance(modules, (list, tuple)) else ():
+        try:
+            import_module(str(module))
+        except ImportError as error:
+            errors.append(f"imports: cannot import '{module}' ({error}); check the name and PYTHONPATH")
+
+
+def _check_metrics(names: Iterable[str], errors: list[str]) -> None:
+    from mmfast.metrics import check_metrics
+
+    for name in names:
+        try:
+            check_metrics([name])
+        except MmfastError as error:
+            errors.append(f"evaluate.metrics: {error}")
+
+
+def _own_sections(own: Mapping[str, Any], errors: list[str]) -> dict[str, Any]:
+    """Parse what the classes of the model and the frameworks declare; a section that is wrong is None."""
+    from mmfast.registry import FRAMEWORKS, MODELS
+
+    model = None
+    if "model" in own:
+        model = _named_section(MODELS, own["model"], "model", errors)
+    else:
+        errors.append(f"model: missing; choose one of {', '.join(MODELS.names())}, for example model=lightgcn")
+    frameworks = own.get("framework") or ()
+    if not isinstance(frameworks, (list, tuple)):
+        frameworks = [frameworks]
+    return {
+        "model": model,
+        "framework": tuple(_named_section(FRAMEWORKS, section, "framework", errors) for section in frameworks),
+    }
 
 
 def _named_section(registry: Any, section: Any, place: str, errors: list[str]) -> Any:
     """Parse `name` or `{name: ..., option: ...}` into the Config of the registered class."""
-    section = {"name": section} if isinstance(section, str) else dict(section) if isinstance(section, Mapping) else {}
-    if not section.get("name"):
-        errors.append(f"{place}.name: missing; choose one of {', '.join(registry.names()) or '(none is installed)'}")
+    given = section
+    section = {"name": section} if isinstance(section, str) else section
+    if not isinstance(section, Mapping) or not isinstance(section.get("name"), str) or not section["name"]:
+        known = ", ".join(registry.names()) or "(none is installed)"
+        errors.append(f"{place}: got {given!r}; give a name, or a mapping with a name and its options. Names: {known}")
         return None
     try:
         entry = registry.get(section["name"])
@@ -244,26 +288,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise MmfastError(f"config file '{path}' does not exist.{near} Give a YAML file, or key=value arguments alone")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise MmfastError(f"config file '{path}' is not YAML: {error}") from error
+    except OSError as error:
+        raise MmfastError(f"config file '{path}' cannot be read: {error.strerror}") from error
     if raw is None:
         return {}
     if not isinstance(raw, dict):
         raise MmfastError(f"config file '{path}' holds a {type(raw).__name__}; wanted keys and values")
     return raw
-
-
-def _sections_first(overrides: Iterable[str]) -> list[str]:
-    """Move the first `section=` of every section to the front: it replaces the whole section, its options too."""
-    first: dict[str, str] = {}
-    rest = []
-    for override in overrides:
-        key = override.partition("=")[0]
-        if "." in key or key in first:
-            rest.append(override)
-        else:
-            first[key] = override
-    return [*first.values(), *rest]
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

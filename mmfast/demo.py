@@ -1,8 +1,9 @@
-"""mmfast demo: train FREEDOM on the built-in catalogue, then show what one user liked and what is recommended."""
+"""Train FREEDOM on the built-in catalogue, then show what one user liked and what is recommended."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,14 +13,11 @@ EXAMPLES = """examples:
   mmfast demo                          the same as `mmfast train configs/demo_freedom.yaml`, with a look at the result
   mmfast demo train.epochs=5 seed=1    settings as for `mmfast train`
 """
-SETTINGS = (
-    "model=freedom",
-    "model.reg_weight=0.001",
-    "model.edge_dropout=0.8",
-    "data=demo",
-    "train.epochs=200",
-    "train.patience=10",
-)
+SETTINGS = {
+    "model": {"name": "freedom", "reg_weight": 0.001, "edge_dropout": 0.8},
+    "data": {"name": "demo"},
+    "train": {"epochs": 200, "patience": 10},
+}
 SHOWN = 10
 
 
@@ -33,9 +31,14 @@ def run(args: argparse.Namespace) -> int:
     """Train, print test metrics, and show one user's items and recommendations."""
     from mmfast.commands.show import metric_lines
     from mmfast.config import load_config
+    from mmfast.run import dataset_of
     from mmfast.trainer import fit
 
-    finished = fit(load_config(None, [*SETTINGS, *args.settings]))
+    config = load_config(SETTINGS, args.settings)
+    dataset = dataset_of(config)
+    if args.user is not None:
+        dataset.user_index(args.user)  # an unknown id is refused before minutes of training
+    finished = fit(config, dataset)
     print(metric_lines({part: finished.metrics[part] for part in ("valid", "test")}))
     show_user(finished, args.user)
     print(f"\nThe run is in {finished.folder}; next: mmfast evaluate {finished.folder} --hide image")
@@ -66,8 +69,14 @@ def show_user(finished: Run, user: str | None = None) -> None:
     for row in recommend(finished, [user], SHOWN).iter_rows(named=True):
         mark = "*" if row["item"] in held_out else ""
         best.add_row(str(row["rank"]), row["item"], row["title"], f"{row['score']:.3f}", mark)
-    console = Console()
-    console.print(f"\nuser {user}: {min(SHOWN, ptr[index + 1] - ptr[index])} of the items in training", markup=False)
+    console = Console(markup=False)  # titles may hold square brackets
+    console.print(f"\nuser {user}: {min(SHOWN, ptr[index + 1] - ptr[index])} of the items in training")
     console.print(liked)
-    console.print("recommended (* is an item of the test part)", markup=False)
+    console.print("recommended (* is an item of the test part)")
     console.print(best)
+
+
+if __name__ == "__main__":
+    from mmfast.cli import main
+
+    sys.exit(main(["demo", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""mmfast doctor: versions, devices, the native extension, and which backend every op uses and why."""
+"""Versions, devices, the native extension, and which backend every op uses and why."""
 
 from __future__ import annotations
 

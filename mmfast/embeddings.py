@@ -4,29 +4,88 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+if TYPE_CHECKING:
+    from mmfast.optim import WaitingRows
 
-class EmbeddingTable(nn.Module):
+
+class RowTable(nn.Module):
+    """A trainable table [N, F], `weight`, whose rows are current when they are read, however lazily they are trained.
+
+    An optimiser may let rows wait in `waiting`. `read(ids)` makes the rows in use current, every other way to the
+    values (`all()`, `weight`, a state dict, a copy) the whole table.
+    """
+
+    def __init__(self, values: torch.Tensor) -> None:
+        super().__init__()
+        self.waiting: WaitingRows | None = None
+        self.register_parameter("weight", nn.Parameter(values))
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter itself; its rows may be behind."""
+        return self._parameters["weight"]
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the parameter [N, F] with the rows `ids` current; only these may be read of it."""
+        self.catch_up(ids)
+        return self.parameter
+
+    def all(self) -> torch.Tensor:
+        """Return the whole table [N, F]."""
+        self.catch_up()
+        return self.parameter
+
+    def catch_up(self, ids: torch.Tensor | None = None) -> None:
+        """Make the steps that the rows `ids` (None: all, moments too) still miss."""
+        if self.waiting is not None:
+            self.waiting.catch_up(self.parameter, None if ids is None else ids.reshape(-1))
+
+    def settle(self) -> None:
+        """Make all steps that are missed and let no row wait until the next row-sparse step."""
+        self.catch_up()
+        self.waiting = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            self.catch_up()
+        return super().__getattr__(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.catch_up()
+        return {**self.__dict__, "waiting": None}
+
+    def _save_to_state_dict(self, *args: Any, **options: Any) -> None:
+        self.catch_up()
+        super()._save_to_state_dict(*args, **options)
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self.catch_up()
+        super()._load_from_state_dict(*args, **options)
+
+
+def row_tables(module: nn.Module) -> list[RowTable]:
+    """Return the tables of a model, for `Adam(..., tables=row_tables(model))`."""
+    return [part for part in module.modules() if isinstance(part, RowTable)]
+
+
+class EmbeddingTable(RowTable):
     """A trainable table [rows, D]; several stacked parts (users, items) are initialised each by its own size."""
 
     def __init__(self, parts: Sequence[int], dim: int, init: str, generator: torch.Generator) -> None:
         """init: "xavier_uniform" (XU) or "xavier_normal" (XN) of protocol section 8, with fan = rows + dim per part."""
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(sum(parts), dim))
+        super().__init__(torch.empty(sum(parts), dim))
         for part in self.weight.data.split(list(parts)):
             xavier(part, init, generator)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the rows of `ids`, [len(ids), D]; their gradient touches only these rows."""
-        return F.embedding(ids, self.weight, sparse=True)
-
-    def all(self) -> torch.Tensor:
-        """Return the whole table [rows, D]."""
-        return self.weight
+        return F.embedding(ids, self.read(ids), sparse=True)
 
 
 def xavier(tensor: torch.Tensor, init: str, generator: torch.Generator) -> None:

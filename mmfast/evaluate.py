@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mmfast.run import Run
 
 PARTS = ("valid", "test")
-_NONE = np.zeros(0, np.int32)
 sys.modules[__name__].__class__ = VerbModule
 
 
@@ -69,7 +68,7 @@ class Rows:
 def evaluate(
     run_or_model: Run | torch.nn.Module,
     dataset: Dataset | None = None,
-    part: str = "valid",
+    part: str | None = None,
     config: EvaluateConfig | None = None,
     *,
     hide: Collection[str] = (),
@@ -77,26 +76,22 @@ def evaluate(
     """Rank all candidate items for the users of `part` ("valid" or "test") and return their metrics.
 
     Only the user's training items are masked, also on test; values are means over users with a row in the part, in
-    float64. `hide` shows the model the mean feature row in place of these modalities. Works on the model's device.
+    float64. `part` None is "test" for a run, whose model is chosen already, and "valid" for a model.
+    `hide` shows the model the mean feature row in place of these modalities. Works on the model's device.
     A run brings its data set and its evaluate settings; a model needs the `dataset`, and has the default settings.
     Raises MmfastError for an unknown part or metric, non-finite vectors, or when no user has a cold target.
 
-    >>> evaluate(run, part="test").metrics["recall@20"]  # doctest: +SKIP
+    >>> evaluate(run).metrics["recall@20"]  # doctest: +SKIP
     0.0899
     """
     model, dataset, config = _asked(run_or_model, dataset, config)
+    part = part or ("valid" if model is run_or_model else "test")
     if part not in PARTS:
         raise MmfastError(f"part: got '{part}'.{suggest(part, PARTS)} Evaluate valid or test; train items are masked")
     check_metrics(config.metrics)
     users, targets, candidates, left_out = _targets(dataset, part, config)
-    # A cold item has no training row, so nothing can be masked among cold candidates.
-    mask = user_rows(dataset, "train", users) if candidates is None else Rows(np.zeros(len(users) + 1, np.int64), _NONE)
-    user_vectors, item_vectors = embed(model, hide)
-    if candidates is not None:
-        item_vectors = item_vectors[torch.tensor(candidates, dtype=torch.int64, device=item_vectors.device)]
-    top, hits = _rank_blocks(user_vectors, item_vectors, users, mask, targets, config)
-    if candidates is not None:
-        top = np.where(top >= 0, candidates[top], -1).astype(np.int32)
+    mask = user_rows(dataset, "train", users)
+    top, hits = _rank_blocks(*embed(model, hide), users, mask, targets, candidates, config)
     columns = per_user_metrics(hits, targets.sizes, config.metrics, config.top_k, config.ndcg)
     metrics = {name: _mean(values, config.round_digits) for name, values in columns.items()}
     return Evaluation(metrics, _table(users, columns), users, top, left_out)
@@ -154,15 +149,13 @@ def gather_rows(ptr: np.ndarray, items: np.ndarray, rows: np.ndarray) -> Rows:
 
 
 def _targets(dataset: Dataset, part: str, config: EvaluateConfig) -> tuple[np.ndarray, Rows, np.ndarray | None, int]:
-    """Return users, their targets (as candidate positions), candidate ids (None: all) and how many were left out."""
+    """Return users, their targets among the candidates, candidate ids (None: all) and how many users were left out."""
     ptr, items = getattr(dataset, part).by_user(dataset.num_users)
     users = np.flatnonzero(np.diff(ptr))
     if config.candidates == "all":
         return users, gather_rows(ptr, items, users), None, 0
-    candidates = np.asarray(dataset.cold_items)
-    position = np.full(dataset.num_items, -1, np.int32)
-    position[candidates] = np.arange(len(candidates), dtype=np.int32)
-    cold = position[items] >= 0
+    candidates = np.asarray(dataset.cold_items, np.int32)
+    cold = np.isin(items, candidates)
     cold_ptr = np.concatenate([[0], np.cumsum(cold)])[ptr]
     with_rows = users
     users = np.flatnonzero(np.diff(cold_ptr))
@@ -171,7 +164,7 @@ def _targets(dataset: Dataset, part: str, config: EvaluateConfig) -> tuple[np.nd
             f"evaluate.candidates=cold: none of the {len(with_rows)} users of the {part} part has an item without a "
             f"training row ({len(candidates)} of {dataset.num_items} items are cold); use candidates=all or split=cold"
         )
-    return users, gather_rows(cold_ptr, position[items[cold]], users), candidates, len(with_rows) - len(users)
+    return users, gather_rows(cold_ptr, items[cold], users), candidates, len(with_rows) - len(users)
 
 
 def _rank_blocks(
@@ -180,18 +173,20 @@ def _rank_blocks(
     users: np.ndarray,
     mask: Rows,
     targets: Rows,
+    candidates: np.ndarray | None,
     config: EvaluateConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (top positions int32 [users, k], hits bool [users, k]), k = max K or the number of candidates."""
+    """Return (top items int32 [users, k], hits bool [users, k]), k = max K or the number of candidates."""
     device = item_vectors.device
     ids = torch.as_tensor(users, device=device)
-    k = min(max(config.top_k), len(item_vectors))
+    chosen = None if candidates is None else torch.tensor(candidates, device=device)
+    k = min(max(config.top_k), len(item_vectors) if chosen is None else len(chosen))
     tops, hits = [], []
     for start in range(0, len(users), config.batch_users):
         stop = min(start + config.batch_users, len(users))
         block = user_vectors[ids[start:stop]]
         mask_block, target_block = mask.block(start, stop, device), targets.block(start, stop, device)
-        top, _, hit = rank(block, item_vectors, *mask_block, *target_block, k)
+        top, _, hit = rank(block, item_vectors, *mask_block, *target_block, k, chosen)
         tops.append(top)
         hits.append(hit)
     # One copy from the device at the end: the blocks above need not wait for each other.

@@ -10,6 +10,7 @@ import polars as pl
 import torch
 
 from mmfast.checkpoint import atomic_write
+from mmfast.data.storage import save_npy
 from mmfast.errors import MmfastError
 from mmfast.evaluate import embed
 from mmfast.recommend import model_and_data
@@ -41,7 +42,8 @@ def export_index(run_or_model: Run | torch.nn.Module, path: Path | str, *, datas
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     path = Path(path)
-    atomic_write(path, lambda work: faiss.write_index(index, str(work)))
+    # FAISS writes files itself too, but tells a full disk as a RuntimeError.
+    atomic_write(path, lambda work: work.write_bytes(faiss.serialize_index(index)))
     atomic_write(path.with_name(path.name + ".items.parquet"), _items(dataset).write_parquet)
     return path
 
@@ -68,7 +70,7 @@ def export_vectors(
         array = _as_array(vectors)
         if kind == "npy":
             written.append(folder / f"{name}.npy")
-            atomic_write(written[-1], lambda work, array=array: _save_array(work, array))
+            atomic_write(written[-1], lambda work, array=array: save_npy(work, array))
         else:
             table = table.with_columns(vector=array)
         written.append(folder / f"{name}.parquet")
@@ -84,8 +86,3 @@ def _items(dataset: Dataset) -> pl.DataFrame:
 
 def _as_array(vectors: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(vectors.float().cpu().numpy())
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:  # np.save appends .npy to a name it does not know
-        np.save(file, array)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,77 @@ NO_TENSORBOARD = (
 )
 
 
+class AppendedFile:
+    """A file that grows by whole records; what a full disk refused of one is taken back.
+
+    Opened at `position` bytes, what lies beyond is dropped. Raises MmfastError when the file cannot be written.
+    """
+
+    def __init__(self, path: Path, position: int = 0) -> None:
+        self.path = path
+        with disk_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            # Without a buffer: bytes that a full disk refused must not come back when the file is closed.
+            self._file = path.open("ab", buffering=0)
+            self._file.truncate(position)
+            self._file.seek(0, os.SEEK_END)
+
+    def append(self, record: bytes) -> None:
+        """Write a record at once, or none of it."""
+        with disk_errors(self.path):
+            start = self._file.tell()
+            try:
+                while record:
+                    record = record[self._file.write(record) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(start)
+                raise
+
+    def sync(self) -> int:
+        """Wait until every record is on disk and return the length of the file in bytes."""
+        with disk_errors(self.path):
+            os.fsync(self._file.fileno())
+            return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        with disk_errors(self.path):
+            self._file.close()
+
+
+class Events:
+    """TensorBoard's event file of one process; TensorBoard's own writer leaves its thread to die on a full disk."""
+
+    def __init__(self, folder: Path, first_epoch: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        # TensorBoard reads the files of a folder whose names hold "tfevents", in the order of their names.
+        self._file = AppendedFile(folder / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}")
+        self._head = [Event(wall_time=time.time(), file_version="brain.Event:2")]
+        if first_epoch:
+            # Hides the events of epochs that an interrupted run logged and this one repeats.
+            start = SessionLog(status=SessionLog.START)
+            self._head.append(Event(wall_time=time.time(), step=first_epoch, session_log=start))
+
+    def add(self, epoch: int, scalars: Mapping[str, float]) -> None:
+        """Append the scalars of an epoch by their tags."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        record = io.BytesIO()
+        for event in [*self._head, Event(wall_time=time.time(), step=epoch, summary=Summary(value=values))]:
+            RecordWriter(record).write(event.SerializeToString())
+        self._file.append(record.getvalue())
+        self._head = []
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 class RunLog:
     """Appends rows to log.jsonl; opened at `position` bytes, what an interrupted run wrote beyond it is dropped.
 
@@ -26,50 +99,31 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, position: int = 0, first_epoch: int = 0, tensorboard: bool = False) -> None:
-        self._path = folder / "log.jsonl"
-        with disk_errors(self._path):
-            # Without a buffer: bytes that a full disk refused must not come back when the file is closed.
-            self._file = self._path.open("ab", buffering=0)
-            self._file.truncate(position)
-            self._file.seek(0, os.SEEK_END)
-        self._events_folder = folder / "tb"
-        with disk_errors(self._events_folder):
-            self._events = _event_writer(self._events_folder, first_epoch) if tensorboard else None
+        with contextlib.ExitStack() as opened:
+            self._rows = AppendedFile(folder / "log.jsonl", position)
+            opened.callback(self._rows.close)
+            self._events = _events(folder / "tb", first_epoch) if tensorboard else None
+            if self._events:
+                opened.callback(self._events.close)
+            self._opened = opened.pop_all()
 
     def sync(self) -> int:
         """Wait until every row is on disk and return their length in bytes: where a resumed run continues."""
-        with disk_errors(self._path):
-            os.fsync(self._file.fileno())
-            return self._file.tell()
+        return self._rows.sync()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one epoch's row, {"epoch": ..., "lr": ..., "loss": {...}, "valid": {...}, ...}, at once."""
-        self._append(json.dumps(row).encode() + b"\n")
+        self._rows.append(json.dumps(row).encode() + b"\n")
         if self._events:
-            with disk_errors(self._events_folder):
-                for group, values in (("loss", row["loss"]), ("valid", row.get("valid", {})), ("", {"lr": row["lr"]})):
-                    for name, value in values.items():
-                        self._events.add_scalar(f"{group}/{name}" if group else name, value, row["epoch"])
-
-    def _append(self, line: bytes) -> None:
-        with disk_errors(self._path):
-            start = self._file.tell()
-            try:
-                while line:
-                    line = line[self._file.write(line) :]
-            except OSError:
-                with contextlib.suppress(OSError):
-                    self._file.truncate(start)
-                raise
+            groups = {"loss": row["loss"], "valid": row.get("valid", {})}
+            scalars = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
+            self._events.add(row["epoch"], {**scalars, "lr": row["lr"]})
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        if self._events:
-            with disk_errors(self._events_folder):
-                self._events.close()
+        self._opened.close()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -78,11 +132,9 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def _event_writer(folder: Path, first_epoch: int) -> Any:
+def _events(folder: Path, first_epoch: int) -> Events | None:
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        return Events(folder, first_epoch)
     except ImportError:
-        warnings.warn(NO_TENSORBOARD, stacklevel=2)
+        warnings.warn(NO_TENSORBOARD, stacklevel=3)
         return None
-    # purge_step hides the events of epochs that an interrupted run logged and a resumed run repeats.
-    return SummaryWriter(str(folder), purge_step=first_epoch or None)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mmfast.errors import MmfastError
+from mmfast.ops.adam_lazy import adam_catch_up_, adam_lazy_
 from mmfast.ops.adam_rows import adam_rows_
+
+if TYPE_CHECKING:
+    from mmfast.embeddings import RowTable
+
+LAZY_NUMBERS = 1 << 23
+"""Numbers in a table from which on its rows may wait; a smaller one stays in the caches: a whole step is cheap."""
 
 
 class Adam(torch.optim.Adam):
@@ -16,11 +24,15 @@ class Adam(torch.optim.Adam):
 
     A gradient is row-sparse where the parameter is a table [N, F] read by `F.embedding(rows, table, sparse=True)`.
     Every row still decays and moves, as with a dense gradient of zeros elsewhere; only that gradient is never made.
+    The rows of large `tables` do so late, when they are next read or at `flush()`, to the same numbers up to rounding.
     Ids that are sorted and unique, as from `compact_ids`, save the sorting of the gradient. weight_decay is the coupled
-    one. Parameters without a gradient are left alone. The state is that of torch.optim.Adam and loads into it.
+    one, and lets no row wait. Parameters without a gradient are left alone. The state is that of torch.optim.Adam and
+    loads into it.
 
-    Example: `optimizer = Adam(model.parameters(), lr=1e-3)`
+    Example: `optimizer = Adam(model.parameters(), lr=1e-3, tables=row_tables(model))`
     """
+
+    _tables: Mapping[torch.Tensor, RowTable] = MappingProxyType({})  # of a copy, whose rows never wait
 
     def __init__(
         self,
@@ -29,8 +41,10 @@ class Adam(torch.optim.Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        tables: Iterable[RowTable] = (),
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+        self._tables = {table.parameter: table for table in tables}
 
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
         """Make one step of every parameter that has a gradient; return the closure's loss if there is a closure."""
@@ -45,12 +59,37 @@ class Adam(torch.optim.Adam):
                     self._step_rows(group, param)
                     sparse.append((param, param.grad))
                     param.grad = None
+                elif param.grad is not None and param in self._tables:
+                    self._tables[param].settle()
         try:
             super().step()
         finally:
             for param, grad in sparse:
                 param.grad = grad
         return loss
+
+    def flush(self) -> None:
+        """Make the steps that rows of the tables still miss: parameters and state are then those of torch.optim.Adam.
+
+        At the end of every epoch, so that a run has the same bits whenever it is evaluated or saved in between.
+        """
+        for table in self._tables.values():
+            table.catch_up()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of torch.optim.Adam after `flush()`."""
+        self.flush()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a state of this class or of torch.optim.Adam."""
+        for table in self._tables.values():
+            table.settle()
+        super().load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.flush()
+        return super().__getstate__()
 
     def _step_rows(self, group: dict[str, Any], param: torch.Tensor) -> None:
         if group["amsgrad"] or group["maximize"] or param.grad.sparse_dim() != 1:
@@ -65,20 +104,50 @@ class Adam(torch.optim.Adam):
             state["exp_avg_sq"] = torch.zeros_like(param)
         state["step"] += 1
         rows, grad = _sorted_rows(param.grad)
-        beta1, beta2 = group["betas"]
-        adam_rows_(
-            param,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            rows,
-            grad,
-            lr=float(group["lr"]),
-            beta1=beta1,
-            beta2=beta2,
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            step=int(state["step"].item()),
-        )
+        settings = {"lr": float(group["lr"]), "eps": group["eps"]}
+        settings["beta1"], settings["beta2"] = group["betas"]
+        table = self._tables.get(param)
+        if table is not None and param.numel() >= LAZY_NUMBERS and not group["weight_decay"]:
+            if table.waiting is None:
+                table.waiting = WaitingRows(state)
+            table.waiting.step_rows(param, rows, grad, settings)
+            return
+        if table is not None:
+            table.settle()
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        step = int(state["step"].item())
+        adam_rows_(param, *moments, rows, grad, **settings, weight_decay=group["weight_decay"], step=step)
+
+
+class WaitingRows:
+    """The rows of one table and the steps of Adam that each has made; those it misses are made when it is read."""
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        """state: that of torch.optim.Adam, with the step counted that is about to be made."""
+        self.moments = state["exp_avg"], state["exp_avg_sq"]
+        self.step = int(state["step"].item()) - 1
+        rows = self.moments[0].shape[0]
+        self.row_steps = torch.full((rows, 2), self.step, dtype=torch.int32, device=self.moments[0].device)
+        self.settings: dict[str, float] = {}
+        self.behind = False
+
+    def step_rows(
+        self, param: torch.Tensor, rows: torch.Tensor, grad: torch.Tensor, settings: dict[str, float]
+    ) -> None:
+        """Step the rows of a gradient; the steps missed so far are first made by the settings that held for them."""
+        if settings != self.settings:
+            self.catch_up(param)
+            self.settings = settings
+        self.step += 1
+        adam_lazy_(param.data, *self.moments, self.row_steps, rows, grad, **settings, step=self.step)
+        self.behind = True
+
+    def catch_up(self, param: torch.Tensor, rows: torch.Tensor | None = None) -> None:
+        """Make the parameters of `rows` current, in any order; None: the whole table and its moments."""
+        if self.behind:
+            # .data: what autograd has saved of the rows in use does not change.
+            adam_catch_up_(param.data, *self.moments, self.row_steps, rows, **self.settings, step=self.step)
+            self.behind = rows is not None
 
 
 def _sorted_rows(grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""mmfast prepare (`python -m mmfast.prepare`): published or own files become a prepared folder; or verify one."""
+"""Make a prepared folder of published or own files, or verify one (also `python -m mmfast.prepare`)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ from mmfast.data.readers import FORMATS, find_sources, read_sources
 from mmfast.data.splits import COLD_SEED, DEFAULT_SEED, seed_of
 from mmfast.errors import MmfastError
 
+EXAMPLES = """examples:
+  mmfast prepare downloads/baby data/baby --k-core 5 --split mmrec
+  mmfast prepare shop data/shop --split leave-one-out --features image text=title_vectors.npy
+  mmfast prepare data/shop --verify                    is every file as it was written?
+
+A folder with plain files holds interactions.csv (columns user, item; optionally time, split), items.csv (id, title) and
+one .npy per modality, a row per item. Data can also be trained on as they are: mmfast train model=bpr data=shop
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb to a parser."""
@@ -48,12 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare or verify as the arguments say; return 0. Raises MmfastError for anything the user can put right."""
-    console = Console()
     if args.verify:
         with _stages() as stage:
             stage("hashing")
             files = verify_prepared(args.source)
-        console.print(f"{args.source}: {len(files)} files are as they were written")
+        print(f"{args.source}: {len(files)} files are as they were written")
         return 0
     if args.out is None:
         raise MmfastError("mmfast prepare: no folder to write; give SOURCE OUT")
@@ -72,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
             replace=args.force,
             stage=stage,
         )
-    console.print(summary(read_manifest(folder)))
+    Console(markup=False).print(summary(read_manifest(folder)))
     return 0
 
 
@@ -173,13 +181,9 @@ def _stages() -> Iterator[Callable[[str], None]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the verb on its own; an error of the user's is printed as one sentence and gives 2."""
-    parser = argparse.ArgumentParser(prog="mmfast prepare", description=__doc__)
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(arguments))
-    except MmfastError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    from mmfast.cli import main as run_verb
+
+    return run_verb(["prepare", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import polars as pl
 import torch
 import torch.nn.functional as F
 
+from mmfast.data.readers.tables import read_table
 from mmfast.errors import MmfastError, suggest
 from mmfast.evaluate import Rows, embed, user_rows
 from mmfast.ops.rank import rank
@@ -103,19 +104,21 @@ def model_and_data(run_or_model: Run | torch.nn.Module, dataset: Dataset | None)
 def read_ids(path: Path | str, column: str = "user") -> list[str]:
     """Return the ids in a file: .txt, one a line; .csv or .parquet, in the column called `column`, or the only one.
 
-    Raises MmfastError for a missing file, another kind of file, or a table without that column.
+    Raises MmfastError for a missing or damaged file, another kind of file, or a table without that column.
     """
     path = Path(path)
     if not path.is_file():
         near = suggest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
         raise MmfastError(f"file of {column} ids '{path}' does not exist.{near} Give a .txt, .csv or .parquet file")
     if path.suffix == ".txt":
-        lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise MmfastError(f"file of {column} ids '{path}' cannot be read ({error}); check it") from None
         return [line.strip() for line in lines if line.strip()]
     if path.suffix not in (".csv", ".parquet"):
         raise MmfastError(f"file of {column} ids '{path}': '{path.suffix}' is not known; give .txt, .csv or .parquet")
-    # Ids such as 007 must stay texts.
-    table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+    table = read_table(path)
     if column not in table.columns and table.width != 1:
         names = ", ".join(table.columns)
         raise MmfastError(f"file '{path}' has the columns {names}; name the one with the ids '{column}'")

@@ -41,9 +41,8 @@ class Registry:
         """Return the entry called `name`. Raises MmfastError with the known names for an unknown one."""
         self._load()
         if name not in self._entries:
-            raise MmfastError(
-                f"unknown {self.kind} '{name}'.{suggest(name, self._entries)} Known: {', '.join(self.names())}"
-            )
+            known = ", ".join(self.names()) or "none"
+            raise MmfastError(f"unknown {self.kind} '{name}'.{suggest(name, self._entries)} Known: {known}")
         return self._entries[name]
 
     def names(self) -> list[str]:

@@ -67,11 +67,11 @@ def load(folder: Path | str, dataset: Dataset | None = None, device: str = "cpu"
     return Run.load(folder, dataset, device)
 
 
-def dataset_of(config: RunConfig) -> Dataset:
-    """Return the data set that a run's config names; the stages of preparing it anew are told on stderr."""
+def dataset_of(config: RunConfig, progress: bool = True) -> Dataset:
+    """Return the data set that a run's config names; with `progress` the stages of preparing it are told on stderr."""
     from mmfast.data.load import load_dataset
 
-    return load_dataset(config.data, stage=lambda text: print(text, file=sys.stderr))
+    return load_dataset(config.data, stage=lambda text: print(text, file=sys.stderr) if progress else None)
 
 
 def build_model(config: RunConfig, dataset: Dataset) -> Recommender:
@@ -245,7 +245,9 @@ def _differences(old: Any, new: Any, place: str) -> list[str]:
 
 
 def _taken(folder: Path, config: RunConfig) -> str:
-    if (folder / "config.yaml").is_file() and load_config(folder / "config.yaml") == config:
+    if (folder / "config.yaml").is_file():
+        if load_config(folder / "config.yaml") != config:
+            return f"run '{folder}' exists with other settings; choose another name (name=...), or remove that folder"
         if (folder / "metrics.json").is_file():
             return (
                 f"run '{folder}' exists and is finished with this same config: see `mmfast evaluate {folder}`, "

@@ -89,4 +89,4 @@ def _per_user(run: Path | str) -> pl.DataFrame:
     path = check_run_folder(run) / "per_user.parquet"
     if not path.is_file():
         raise MmfastError(f"run '{run}' is not finished: it has no per_user.parquet; `mmfast train --resume {run}`")
-    return pl.read_parquet(path)
+    return pl.read_parquet(path, glob=False)

@@ -50,12 +50,14 @@ def fit(
     *,
     resume: Path | str | None = None,
     progress: bool = True,
+    test: bool = True,
 ) -> Run:
     """Train by `config`, select on validation, evaluate the test part once, and return the run.
 
     `config` may be a nested mapping. `dataset` overrides the one that config.data names. `resume` continues the
     run in that folder (`config` may then be None); on the CPU the result is bit-identical to a run that was never
-    interrupted. Ctrl-C raises KeyboardInterrupt.
+    interrupted. test=False leaves the test part alone, for a search; resuming later looks at it. Ctrl-C raises
+    KeyboardInterrupt.
     Raises MmfastError for settings that do not fit, and when the loss is not finite before the first evaluation.
 
     >>> run = fit(load_config("configs/demo_freedom.yaml"))  # doctest: +SKIP
@@ -65,7 +67,7 @@ def fit(
     check_monitor(config)
     keep_freed_memory()
     device = resolve_device(config.device)
-    dataset = dataset if dataset is not None else dataset_of(config)
+    dataset = dataset if dataset is not None else dataset_of(config, progress)
     with cpu_threads(config.threads), Progress(config.train.epochs, config.train.monitor, progress) as shown:
         # The folder comes last: a model that cannot be built leaves none behind.
         run = build_training(config, dataset, folder or Path(), device)
@@ -76,7 +78,7 @@ def fit(
         if folder:
             run.restore()
         try:
-            return finish(run, train(run, shown))
+            return finish(run, train(run, shown), test)
         except KeyboardInterrupt:
             shown.say(f"interrupted; continue with `mmfast train --resume {run.folder}`")
             raise
@@ -131,6 +133,7 @@ def train_epoch(run: Training, epoch: int, shown: Progress) -> dict[str, float]:
                 waiting.clear()
                 if shown.due():
                     shown.step(step, sum(totals.values()) / step)
+        run.optimizer.flush()
     return {name: total / steps for name, total in totals.items()}
 
 
@@ -156,8 +159,8 @@ def add_losses(totals: dict[str, float], waiting: list[dict[str, torch.Tensor]],
             totals[name] = totals.get(name, 0.0) + value
 
 
-def finish(run: Training, ended: str) -> Run:
-    """Load the best model, evaluate the test part, and write metrics.json and per_user.parquet."""
+def finish(run: Training, ended: str, look_at_test: bool) -> Run:
+    """Load the best model, evaluate the test part where asked, write metrics.json and per_user.parquet."""
     config, model, state = run.config, run.framework.model, run.state
     if state.best_epoch < 0 and state.best < 0:
         if ended not in ("patience", "epochs"):
@@ -172,22 +175,23 @@ def finish(run: Training, ended: str) -> Run:
             f"{state.best_epoch + 1}: the run had gone further before it was interrupted; resume it with train.epochs "
             f"of at least {best['epoch'] + 1}"
         )
-    test = evaluate(model, run.dataset, "test", config.evaluate)
     metrics = {
         "monitor": config.train.monitor,
         "best_epoch": state.best_epoch,
         "epochs": state.epoch,
         "ended": ended,
         "valid": best["valid"],
-        "test": test.metrics,
     }
-    write_results(run, test, metrics)
+    if look_at_test:
+        test = evaluate(model, run.dataset, "test", config.evaluate)
+        metrics["test"] = test.metrics
+        write_per_user(run, test)
+    write_text(run.folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     model.eval()
     return Run(run.folder, config, run.dataset, model, metrics)
 
 
-def write_results(run: Training, test: Evaluation, metrics: dict[str, Any]) -> None:
-    """Write per_user.parquet (original user id and test metrics), then metrics.json, which marks the run finished."""
+def write_per_user(run: Training, test: Evaluation) -> None:
+    """Write per_user.parquet: original user id and test metrics."""
     table = test.per_user.with_columns(user=run.dataset.user_ids.gather(test.users))
     atomic_write(run.folder / "per_user.parquet", table.write_parquet)
-    write_text(run.folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")

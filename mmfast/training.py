@@ -13,6 +13,7 @@ import torch
 
 from mmfast.checkpoint import check_fingerprint, disk_errors, load_checkpoint, load_state, save_checkpoint
 from mmfast.config import RunConfig
+from mmfast.embeddings import row_tables
 from mmfast.errors import MmfastError, suggest
 from mmfast.frameworks.base import Framework
 from mmfast.optim import Adam
@@ -48,7 +49,7 @@ class Training:
     folder: Path
     device: torch.device
     framework: Framework
-    optimizer: torch.optim.Optimizer
+    optimizer: Adam
     sampler: Sampler
     state: State
     unsaved_best: dict[str, torch.Tensor] | None = None
@@ -154,10 +155,11 @@ def build_framework(config: RunConfig, dataset: Dataset) -> Framework:
     return framework
 
 
-def build_optimizer(config: RunConfig, framework: Framework) -> torch.optim.Optimizer:
+def build_optimizer(config: RunConfig, framework: Framework) -> Adam:
     """Return Adam over every trainable parameter in one group (protocol section 3)."""
     parameters = [parameter for parameter in framework.parameters() if parameter.requires_grad]
-    return Adam(parameters, lr=config.train.learning_rate, weight_decay=config.train.weight_decay)
+    train, tables = config.train, row_tables(framework)
+    return Adam(parameters, lr=train.learning_rate, weight_decay=train.weight_decay, tables=tables)
 
 
 def build_sampler(config: RunConfig, dataset: Dataset, with_negatives: bool) -> Sampler:

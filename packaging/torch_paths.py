@@ -1,4 +1,4 @@
-"""What the build must know of the torch it builds against: the user's own where there is one. CMake reads the JSON.
+"""What the build must know of the torch it builds against, as JSON for CMake: the user's own torch if there is one.
 
 pip builds in an isolated environment that hides the user's packages; an extension built against another torch than
 the one it runs beside would not load, so the user's torch is looked for first, by a Python that ignores the isolation.

@@ -18,7 +18,8 @@ TOLERANCE = 1e-5  # of the largest entry, in float32
 def golden(name: str) -> GoldenCase:
     """Return the case `name` of the folder MMFAST_GOLDEN, by default tests/golden."""
     folder = Path(os.environ.get("MMFAST_GOLDEN", Path(__file__).parent / "golden"))
-    return GoldenCase(np.load(folder / f"{name}.npz"))
+    with np.load(folder / f"{name}.npz") as arrays:
+        return GoldenCase(dict(arrays))
 
 
 class GoldenCase:

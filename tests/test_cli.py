@@ -14,7 +14,8 @@ import pytest
 import mmfast
 from mmfast import demo, run, trainer
 from mmfast.cli import VERBS, main
-from mmfast.config import load_config
+from mmfast.config import DataConfig, EvaluateConfig, RunConfig, TrainConfig, load_config
+from mmfast.data.dataset import Dataset
 from tests.toys import toy_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 def toy_data(monkeypatch):
     """The config of a toy run names no data on disk."""
     for module in (run, trainer):
-        monkeypatch.setattr(module, "dataset_of", lambda config: toy_dataset())
+        monkeypatch.setattr(module, "dataset_of", lambda config, progress=True: toy_dataset())
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,37 @@ def test_every_command_has_help_with_examples(verb, capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith(f"usage: mmfast {verb}")
-    assert f"mmfast {verb}" in text.split("usage:")[1].split("\n", 1)[1]
+    assert f"examples:\n  mmfast {verb}" in text
+    with pytest.raises(SystemExit):
+        main(["help", verb])
+    assert capsys.readouterr().out == text
+
+
+def test_the_help_of_train_lists_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in text.split("settings:")[1].splitlines() if line.strip()}
+    keys = set(RunConfig.model_fields) - {"model", "framework", "data", "train", "evaluate"}
+    for section in (DataConfig, TrainConfig, EvaluateConfig):
+        keys |= {f"{section.__name__.removesuffix('Config').lower()}.{key}" for key in section.model_fields}
+    assert lines.keys() == keys
+    assert "int = 2048" in lines["train.batch_size"] and "Training rows per step." in lines["train.batch_size"]
+    assert "tuple[int, ...] = (5, 10, 20, 50)" in lines["evaluate.top_k"]
+
+
+def test_options_and_settings_mix(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("model: toy\n")
+    assert main(["train", "seed=3", "--show", str(tmp_path / "a.yaml"), "train.epochs=2"]) == 0
+    text = capsys.readouterr().out
+    assert "seed: 3" in text and "epochs: 2" in text
+
+
+def test_a_wrong_option_is_one_sentence(capsys):
+    assert main(["evaluate", "runs/x", "--part", "tset"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mmfast: evaluate: argument --part: invalid choice: 'tset'")
+    assert error.endswith("See `mmfast evaluate --help`\n") and error.count("\n") == 1
 
 
 def test_an_unknown_command(capsys):
@@ -99,6 +130,10 @@ def test_train_prints_metrics_and_resumes(folder, trained, capsys):
     ("arguments", "message"),
     [
         ([], "nothing to train; give a YAML file or key=value arguments"),
+        (["lightgcn", "demo"], "argument 'lightgcn' is neither a YAML file nor key=value (without blanks); write for"),
+        (["model", "=", "lightgcn"], "argument 'model' is neither a YAML file nor key=value"),
+        (["--model", "lightgcn"], "Settings are written key=value without dashes, for example model=lightgcn"),
+        (["--tpyo"], "train: unrecognized arguments: --tpyo. Settings are written"),
         (["a.yaml", "b.yaml"], "got 2 config files (a.yaml, b.yaml); give one file"),
         (["--resume", "runs/none"], "'runs/none' is not a run folder"),
         (["a.yaml", "--resume", "runs/x"], "--resume uses the config of 'runs/x'; leave out 'a.yaml'"),
@@ -120,11 +155,19 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys, tmp_path):
 
 def test_evaluate_repeats_the_runs_numbers_and_takes_options(trained, tmp_path, capsys):
     assert main(["evaluate", trained, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["metrics"] == json.loads(Path(trained, "metrics.json").read_text())["test"]
+    report, stored = json.loads(capsys.readouterr().out), json.loads(Path(trained, "metrics.json").read_text())
+    assert {part: report[part]["metrics"] for part in report} == {part: stored[part] for part in ("valid", "test")}
     out = tmp_path / "users.parquet"
+    assert main(["evaluate", trained, "--per-user", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "metric        valid    test" in text
+    assert f"{stored['valid']['recall@5']:.5f}  {stored['test']['recall@5']:.5f}" in text
+    table = pl.read_parquet(out)
+    assert table.columns[:2] == ["part", "user"]
+    assert table.filter(part="test")["recall@5"].mean() == pytest.approx(stored["test"]["recall@5"])
     assert main(["evaluate", trained, "--part", "valid", "--top-k", "3", "--per-user", str(out)]) == 0
-    assert "recall@3" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "recall@3     0." in text and "test:" not in text
     assert pl.read_parquet(out)["user"][0] == "A000"
     assert main(["evaluate", trained, "--hide", "image"]) == 2
     assert "hide: Toy reads no modality 'image'. It reads: none" in capsys.readouterr().err
@@ -180,16 +223,60 @@ def test_demo_trains_and_shows_titles(tmp_path, capsys):
     assert "Toy " in text
 
 
+def test_demo_refuses_an_unknown_user_before_training(tmp_path, capsys):
+    assert main(["demo", f"out={tmp_path}/runs", "model=toy", *settings(tmp_path)[1:], "--user", "nobody"]) == 2
+    assert "unknown user id 'nobody': none of the 30 users of the data has it. The first one is 'A000'" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_demo_is_the_shipped_config():
     shipped = load_config(ROOT / "configs" / "demo_freedom.yaml")
-    assert load_config(None, demo.SETTINGS) == shipped
+    assert load_config(demo.SETTINGS) == shipped
+
+
+def test_titles_are_shown_as_they_are(trained, monkeypatch, capsys):
+    monkeypatch.setattr(Dataset, "item_title", lambda self, item: "[red] kite [/red] [/x]")
+    demo.show_user(run.Run.load(trained, toy_dataset()))
+    assert "[red] kite [/red] [/x]" in capsys.readouterr().out
+
+
+def test_demo_settings_come_in_any_order(monkeypatch):
+    seen = []
+    monkeypatch.setattr(trainer, "fit", lambda config, data: seen.append(config) or sys.exit())
+    for order in (["model.num_layers=1", "model=lightgcn"], ["model=lightgcn", "model.num_layers=1"]):
+        with pytest.raises(SystemExit):
+            main(["demo", *order, "train.epochs=5"])
+    assert seen[0] == seen[1]
+    assert (seen[0].model.name, seen[0].model.num_layers, seen[0].train.patience) == ("lightgcn", 1, 10)
+
+
+def test_mistakes_outside_of_the_model_are_told_without_loading_torch():
+    code = (
+        "import sys\nfrom mmfast.cli import main\nassert main(sys.argv[1:]) == 2\nassert 'torch' not in sys.modules\n"
+    )
+    shipped = str(ROOT / "configs" / "demo_freedom.yaml")
+    remark = "\n  (the options of model and framework are checked after that)\n"
+    for arguments, message in (
+        ([shipped, "typo=1", "train.epochs=x"], "mmfast: 2 mistakes in the config:\n  train.epochs: got 'x'"),
+        (["model=lightgcn", "evaluate.top_k=[]"], "mmfast: 1 mistake in the config:\n  evaluate.top_k: got []"),
+        (["configs/none.yaml"], "mmfast: config file 'configs/none.yaml' does not exist."),
+        (["epochs"], "mmfast: argument 'epochs' is neither a YAML file nor key=value"),
+    ):
+        command = [sys.executable, "-c", code, "train", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.startswith(message)
+        assert done.stderr.endswith(remark) == ("mistake" in message)
 
 
 def test_modules_run_as_commands():
     # One interpreter for all of them: importing torch takes seconds.
     code = (
         "import runpy, sys\n"
-        "for module in ('mmfast', 'mmfast.train', 'mmfast.doctor', 'mmfast.evaluate', 'mmfast.recommend'):\n"
+        "for verb in ('', '.train', '.doctor', '.evaluate', '.recommend', '.prepare', '.demo'):\n"
+        "    module = 'mmfast' + verb\n"
         "    sys.argv = ['x', '--help']\n"
         "    sys.modules.pop(module if '.' in module else '', None)\n"
         "    try:\n"
@@ -202,8 +289,9 @@ def test_modules_run_as_commands():
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     usages = [line for line in result.stdout.splitlines() if line.startswith(("usage:", "exit"))]
     assert usages[0].startswith("usage: mmfast <command>")
-    assert [usage.split()[2] for usage in usages[2::2]] == ["train", "doctor", "evaluate", "recommend"]
-    assert usages[1::2] == ["exit 0"] * 5
+    verbs = [usage.split()[2] for usage in usages[2::2]]
+    assert verbs == ["train", "doctor", "evaluate", "recommend", "prepare", "demo"]
+    assert usages[1::2] == ["exit 0"] * 7
     assert result.stderr == ""
 
 

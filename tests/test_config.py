@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from mmfast.config import FrameworkConfig, RunConfig, build_config, load_config
 from mmfast.errors import MmfastError
 from mmfast.frameworks.base import Framework
-from mmfast.registry import FRAMEWORKS
+from mmfast.registry import FRAMEWORKS, MODELS
 from tests import toys  # registers the model "toy"
 
 
@@ -60,8 +61,18 @@ def test_the_order_of_a_section_and_its_options_does_not_matter():
     assert (config.data.name, config.data.k_core) == ("baby", 3)
     assert load_config(None, ["train.batch_size=7", "train={epochs: 3}", "model=toy"]).train.batch_size == 7
     assert load_config(None, ["seed=2", "model=toy", "seed=1"]).seed == 1
-    again = load_config(None, ["model=lightgcn", "model.num_layers=1", "model=toy", "model.dropout=0.3"])
+    again = load_config(None, ["model=lightgcn", "model.dropout=0.3", "model=toy"])
     assert again.model == toys.Toy.Config(name="toy", dropout=0.3)
+    with pytest.raises(MmfastError, match=r"model\.num_layers: unknown key\. Known here: name, embedding_dim, dropout"):
+        load_config(None, ["model=lightgcn", "model.num_layers=1", "model=toy"])
+
+
+def test_arguments_compose_with_a_mapping_as_with_a_file(tmp_path):
+    given = {"model": {"name": "lightgcn", "num_layers": 4}, "train": {"epochs": 9}}
+    config = load_config(given, ["model.dropout=0.3", "model=toy"])
+    assert config == load_config(write(tmp_path / "a.yaml", yaml.safe_dump(given)), ["model.dropout=0.3", "model=toy"])
+    assert (config.model, config.train.epochs) == (toys.Toy.Config(name="toy", dropout=0.3), 9)
+    assert given["model"] == {"name": "lightgcn", "num_layers": 4}
 
 
 def test_options_of_a_framework_join_its_name():
@@ -121,11 +132,53 @@ def test_several_mistakes_are_told_at_once():
         ("seed=[1]", r"seed: got \[1\]; input should be a valid integer"),
         ("framework=ckdd", r"framework\.name: unknown framework 'ckdd'"),
         ("imports=[no_such_module]", r"imports: cannot import 'no_such_module'"),
+        ("imports=json", r"imports: got 'json'; input should be a valid tuple"),
+        ("imports=5", r"imports: got 5; input should be a valid tuple"),
+        ("framework=5", r"framework: got 5; give a name, or a mapping with a name"),
+        ("model=5", r"model: got 5; give a name, or a mapping with a name and its options\. Names: .*toy"),
+        ("model={name: [1]}", r"model: got \{'name': \[1\]\}; give a name"),
+        ("evaluate.top_k=[]", r"evaluate\.top_k: got \[\]; tuple should have at least 1 item"),
+        ("evaluate.top_k=[5, 0]", r"evaluate\.top_k\.1: got 0; input should be greater than 0"),
+        ("evaluate.metrics=[]", r"evaluate\.metrics: got \[\]; tuple should have at least 1 item"),
+        ("evaluate.metrics=[recal]", r"evaluate\.metrics: unknown metric 'recal'\. Did you mean 'recall'\?"),
+        ("evaluate.batch_users=0", r"evaluate\.batch_users: got 0; input should be greater than or equal to 1"),
+        ("train.epochs=-1", r"train\.epochs: got -1; input should be greater than or equal to 0"),
+        ("train.weight_decay=-1", r"train\.weight_decay: got -1; input should be greater than or equal to 0"),
+        ("data.k_core=-1", r"data\.k_core: got -1; input should be greater than or equal to 0"),
+        ("data.split_seed=-1", r"data\.split_seed: got -1; input should be greater than or equal to 0"),
+        ("data.name=''", r"data\.name: got ''; string should have at least 1 character"),
+        ("seed=-1", r"seed: got -1; input should be greater than or equal to 0"),
+        ("seed=9223372036854775808", r"seed: got 9223372036854775808; input should be less than or equal to 92"),
     ],
 )
 def test_bad_values(argument, message):
     with pytest.raises(MmfastError, match=message):
         load_config(None, ["model=toy", argument])
+
+
+NONSENSE = [
+    ("embedding_dim", 0, "greater than or equal to 1"),
+    ("reg_weight", -0.1, "greater than or equal to 0"),
+    ("num_layers", -1, "greater than or equal to 0"),
+    ("num_item_layers", -1, "greater than or equal to 0"),
+    ("k", 0, "greater than or equal to 1"),
+    ("edge_dropout", -0.1, "greater than or equal to 0"),
+    ("edge_dropout", 1, "less than 1"),
+    ("image_weight", 1.5, "less than or equal to 1"),
+    ("modality_weights.text", -1, "greater than or equal to 0"),
+]
+
+
+@pytest.mark.parametrize("model", ["bpr", "lightgcn", "vbpr", "freedom"])
+def test_numbers_that_make_no_sense_for_a_model(model):
+    fields = MODELS.get(model).Config.model_fields
+    told = [(key, value, wanted) for key, value, wanted in NONSENSE if key.split(".")[0] in fields]
+    assert len(told) >= 2
+    for key, value, wanted in told:
+        with pytest.raises(MmfastError, match=rf"model\.{key}: got {value}; input should be {wanted}"):
+            load_config(None, [f"model={model}", f"model.{key}={value}"])
+    with pytest.raises(MmfastError, match=r"3 mistakes(.|\n)*batch_size(.|\n)*embedding_dim(.|\n)*reg_weight"):
+        load_config(None, [f"model={model}", "model.reg_weight=-1", "train.batch_size=0", "model.embedding_dim=0"])
 
 
 def test_a_missing_model_lists_the_models():
@@ -148,6 +201,11 @@ def test_files_that_are_no_configs(tmp_path):
         load_config(tmp_path / "demos.yaml")
     with pytest.raises(MmfastError, match="is not YAML"):
         load_config(write(tmp_path / "b.yaml", "a: [1\n"))
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(MmfastError, match=r"is not YAML: .*utf-8"):
+        load_config(tmp_path / "latin.yaml")
+    with pytest.raises(MmfastError, match=r"1: unknown key|keys should be strings"):
+        load_config(write(tmp_path / "d.yaml", "model: toy\n1: 2\n"))
     with pytest.raises(MmfastError, match="holds a list; wanted keys and values"):
         load_config(write(tmp_path / "c.yaml", "- 1\n"))
 

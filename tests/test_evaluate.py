@@ -130,7 +130,10 @@ def test_bad_requests_are_told(small):
 def test_a_run_brings_its_data_and_settings(small):
     model, settings = Fixed(np.zeros((3, 5))), EvaluateConfig(top_k=(3,), metrics=("recall",))
     run = SimpleNamespace(model=model, dataset=small, config=SimpleNamespace(evaluate=settings))
-    assert evaluate(run, part="test").metrics == evaluate(model, small, "test", settings).metrics
+    assert (
+        evaluate(run).metrics == evaluate(run, part="test").metrics == evaluate(model, small, "test", settings).metrics
+    )
+    assert evaluate(model, small).metrics == evaluate(model, small, "valid").metrics
     assert set(evaluate(run, part="test", config=EvaluateConfig(top_k=(1,))).metrics) > {"recall@1", "map@1"}
     assert mmfast.evaluate(run, small, "valid").users.tolist() == [0]
     with pytest.raises(MmfastError, match=r"dataset: got 'test'; write part='test'"):

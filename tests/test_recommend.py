@@ -15,6 +15,7 @@ from mmfast.export import export_index, export_vectors
 from mmfast.recommend import read_ids, recommend, similar_items
 from mmfast.significance import compare, paired, student_tail, t_test
 from mmfast.trainer import fit
+from tests.full_disk import full_after
 from tests.toys import toy_config, toy_dataset
 
 
@@ -102,6 +103,28 @@ def test_the_index_finds_what_recommend_ranks(run, tmp_path):
     np.testing.assert_allclose(scores.reshape(-1), table["score"].to_numpy(), rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # FAISS's SWIG types, on import
+def test_exporting_onto_a_full_disk_keeps_the_old_files(run, tmp_path):
+    export_index(run, tmp_path / "items.faiss")
+    export_vectors(run, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with full_after(100):
+        with pytest.raises(
+            MmfastError, match=r"cannot write '.*items\.faiss': .*; the former file is intact\. Free space"
+        ):
+            export_index(run, tmp_path / "items.faiss")
+        with pytest.raises(MmfastError, match=r"cannot write '.*new\.faiss': .*; no file was left\. Free space"):
+            export_index(run, tmp_path / "new.faiss")
+        with pytest.raises(MmfastError, match=r"cannot write '.*users\.parquet': .*; the former file is intact"):
+            export_vectors(run, tmp_path, kind="parquet")
+    with (
+        full_after(300),
+        pytest.raises(MmfastError, match=r"cannot write '.*users\.npy': .*; the former file is intact"),
+    ):
+        export_vectors(run, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_faiss_that_is_not_installed_is_said(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MmfastError, match="install it with `pip install faiss-cpu`, or run `pip install -e "):
@@ -134,6 +157,10 @@ def test_ids_from_files(tmp_path):
     with pytest.raises(MmfastError, match=r"'\.json' is not known; give \.txt, \.csv or \.parquet"):
         (tmp_path / "c.json").write_text("[]")
         read_ids(tmp_path / "c.json")
+    for kind in ("txt", "csv", "parquet"):
+        (tmp_path / f"d.{kind}").write_bytes(b"user\n\xff\xfe\x81\n")
+        with pytest.raises(MmfastError, match=rf"d\.{kind}' cannot be read"):
+            read_ids(tmp_path / f"d.{kind}")
     with pytest.raises(MmfastError, match=r"does not exist\. Did you mean 'a\.txt'\?"):
         read_ids(tmp_path / "aa.txt")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +16,11 @@ from mmfast import trainer, training
 from mmfast.errors import MmfastError
 from mmfast.evaluate import Evaluation, evaluate
 from mmfast.frameworks.base import Framework
-from mmfast.logs import NO_TENSORBOARD, RunLog, read_log
+from mmfast.logs import read_log
 from mmfast.progress import Progress
-from mmfast.run import Run, with_data_place
+from mmfast.run import Run, dataset_of, with_data_place
 from mmfast.trainer import fit
+from tests.data.sources import write_plain
 from tests.toys import toy_config, toy_dataset
 
 
@@ -223,36 +222,18 @@ def test_a_start_that_was_killed_does_not_block_its_name(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
 
 
+def test_preparing_data_is_told_unless_progress_is_off(tmp_path, monkeypatch, capsys):
+    config = toy_config(tmp_path, data={"name": str(write_plain(tmp_path / "shop"))})
+    for progress in (False, True):
+        monkeypatch.setenv("MMFAST_CACHE", str(tmp_path / f"cache {progress}"))
+        dataset_of(config, progress)
+        assert ("writing interactions" in capsys.readouterr().err) == progress
+
+
 def test_a_place_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(MmfastError, match=r"cannot write '.*/runs/mine': .*choose another folder \(out=\.\.\.\)"):
         fit(toy_config(tmp_path, name="mine"), toy_dataset(), progress=False)
-
-
-def test_a_log_on_a_full_disk_keeps_whole_rows(tmp_path):
-    class Full:
-        """A file on a disk that has room for half a row more."""
-
-        def __init__(self, file):
-            self.file = file
-            self.room = 5
-
-        def write(self, data):
-            if not self.room:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            written, self.room = self.file.write(data[: self.room]), 0
-            return written
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-    row = {"epoch": 0, "lr": 0.1, "loss": {"bpr": 1.0}}
-    with pytest.raises(MmfastError, match=r"cannot write '.*log\.jsonl': .*No space left on device"):
-        with RunLog(tmp_path) as log:
-            log.write(row)
-            log._file = Full(log._file)
-            log.write(row)
-    assert read_log(tmp_path) == [row]
 
 
 def test_an_interruption_says_how_to_resume(tmp_path, monkeypatch, capsys):
@@ -311,20 +292,6 @@ def test_frameworks_nest_outermost_last(tmp_path, monkeypatch):
     assert torch.equal(Run.load(run.folder, dataset).model.table, run.model.table)
 
 
-def test_tensorboard_events_are_written(tmp_path):
-    run = fit(toy_config(tmp_path, tensorboard=True, train={"epochs": 1}), toy_dataset(), progress=False)
-    assert any("tfevents" in path.name for path in (run.folder / "tb").iterdir())
-
-
-def test_tensorboard_that_is_not_installed_is_said_in_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    config = toy_config(tmp_path, tensorboard=True, train={"epochs": 1})
-    with pytest.warns(UserWarning, match="TensorBoard is not installed") as caught:
-        run = fit(config, toy_dataset(), progress=False)
-    assert str(caught[0].message) == NO_TENSORBOARD
-    assert len(read_log(run.folder)) == 1
-
-
 def test_a_name_that_is_taken(tmp_path):
     dataset = toy_dataset()
     config = toy_config(tmp_path, name="mine")
@@ -335,7 +302,7 @@ def test_a_name_that_is_taken(tmp_path):
     (tmp_path / "runs/mine/metrics.json").unlink()
     with pytest.raises(MmfastError, match="this same config and is not finished: continue it with `mmfast train --res"):
         fit(config, dataset, progress=False)
-    with pytest.raises(MmfastError, match="belongs to something else; choose another name"):
+    with pytest.raises(MmfastError, match=r"run '.*mine' exists with other settings; choose another name"):
         fit(toy_config(tmp_path, name="mine", seed=3), dataset, progress=False)
     assert (tmp_path / "runs/mine/log.jsonl").read_bytes() == before
 

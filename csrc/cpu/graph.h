@@ -12,6 +12,19 @@
 
 namespace mmfast {
 
+template <typename T>
+struct SumType {
+  using Type = float;
+};
+template <>
+struct SumType<double> {
+  using Type = double;
+};
+
+// The type in which rows of T are summed, and in which values and scales are given.
+template <typename T>
+using Sum = typename SumType<T>::Type;
+
 // Entry e of row r is values[e] * row_scale[r] * col_scale[cols[e]]; a null table stands for ones.
 template <typename T>
 struct Graph {
@@ -20,21 +33,19 @@ struct Graph {
   const T* values;
   const T* row_scale;
   const T* col_scale;
-  int64_t num_entries;
-
-  // The entry without its row_scale, which is applied once per row.
-  MMFAST_INLINE T weight(int64_t e) const {
-    T w = values ? values[e] : T(1);
-    return col_scale ? w * col_scale[cols[e]] : w;
-  }
+  int64_t num_cols;
 };
 
-// Checks a square operator against the table `x` [N, D] it multiplies, and keeps its tensors alive.
+// Checks an operator [R, C] against a table of C rows that it multiplies, and keeps its tensors alive. What lies in
+// `cols` is left to columns_fit.
 class GraphTensors {
  public:
   GraphTensors(const char* op, const at::Tensor& ptr, const at::Tensor& cols, const std::optional<at::Tensor>& values,
-               const std::optional<at::Tensor>& row_scale, const std::optional<at::Tensor>& col_scale,
-               const at::Tensor& x);
+               const std::optional<at::Tensor>& row_scale, const std::optional<at::Tensor>& col_scale, int64_t num_cols,
+               at::ScalarType table);
+
+  int64_t num_rows() const { return ptr_.numel() - 1; }
+  int64_t num_entries() const { return cols_.numel(); }
 
   template <typename T>
   Graph<T> view() const {
@@ -43,8 +54,11 @@ class GraphTensors {
             data<T>(values_),
             data<T>(row_scale_),
             data<T>(col_scale_),
-            cols_.numel()};
+            num_cols_};
   }
+
+  // Refuses the columns that columns_fit found outside the table.
+  void refuse_columns() const { check_ids(cols_, num_cols_, op_, "cols"); }
 
  private:
   template <typename T>
@@ -52,8 +66,13 @@ class GraphTensors {
     return t.defined() ? t.const_data_ptr<T>() : nullptr;
   }
 
+  const char* op_;
+  int64_t num_cols_;
   at::Tensor ptr_, cols_, values_, row_scale_, col_scale_;
 };
+
+// Whether `count` columns lie in [0, size): a wild id would read foreign memory.
+bool columns_fit(const int32_t* cols, int64_t count, int64_t size);
 
 // Bounds of pieces of rows of about equal work, several per thread so that a late thread holds nobody up.
 // `prefix` [count + 1] counts the entries before each row.

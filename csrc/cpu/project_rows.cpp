@@ -22,11 +22,16 @@ constexpr int64_t kDepth = 128;     // features summed apart before they join: s
 constexpr int64_t kBatch = 256;     // rows summed apart for the weight's gradient
 constexpr int64_t kFeatures = 192;  // features that are packed together for the weight's gradient
 
-// sums[m][v] += a[m * stride_a + k * step_a] * b[k * V vectors + v] for k in [0, depth): M x V vectors of sums.
+// sums[m][v] = sum of a[m * stride_a + k * step_a] * b[k * V vectors + v] over k in [0, depth): M x V vectors of sums.
 template <typename T, int M, int V>
 MMFAST_INLINE void multiply_tile(const T* const (&a)[M], int64_t step_a, const T* b, int64_t depth,
                                  typename Simd<T>::Vector (&sums)[M][V]) {
   constexpr int kLanes = Simd<T>::kLanes;
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sums[m][v] = typename Simd<T>::Vector{};
+  }
   for (int64_t k = 0; k < depth; ++k, b += V * kLanes) {
     typename Simd<T>::Vector right[V];
 #pragma GCC unroll 4
@@ -70,6 +75,7 @@ struct Operands {
 template <typename T>
 constexpr int64_t kWide = 2 * Simd<T>::kLanes;
 constexpr int kTall = 6;
+constexpr int64_t kGroup = 4 * kTall;  // rows that share a panel while both lie in the nearest cache
 constexpr int64_t kAhead = 2 * kTall;  // rows between the asking for a row's features and their use
 
 template <typename T>
@@ -96,18 +102,19 @@ MMFAST_INLINE void fetch(const T* row, int64_t depth) {
 template <typename T>
 MMFAST_INLINE void forward_of(const Operands<T>& o, const T* packed, int64_t first, int64_t depth, int64_t begin,
                               int64_t end, T* out) {
-  for (int64_t r = begin; r < end; r += kTall) {
-    const T* left[kTall];
-    for (int m = 0; m < kTall; ++m) {
-      left[m] = o.row(std::min(r + m, end - 1)) + first;  // repeats past the end
-      fetch(o.row(std::min(r + m + kAhead, end - 1)) + first, depth);
-    }
+  for (int64_t group = begin; group < end; group += kGroup) {
+    const int64_t last = std::min(end, group + kGroup);
+    for (int64_t r = group; r < last; ++r) fetch(o.row(std::min(r + kGroup, end - 1)) + first, depth);
     for (int64_t panel = 0; panel < panels_of<T>(o.outputs); ++panel) {
       const int64_t column = panel * kWide<T>, width = std::min(kWide<T>, o.outputs - column);
-      typename Simd<T>::Vector sums[kTall][2] = {};
-      multiply_tile<T, kTall, 2>(left, 1, packed + panel * depth * kWide<T>, depth, sums);
-      for (int m = 0; m < kTall && r + m < end; ++m) {
-        put_row<T, 2>(sums[m], width, first > 0, out + (r + m) * o.outputs + column);
+      for (int64_t r = group; r < last; r += kTall) {
+        const T* left[kTall];
+        for (int m = 0; m < kTall; ++m) left[m] = o.row(std::min(r + m, last - 1)) + first;  // repeats past the end
+        typename Simd<T>::Vector sums[kTall][2];
+        multiply_tile<T, kTall, 2>(left, 1, packed + panel * depth * kWide<T>, depth, sums);
+        for (int m = 0; m < kTall && r + m < last; ++m) {
+          put_row<T, 2>(sums[m], width, first > 0, out + (r + m) * o.outputs + column);
+        }
       }
     }
   }
@@ -138,7 +145,7 @@ MMFAST_INLINE void weight_gradient_of(const Operands<T>& o, const T* packed_grad
       for (int64_t d = 0; d < o.outputs; d += kTall) {
         const T* left[kTall];
         for (int m = 0; m < kTall; ++m) left[m] = packed_grad + (begin * tall + d * count) + m;
-        typename Simd<T>::Vector sums[kTall][2] = {};
+        typename Simd<T>::Vector sums[kTall][2];
         multiply_tile<T, kTall, 2>(left, kTall, packed + panel * count * kWide<T>, count, sums);
         for (int m = 0; m < kTall && d + m < o.outputs; ++m) {
           put_row<T, 2>(sums[m], width, begin > 0, out + (d + m) * o.features + column);

@@ -1,5 +1,6 @@
 // Graph propagation: a read-out of E_0 .. E_L with E_{l+1} = A E_l, by Horner's rule h <- x + A h, and its gradient.
-#include <ATen/Parallel.h>
+#include "../propagate.h"
+
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/full.h>
@@ -9,11 +10,10 @@
 #include <optional>
 #include <string_view>
 #include <tuple>
-#include <vector>
+#include <type_traits>
 
-#include "../check.h"
 #include "graph.h"
-#include "simd.h"
+#include "product.h"
 #include "table.h"
 
 namespace mmfast {
@@ -21,205 +21,75 @@ namespace {
 
 using Optional = std::optional<at::Tensor>;
 
-constexpr int64_t kAhead = 24;   // entries between the prefetch of a row and its use
-constexpr int64_t kChunk = 128;  // entries whose slots are looked up before any row is added
+constexpr int64_t kCacheBytes = 32 << 20;  // a larger table would not stay in the caches until it is read again
 
-// One product, row by row: out = alpha * (base + A in) + extra.
-template <typename T>
-struct Product {
-  Graph<T> graph;
-  const T* in;                    // a row per node, or per slot where `sparse_in`
-  const T* base = nullptr;        // a row per node, or per slot where `slot`; null: zero
-  const T* extra = nullptr;       // a row per slot; null: zero
-  const int32_t* slot = nullptr;  // node -> row of a compact table, -1 where that row is zero
-  const int64_t* rows = nullptr;  // nodes to compute; null: all of them
-  T* out = nullptr;
-  T alpha = 1;
-  int64_t dim = 0;
-  bool sparse_in = false;
-};
-
-template <typename T, int V>
-MMFAST_INLINE void add_row(typename Simd<T>::Vector (&sum)[V], T weight, const T* x) {
-  for (int v = 0; v < V; ++v) sum[v] += weight * Simd<T>::at(x + v * Simd<T>::kLanes);
-}
-
-template <int V>
-MMFAST_INLINE void prefetch_row(const void* x) {
-  for (int byte = 0; byte < V * 32; byte += 64) __builtin_prefetch(static_cast<const char*>(x) + byte);
-}
-
-// Adds the rows of entries [begin, end); prefetching may look on to entry `limit`.
-template <typename T, int V>
-MMFAST_INLINE void gather(const Product<T>& p, int64_t begin, int64_t end, int64_t limit, int64_t column,
-                          typename Simd<T>::Vector (&sum)[V]) {
-  const T* in = p.in + column;
-  for (int64_t e = begin; e < end; ++e) {
-    if (e + kAhead < limit) prefetch_row<V>(in + p.graph.cols[e + kAhead] * p.dim);
-    add_row<T, V>(sum, p.graph.weight(e), in + p.graph.cols[e] * p.dim);
+template <typename Body>
+void for_type(at::ScalarType type, const Body& body) {
+  switch (type) {
+    case at::kDouble:
+      return body(double{});
+    case at::kFloat:
+      return body(float{});
+    case at::kBFloat16:
+      return body(c10::BFloat16{});
+    default:
+      return body(c10::Half{});
   }
 }
 
-// The same where most rows of `in` are zero: finds the entries that meet a stored row, then adds those alone.
-template <typename T, int V>
-MMFAST_INLINE void gather_sparse(const Product<T>& p, int64_t begin, int64_t end, int64_t column,
-                                 typename Simd<T>::Vector (&sum)[V]) {
-  int64_t entry[kChunk];
-  int32_t slot[kChunk];
-  while (begin < end) {
-    const int64_t stop = std::min(end, begin + kChunk);
-    int64_t count = 0;
-    for (; begin < stop; ++begin) {  // without branches: hits are rare and unpredictable
-      const int32_t s = p.slot[p.graph.cols[begin]];
-      entry[count] = begin;
-      slot[count] = s;
-      count += s >= 0;
-    }
-    for (int64_t i = 0; i < count; ++i) add_row<T, V>(sum, p.graph.weight(entry[i]), p.in + slot[i] * p.dim + column);
-  }
-}
-
-// Columns [column, column + V vectors) of output row i, which belongs to `node`.
-template <typename T, int V>
-MMFAST_INLINE void block(const Product<T>& p, int64_t i, int64_t node, int64_t column) {
-  constexpr int kLanes = Simd<T>::kLanes;
-  const int64_t begin = p.graph.ptr[node], end = p.graph.ptr[node + 1];
-  typename Simd<T>::Vector sum[V] = {};
-  if (p.sparse_in) {
-    gather_sparse<T, V>(p, begin, end, column, sum);
+// One product into `out`, which has the type of the operands' tables or the type that they are summed in.
+template <typename In>
+void multiply_into(at::Tensor& out, const GraphTensors& graph, const Operands<In>& operands, bool check) {
+  const auto run = [&](auto* data) {
+    const bool whole_lines = out.size(1) * sizeof(*data) % 64 == 0 && reinterpret_cast<uintptr_t>(data) % 64 == 0;
+    const bool stream = whole_lines && static_cast<int64_t>(out.nbytes()) > kCacheBytes;
+    using Out = std::remove_pointer_t<decltype(data)>;
+    if (!multiply(Product<In, Out>{operands, data, stream}, out.size(0), check)) graph.refuse_columns();
+  };
+  if (out.scalar_type() == c10::CppTypeToScalarType<In>::value) {
+    run(out.mutable_data_ptr<In>());
   } else {
-    gather<T, V>(p, begin, end, p.rows ? end : p.graph.num_entries, column, sum);
+    run(out.mutable_data_ptr<Sum<In>>());
   }
-  const T scale = p.alpha * (p.graph.row_scale ? p.graph.row_scale[node] : T(1));
-  const int64_t base_row = p.slot ? p.slot[node] : node;
-  const T* base = p.base && base_row >= 0 ? p.base + base_row * p.dim + column : nullptr;
-  const T* extra = p.extra && base_row >= 0 ? p.extra + base_row * p.dim + column : nullptr;
-  T* out = p.out + i * p.dim + column;
-  for (int v = 0; v < V; ++v) {
-    typename Simd<T>::Vector value = sum[v] * scale;
-    if (base) value += p.alpha * Simd<T>::at(base + v * kLanes);
-    if (extra) value += Simd<T>::at(extra + v * kLanes);
-    Simd<T>::at(out + v * kLanes) = value;
-  }
-}
-
-// The columns left over after whole vectors, one by one.
-template <typename T>
-MMFAST_INLINE void tail(const Product<T>& p, int64_t i, int64_t node, int64_t column) {
-  const T scale = p.alpha * (p.graph.row_scale ? p.graph.row_scale[node] : T(1));
-  const int64_t base_row = p.slot ? p.slot[node] : node;
-  for (; column < p.dim; ++column) {
-    T sum = 0;
-    for (int64_t e = p.graph.ptr[node]; e < p.graph.ptr[node + 1]; ++e) {
-      const int64_t row = p.sparse_in ? p.slot[p.graph.cols[e]] : p.graph.cols[e];
-      if (row >= 0) sum += p.graph.weight(e) * p.in[row * p.dim + column];
-    }
-    T value = sum * scale;
-    if (p.base && base_row >= 0) value += p.alpha * p.base[base_row * p.dim + column];
-    if (p.extra && base_row >= 0) value += p.extra[base_row * p.dim + column];
-    p.out[i * p.dim + column] = value;
-  }
-}
-
-template <typename T>
-MMFAST_INLINE void prefetch_next(const Product<T>& p, int64_t i, int64_t last) {
-  if (!p.rows || p.sparse_in || i + 1 >= last) return;  // rows that follow each other are met by `gather` itself
-  const int64_t next = p.rows[i + 1];
-  const int64_t stop = std::min(p.graph.ptr[next + 1], p.graph.ptr[next] + kAhead);
-  for (int64_t e = p.graph.ptr[next]; e < stop; ++e) prefetch_row<8>(p.in + p.graph.cols[e] * p.dim);
-}
-
-template <typename T>
-MMFAST_INLINE void multiply_rows(const Product<T>& p, int64_t first, int64_t last) {
-  constexpr int kLanes = Simd<T>::kLanes;
-  for (int64_t i = first; i < last; ++i) {
-    const int64_t node = p.rows ? p.rows[i] : i;
-    int64_t column = 0;
-    prefetch_next(p, i, last);
-    for (; column + 8 * kLanes <= p.dim; column += 8 * kLanes) block<T, 8>(p, i, node, column);
-    if (column + 4 * kLanes <= p.dim) block<T, 4>(p, i, node, column), column += 4 * kLanes;
-    if (column + 2 * kLanes <= p.dim) block<T, 2>(p, i, node, column), column += 2 * kLanes;
-    if (column + kLanes <= p.dim) block<T, 1>(p, i, node, column), column += kLanes;
-    if (column < p.dim) tail(p, i, node, column);
-  }
-}
-
-MMFAST_CLONES void multiply_range(const Product<float>& p, int64_t first, int64_t last) {
-  multiply_rows(p, first, last);
-}
-MMFAST_CLONES void multiply_range(const Product<double>& p, int64_t first, int64_t last) {
-  multiply_rows(p, first, last);
-}
-
-// Computes `count` rows. Pieces hold about equal work; each row is summed by one thread in the order of its entries,
-// so the bits depend neither on the pieces nor on the threads.
-template <typename T>
-void multiply(Product<T> p, int64_t count) {
-  std::vector<int64_t> prefix;
-  if (p.rows) {
-    prefix.assign(count + 1, 0);
-    for (int64_t i = 0; i < count; ++i) {
-      prefix[i + 1] = prefix[i] + p.graph.ptr[p.rows[i] + 1] - p.graph.ptr[p.rows[i]];
-    }
-  }
-  const int threads = at::get_num_threads();
-  const std::vector<int64_t> bounds = pieces(p.rows ? prefix.data() : p.graph.ptr, count, threads);
-  const int64_t num_pieces = static_cast<int64_t>(bounds.size()) - 1;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t piece = 0; piece < num_pieces; ++piece) multiply_range(p, bounds[piece], bounds[piece + 1]);
-}
-
-enum class Readout { kMean, kSum, kLast };
-
-Readout parse_readout(std::string_view name, const char* op) {
-  if (name == "mean") return Readout::kMean;
-  if (name == "sum") return Readout::kSum;
-  TORCH_CHECK(name == "last", op, ": readout is '", name, "'; wanted mean, sum or last");
-  return Readout::kLast;
-}
-
-template <typename T>
-T last_factor(Readout readout, int64_t num_layers) {
-  return readout == Readout::kMean ? T(1) / static_cast<T>(num_layers + 1) : T(1);
 }
 
 // The last `rows` (all where null) of the read-out of x, into `out`.
 template <typename T>
-void forward(const Graph<T>& graph, const at::Tensor& x, const int64_t* rows, int64_t num_layers, Readout readout,
+void forward(const GraphTensors& graph, const at::Tensor& x, const int64_t* rows, int64_t num_layers, Readout readout,
              at::Tensor& out) {
-  Product<T> p{graph, x.const_data_ptr<T>()};
-  p.dim = x.size(1);
-  if (readout != Readout::kLast) p.base = x.const_data_ptr<T>();
+  Operands<T> p{graph.view<Sum<T>>(), x.const_data_ptr<T>(), x.size(1)};
+  if (readout != Readout::kLast) p.base = p.in;
   at::Tensor tables[2];  // of the layers before the last; the last of them is made only where it is needed
-  for (int64_t layer = 1; layer <= num_layers; ++layer) {
-    const bool last = layer == num_layers;
+  const bool out_fits = !rows && out.scalar_type() == x.scalar_type();
+  for (int64_t layer = 1; layer < num_layers; ++layer) {
     at::Tensor& table = tables[layer % 2];
-    const bool reuse = !rows && (num_layers - layer) % 2 == 0;  // the result itself serves as every other table
-    if (!last && !reuse && !table.defined()) table = empty_table(x.sizes(), x.options());
-    p.out = last || reuse ? out.mutable_data_ptr<T>() : table.mutable_data_ptr<T>();
-    p.rows = last ? rows : nullptr;
-    p.alpha = last ? last_factor<T>(readout, num_layers) : T(1);
-    multiply(p, p.rows ? out.size(0) : x.size(0));
-    p.in = p.out;
+    // The result itself serves as every other table.
+    if (!table.defined()) {
+      table = out_fits && (num_layers - layer) % 2 == 0 ? out : empty_table(x.sizes(), x.options());
+    }
+    multiply_into(table, graph, p, layer == 1);
+    p.in = table.const_data_ptr<T>();
   }
+  p.rows = rows;
+  p.alpha = last_factor<Sum<T>>(readout, num_layers);
+  multiply_into(out, graph, p, num_layers == 1);
 }
 
 template <typename T>
-void backward(const Graph<T>& graph, const at::Tensor& grad, const T* grad_input, const int32_t* slot,
+void backward(const GraphTensors& graph, const at::Tensor& grad, const T* grad_input, const int32_t* slot,
               int64_t num_layers, Readout readout, at::Tensor& out) {
-  Product<T> p{graph, grad.const_data_ptr<T>()};
-  p.dim = grad.size(1);
+  Operands<T> p{graph.view<Sum<T>>(), grad.const_data_ptr<T>(), grad.size(1)};
   p.slot = slot;
-  if (readout != Readout::kLast) p.base = grad.const_data_ptr<T>();
-  at::Tensor table = num_layers > 1 ? empty_table(out.sizes(), out.options()) : at::Tensor();
+  if (readout != Readout::kLast) p.base = p.in;
+  at::Tensor other = num_layers > 1 ? empty_table(out.sizes(), out.options()) : at::Tensor();
   for (int64_t layer = 1; layer <= num_layers; ++layer) {
     const bool last = layer == num_layers;
-    p.out = (num_layers - layer) % 2 == 0 ? out.mutable_data_ptr<T>() : table.mutable_data_ptr<T>();
+    at::Tensor& table = (num_layers - layer) % 2 == 0 ? out : other;
     p.sparse_in = slot && layer == 1;
     p.extra = last ? grad_input : nullptr;
-    p.alpha = last ? last_factor<T>(readout, num_layers) : T(1);
-    multiply(p, out.size(0));
-    p.in = p.out;
+    p.alpha = last ? last_factor<Sum<T>>(readout, num_layers) : Sum<T>(1);
+    multiply_into(table, graph, p, layer == 1);
+    p.in = table.const_data_ptr<T>();
   }
 }
 
@@ -234,26 +104,25 @@ at::Tensor checked_rows(const at::Tensor& rows, int64_t num_nodes, const char* o
   return dense;
 }
 
-void check_table(const at::Tensor& x, int64_t num_layers, const char* op, const char* name) {
-  check_dim(x, 2, op, name);
-  check_real(x, op, name);
-  TORCH_CHECK(num_layers >= 0, op, ": num_layers is ", num_layers, "; wanted 0 or more");
+void check_cpu_table(const at::Tensor& x, const char* op, const char* name) {
+  check_table(x, op, name);
+  TORCH_CHECK(x.scalar_type() != at::kHalf || has_half(), op, ": ", name,
+              " is Half, which needs a CPU with F16C; take BFloat16 or Float");
 }
 
 at::Tensor propagate(const at::Tensor& ptr, const at::Tensor& cols, const Optional& values, const at::Tensor&,
                      const at::Tensor&, const Optional&, const Optional& row_scale, const Optional& col_scale,
-                     const at::Tensor& x, int64_t num_layers, std::string_view readout) {
-  check_table(x, num_layers, "propagate", "x");
-  const Readout kind = parse_readout(readout, "propagate");
-  const GraphTensors graph("propagate", ptr, cols, values, row_scale, col_scale, x);
-  if (num_layers == 0) return x.clone(at::MemoryFormat::Contiguous);
+                     const at::Tensor& x, int64_t num_layers, std::string_view readout,
+                     std::optional<at::ScalarType> dtype) {
+  const char* op = "propagate";
+  check_cpu_table(x, op, "x");
+  const Readout kind = parse_readout(readout, op);
+  const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x.size(0), x.scalar_type());
+  check_layers(graph.num_rows(), x.size(0), num_layers, kind, op);
+  at::Tensor out = empty_table({graph.num_rows(), x.size(1)}, result_options(x, dtype, op));
+  if (num_layers == 0) return out.copy_(x);
   const at::Tensor dense = x.contiguous();
-  at::Tensor out = empty_table(x.sizes(), x.options());
-  if (x.scalar_type() == at::kFloat) {
-    forward<float>(graph.view<float>(), dense, nullptr, num_layers, kind, out);
-  } else {
-    forward<double>(graph.view<double>(), dense, nullptr, num_layers, kind, out);
-  }
+  for_type(x.scalar_type(), [&](auto zero) { forward<decltype(zero)>(graph, dense, nullptr, num_layers, kind, out); });
   return out;
 }
 
@@ -261,20 +130,23 @@ std::tuple<at::Tensor, at::Tensor> propagate_rows(const at::Tensor& ptr, const a
                                                   const at::Tensor&, const at::Tensor&, const Optional&,
                                                   const Optional& row_scale, const Optional& col_scale,
                                                   const at::Tensor& x, const at::Tensor& rows, int64_t num_layers,
-                                                  std::string_view readout) {
-  check_table(x, num_layers, "propagate_rows", "x");
-  const Readout kind = parse_readout(readout, "propagate_rows");
-  const GraphTensors graph("propagate_rows", ptr, cols, values, row_scale, col_scale, x);
-  const at::Tensor dense = x.contiguous(), nodes = checked_rows(rows, x.size(0), "propagate_rows");
-  const at::Tensor input_rows = dense.index_select(0, nodes);
-  if (num_layers == 0 || input_rows.numel() == 0) return {input_rows.clone(), input_rows};
-  at::Tensor out = empty_table(input_rows.sizes(), x.options());
-  const int64_t* r = nodes.const_data_ptr<int64_t>();
-  if (x.scalar_type() == at::kFloat) {
-    forward<float>(graph.view<float>(), dense, r, num_layers, kind, out);
-  } else {
-    forward<double>(graph.view<double>(), dense, r, num_layers, kind, out);
-  }
+                                                  std::string_view readout, std::optional<at::ScalarType> dtype) {
+  const char* op = "propagate_rows";
+  check_cpu_table(x, op, "x");
+  const Readout kind = parse_readout(readout, op);
+  const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x.size(0), x.scalar_type());
+  check_layers(graph.num_rows(), x.size(0), num_layers, kind, op);
+  const at::Tensor dense = x.contiguous(), nodes = checked_rows(rows, graph.num_rows(), op);
+  const at::TensorOptions options = result_options(x, dtype, op);
+  // The rows of an operator that is not square are not rows of x.
+  const bool square = graph.num_rows() == x.size(0);
+  const at::Tensor input_rows = square ? dense.index_select(0, nodes) : at::empty({0, x.size(1)}, x.options());
+  at::Tensor out = empty_table({nodes.numel(), x.size(1)}, options);
+  if (num_layers == 0) return {out.copy_(input_rows), input_rows};
+  if (out.numel() == 0) return {out, input_rows};
+  for_type(x.scalar_type(), [&](auto zero) {
+    forward<decltype(zero)>(graph, dense, nodes.const_data_ptr<int64_t>(), num_layers, kind, out);
+  });
   return {out, input_rows};
 }
 
@@ -285,42 +157,60 @@ at::Tensor scatter_rows(const at::Tensor& grad, const Optional& grad_input, cons
   return out.index_copy_(0, *rows, grad_input ? at::add(grad, *grad_input) : grad);
 }
 
-// The operator here is the transposed one, with its own scales: row_scale belongs to the rows of ptr_t.
+// node -> its place among `rows`, -1 where it is none of them.
+at::Tensor slots_of(const at::Tensor& rows, int64_t num_nodes) {
+  at::Tensor slots = at::full({num_nodes}, -1, rows.options().dtype(at::kInt));
+  const int64_t* r = rows.const_data_ptr<int64_t>();
+  int32_t* slot = slots.mutable_data_ptr<int32_t>();
+  for (int64_t i = 0; i < rows.numel(); ++i) slot[r[i]] = static_cast<int32_t>(i);
+  return slots;
+}
+
+// The operator here is the transposed one [C, R], with its own scales: row_scale belongs to the rows of ptr_t.
 at::Tensor propagate_backward(const at::Tensor& ptr_t, const at::Tensor& cols_t, const Optional& values_t,
                               const Optional& row_scale, const Optional& col_scale, const at::Tensor& grad,
-                              const Optional& grad_input_rows, const Optional& rows, int64_t num_layers,
-                              std::string_view readout) {
+                              const Optional& grad_input_rows, const Optional& rows, int64_t num_rows,
+                              int64_t num_layers, std::string_view readout) {
   const char* op = "propagate_backward";
-  check_table(grad, num_layers, op, "grad");
+  check_cpu_table(grad, op, "grad");
   const Readout kind = parse_readout(readout, op);
-  const int64_t num_nodes = ptr_t.numel() - 1;
-  TORCH_CHECK(rows || !grad_input_rows, op, ": grad_input_rows without rows; wanted both or neither");
-  const Optional nodes = rows ? Optional(checked_rows(*rows, num_nodes, op)) : Optional();
-  check_size(grad, 0, nodes ? nodes->numel() : num_nodes, op, "grad");
+  const GraphTensors graph(op, ptr_t, cols_t, values_t, row_scale, col_scale, num_rows, grad.scalar_type());
+  check_layers(graph.num_rows(), num_rows, num_layers, kind, op);
+  const Optional nodes = rows ? Optional(checked_rows(*rows, num_rows, op)) : Optional();
+  check_size(grad, 0, nodes ? nodes->numel() : num_rows, op, "grad");
   const at::Tensor dense = grad.contiguous();
-  const Optional extra = grad_input_rows ? Optional(grad_input_rows->contiguous()) : Optional();
-  if (extra) {
-    check_dtype(*extra, grad.scalar_type(), op, "grad_input_rows");
-    TORCH_CHECK(extra->sizes() == grad.sizes(), op, ": grad_input_rows is ", extra->sizes(), "; wanted ", grad.sizes());
+  TORCH_CHECK(rows || !grad_input_rows, op, ": grad_input_rows without rows; wanted both or neither");
+  const Optional extra = checked_grad_input(grad_input_rows, grad, graph.num_rows() == num_rows, op);
+  if (num_layers == 0) return scatter_rows(dense, extra, nodes, num_rows);
+  at::Tensor out = empty_table({graph.num_rows(), grad.size(1)}, grad.options());
+  const at::Tensor slots = nodes ? slots_of(*nodes, num_rows) : at::Tensor();
+  for_type(grad.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    backward<T>(graph, dense, extra ? extra->const_data_ptr<T>() : nullptr,
+                nodes ? slots.const_data_ptr<int32_t>() : nullptr, num_layers, kind, out);
+  });
+  return out;
+}
+
+at::Tensor propagate_step(const at::Tensor& ptr, const at::Tensor& cols, const Optional& values,
+                          const Optional& row_scale, const Optional& col_scale, const at::Tensor& x,
+                          const Optional& base, double alpha) {
+  const char* op = "propagate_step";
+  check_cpu_table(x, op, "x");
+  const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x.size(0), x.scalar_type());
+  const at::Tensor dense = x.contiguous(), own = base ? base->contiguous() : at::Tensor();
+  at::Tensor out = empty_table({graph.num_rows(), x.size(1)}, x.options());
+  if (base) {
+    check_dtype(own, x.scalar_type(), op, "base");
+    TORCH_CHECK(own.sizes() == out.sizes(), op, ": base is ", own.sizes(), "; wanted ", out.sizes());
   }
-  at::Tensor out = empty_table({num_nodes, grad.size(1)}, grad.options());
-  const GraphTensors graph(op, ptr_t, cols_t, values_t, row_scale, col_scale, out);
-  if (num_layers == 0) return scatter_rows(dense, extra, nodes, num_nodes);
-  at::Tensor slots;
-  if (nodes) {
-    slots = at::full({num_nodes}, -1, grad.options().dtype(at::kInt));
-    const int64_t* r = nodes->const_data_ptr<int64_t>();
-    int32_t* slot = slots.mutable_data_ptr<int32_t>();
-    for (int64_t i = 0; i < nodes->numel(); ++i) slot[r[i]] = static_cast<int32_t>(i);
-  }
-  const int32_t* slot = nodes ? slots.const_data_ptr<int32_t>() : nullptr;
-  if (grad.scalar_type() == at::kFloat) {
-    backward<float>(graph.view<float>(), dense, extra ? extra->const_data_ptr<float>() : nullptr, slot, num_layers,
-                    kind, out);
-  } else {
-    backward<double>(graph.view<double>(), dense, extra ? extra->const_data_ptr<double>() : nullptr, slot, num_layers,
-                     kind, out);
-  }
+  for_type(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    Operands<T> p{graph.view<Sum<T>>(), dense.const_data_ptr<T>(), x.size(1)};
+    p.base = base ? own.const_data_ptr<T>() : nullptr;
+    p.alpha = static_cast<Sum<T>>(alpha);
+    multiply_into(out, graph, p, true);
+  });
   return out;
 }
 
@@ -330,6 +220,7 @@ TORCH_LIBRARY_IMPL(mmfast, CPU, m) {
   m.impl("propagate", &propagate);
   m.impl("propagate_rows", &propagate_rows);
   m.impl("propagate_backward", &propagate_backward);
+  m.impl("propagate_step", &propagate_step);
 }
 
 }  // namespace mmfast

@@ -45,7 +45,8 @@ void check_device_ids(const at::Tensor& ids, int64_t size, const char* op, const
       [&] { check_ids(ids.cpu(), size, op, name); });
 }
 
-at::Tensor checked_device_rows(const at::Tensor& rows, int64_t size, const char* op, cudaStream_t stream) {
+at::Tensor checked_device_rows(const at::Tensor& rows, int64_t size, const char* op, cudaStream_t stream,
+                               const char* advice) {
   check_dim(rows, 1, op, "rows");
   check_dtype(rows, at::kLong, op, "rows");
   const at::Tensor dense = rows.contiguous();
@@ -54,7 +55,7 @@ at::Tensor checked_device_rows(const at::Tensor& rows, int64_t size, const char*
   check_on_device([&] { return device_check_rising(r, dense.numel(), label_of(op, "rows"), stream); },
                   [&] {
                     TORCH_CHECK(at::all(at::gt(at::diff(dense), 0)).item<bool>(), op,
-                                ": rows are not sorted and unique; take them from compact_ids");
+                                ": rows are not sorted and unique; ", advice);
                   });
   return dense;
 }

@@ -2,6 +2,7 @@
 // stand in for the CPU kernels of _C, so that the tests of the ops run against them.
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 
@@ -23,18 +24,22 @@
 namespace mmfast {
 
 // Makes the device of `tensor` current while it lives; kernels go to `stream()`, the current one of that device.
+// Autocast rests meanwhile: an op is asked for its result in the types it was given.
 class DeviceScope {
  public:
 #ifdef MMFAST_EMULATED
   explicit DeviceScope(const at::Tensor&) {}
   cudaStream_t stream() const { return nullptr; }
 #else
-  explicit DeviceScope(const at::Tensor& tensor) : guard_(tensor.device()) {}
+  explicit DeviceScope(const at::Tensor& tensor) : device_(tensor.device()) {}
   cudaStream_t stream() const { return c10::cuda::getCurrentCUDAStream(); }
+#endif
 
  private:
-  c10::cuda::CUDAGuard guard_;
+#ifndef MMFAST_EMULATED
+  c10::cuda::CUDAGuard device_;
 #endif
+  c10::impl::ExcludeDispatchKeyGuard autocast_{c10::autocast_dispatch_keyset};
 };
 
 inline void check(cudaError_t error) {
@@ -57,7 +62,8 @@ inline void check_device(const std::optional<at::Tensor>& t, const at::Tensor& l
 void check_device_ids(const at::Tensor& ids, int64_t size, const char* op, const char* name, cudaStream_t stream);
 
 // `rows`, contiguous: int64 ids in [0, size), sorted and unique; checked like the ids above.
-at::Tensor checked_device_rows(const at::Tensor& rows, int64_t size, const char* op, cudaStream_t stream);
+at::Tensor checked_device_rows(const at::Tensor& rows, int64_t size, const char* op, cudaStream_t stream,
+                               const char* advice = "take them from compact_ids");
 
 Label label_of(const char* op, const char* name);
 

@@ -40,7 +40,7 @@ __global__ void csr_kernel(const int64_t* ptr, int64_t num_rows, const int32_t* 
       __trap();
     }
   }
-  for (int64_t e = first_of_thread(); e < num_entries; e += threads_of_grid()) {
+  for (int64_t e = first_of_thread(); cols && e < num_entries; e += threads_of_grid()) {
     const int64_t col = cols[e];
     if (col < 0 || col >= num_cols) {
       printf("%s: cols holds id %lld; wanted 0 to %lld\n", label.op, static_cast<long long>(col),

@@ -4,11 +4,11 @@
 
 namespace mmfast {
 
-// Numbers of partial sums that gathered_norm_forward needs room for.
+// Blocks that sum at most, and so the number of their sums.
 constexpr int64_t kNormPartials = 1024;
 
-// counts[r] = how often r is in index; norm = sqrt(sum_r counts[r] |table_r|^2). counts [rows] holds zeros as integers
-// when it starts, numbers of T when it ends.
+// counts[r] = how often r is in index; norm = sqrt(sum_r counts[r] |table_r|^2). `occurrences` [rows] holds zeros, and
+// `partials` is room for kNormPartials sums.
 template <typename T>
 cudaError_t gathered_norm_forward(const T* table, const int64_t* index, int64_t rows, int64_t dim, int64_t batch,
                                   int32_t* occurrences, double* partials, T* counts, T* norm, cudaStream_t stream);

@@ -71,6 +71,10 @@ struct Lanes {
 
   __device__ Lanes() : group(threadIdx.x % kWarp / G), member(threadIdx.x % G) {}
   __device__ __forceinline__ int64_t column(int64_t first, int v) const { return first + (v * G + member) * E; }
+  // The same, or the last columns of a row for a lane that has none, so that it may load without asking.
+  __device__ __forceinline__ int64_t inside(int64_t first, int v, int64_t dim) const {
+    return min(column(first, v), dim - E);
+  }
 };
 
 template <typename T>
@@ -79,33 +83,48 @@ __device__ __forceinline__ T weight(const DeviceGraph<T>& graph, int64_t e, int6
   return graph.col_scale ? value * __ldg(graph.col_scale + col) : value;
 }
 
-// Adds the rows of entries begin, begin + step, ... before end; kBatch rows are on their way at once.
+// to[b] = from[(i + b) * step], or the last of the `count` numbers where there are no more: loads without branches.
+template <int N, typename T>
+__device__ __forceinline__ void load_some(const T* from, int i, int step, int count, T (&to)[N]) {
+#pragma unroll
+  for (int b = 0; b < N; ++b) to[b] = __ldg(from + min((i + b) * step, count - 1));
+}
+
+// Adds the rows of entries begin, begin + step, ... before end, at most kChunk of them. kBatch rows are on their way at
+// once, with the columns of the next ones.
 template <int E, int G, int V, typename In, typename Out>
 __device__ __forceinline__ void gather(const DeviceProduct<In, Out>& p, const Lanes<E, G, V>& lanes, int64_t begin,
-                                       int64_t end, int64_t step, int64_t first, DeviceSum<In> (&sum)[V][E]) {
+                                       int64_t end, int step, int64_t first, DeviceSum<In> (&sum)[V][E]) {
+  using T = DeviceSum<In>;
   constexpr int kBatch = V == 1 ? 4 : 2;
-  for (int64_t e = begin; e < end; e += kBatch * step) {
+  if (begin >= end) return;
+  const int count = static_cast<int>(end - begin);
+  int32_t cols[kBatch], next[kBatch];
+  load_some(p.graph.cols + begin, 0, step, count, cols);
+  for (int i = 0; i * step < count; i += kBatch) {
     Pack<In, E> rows[kBatch][V];
-    DeviceSum<In> weights[kBatch];
+    T values[kBatch], scales[kBatch];
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      if (e + b * step >= end) continue;
-      const int64_t col = __ldg(p.graph.cols + e + b * step);
-      weights[b] = weight(p.graph, e + b * step, col);
+      values[b] = scales[b] = 1;
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        const int64_t column = lanes.column(first, v);
-        if (column < p.dim) rows[b][v].load(p.in + col * p.dim + column);
-      }
+      for (int v = 0; v < V; ++v) rows[b][v].load(p.in + cols[b] * p.dim + lanes.inside(first, v, p.dim));
     }
+    if (p.graph.values) load_some(p.graph.values + begin, i, step, count, values);
+    if (p.graph.col_scale) {
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) scales[b] = __ldg(p.graph.col_scale + cols[b]);
+    }
+    load_some(p.graph.cols + begin, i + kBatch, step, count, next);
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      if (e + b * step >= end) continue;
+      cols[b] = next[b];
+      if ((i + b) * step >= count) continue;
+      const T weight = values[b] * scales[b];
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        if (lanes.column(first, v) >= p.dim) continue;
 #pragma unroll
-        for (int i = 0; i < E; ++i) sum[v][i] += weights[b] * rows[b][v][i];
+        for (int k = 0; k < E; ++k) sum[v][k] += weight * rows[b][v][k];
       }
     }
   }
@@ -142,7 +161,8 @@ template <int E, int G, int V, typename In, typename Out>
 __device__ __forceinline__ void finish(const DeviceProduct<In, Out>& p, const Lanes<E, G, V>& lanes, int64_t i,
                                        int64_t node, int64_t first, const DeviceSum<In> (&sum)[V][E]) {
   const DeviceSum<In> scale = p.graph.row_scale ? p.alpha * __ldg(p.graph.row_scale + node) : p.alpha;
-  const int64_t own = p.slot ? p.slot[node] : node;
+  const bool read = p.base || p.extra;  // without them there may be no slot for this row
+  const int64_t own = read && p.slot ? p.slot[node] : node;
 #pragma unroll
   for (int v = 0; v < V; ++v) {
     const int64_t column = lanes.column(first, v);

@@ -1,13 +1,23 @@
-"""Evaluate the best model of a run by full ranking, with other cut-offs, hidden features or cold items if wished."""
+"""Evaluate the best model of a run on valid and test by full ranking; by default, what the run itself reports."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmfast.config import EvaluateConfig
+from mmfast.errors import MmfastError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from mmfast.evaluate import Evaluation
 
 EXAMPLES = """examples:
-  mmfast evaluate runs/quick
+  mmfast evaluate runs/quick                       the metrics that training reported, valid and test
   mmfast evaluate runs/quick --part valid --top-k 10 20
   mmfast evaluate runs/quick --hide image          how much the images matter
   mmfast evaluate runs/quick --candidates cold     only items without a training row
@@ -18,7 +28,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mmfast evaluate`."""
     parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--part", default="test", help="valid or test (default)")
+    parser.add_argument("--part", choices=("valid", "test"), help="one part alone (default: both)")
     parser.add_argument("--top-k", type=int, nargs="+", metavar="K", help="cut-offs (default: the run's)")
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics (default: the run's)")
     parser.add_argument("--hide", nargs="+", default=[], metavar="MODALITY", help="show the mean row of these features")
@@ -30,28 +40,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the metrics of a run."""
-    from mmfast.checkpoint import atomic_write
     from mmfast.commands.show import metric_lines
-    from mmfast.config import EvaluateConfig
-    from mmfast.errors import MmfastError
     from mmfast.evaluate import evaluate
     from mmfast.run import Run
 
     finished = Run.load(args.run_folder, device=args.device)
-    changes = {"top_k": args.top_k, "metrics": args.metrics, "candidates": args.candidates}
-    settings = finished.config.evaluate.model_dump() | {key: value for key, value in changes.items() if value}
-    if min(settings["top_k"]) < 1:
-        raise MmfastError(f"--top-k: got {min(settings['top_k'])}; give cut-offs of 1 or more")
-    config = EvaluateConfig(**settings)
-    result = evaluate(finished, None, args.part, config, hide=args.hide)
+    config = settings(finished.config.evaluate, args)
+    parts = [args.part] if args.part else ["valid", "test"]
+    results = {part: evaluate(finished, None, part, config, hide=args.hide) for part in parts}
     if args.per_user:
-        ids = finished.dataset.user_ids.gather(result.users)
-        atomic_write(Path(args.per_user), result.per_user.with_columns(user=ids).write_parquet)
+        write_per_user(results, finished.dataset.user_ids, args.per_user)
     if args.json:
-        counts = {"users": len(result.users), "left_out": result.left_out}
-        print(json.dumps(counts | {"metrics": result.metrics}, indent=1))
+        report = {
+            part: {"users": len(result.users), "left_out": result.left_out, "metrics": result.metrics}
+            for part, result in results.items()
+        }
+        print(json.dumps(report, indent=1))
         return 0
-    left_out = f", {result.left_out} without a cold item left out" if result.left_out else ""
-    print(f"{args.run_folder}: {args.part}, {len(result.users)} users{left_out}")
-    print(metric_lines({args.part: result.metrics}))
+    print(f"{args.run_folder}, best epoch {finished.metrics['best_epoch'] + 1}")
+    for part, result in results.items():
+        left_out = f", {result.left_out} without a cold item left out" if result.left_out else ""
+        print(f"{part}: {len(result.users)} users{left_out}")
+    print(metric_lines({part: result.metrics for part, result in results.items()}))
     return 0
+
+
+def settings(stored: EvaluateConfig, args: argparse.Namespace) -> EvaluateConfig:
+    """Return the run's settings with what the command line changes. Raises MmfastError for a cut-off below 1."""
+    changes = {"top_k": args.top_k, "metrics": args.metrics, "candidates": args.candidates}
+    changed = stored.model_dump() | {key: value for key, value in changes.items() if value}
+    if min(changed["top_k"]) < 1:
+        raise MmfastError(f"--top-k: got {min(changed['top_k'])}; give cut-offs of 1 or more")
+    return EvaluateConfig(**changed)
+
+
+def write_per_user(results: Mapping[str, Evaluation], user_ids: pl.Series, path: str) -> None:
+    """Write one row per part and user, with original ids and every metric."""
+    import polars as pl
+
+    from mmfast.checkpoint import atomic_write
+
+    tables = [
+        result.per_user.select(
+            pl.lit(part).alias("part"), user_ids.gather(result.users).alias("user"), pl.exclude("user")
+        )
+        for part, result in results.items()
+    ]
+    atomic_write(Path(path), pl.concat(tables).write_parquet)

@@ -25,7 +25,10 @@ def run(args: argparse.Namespace) -> int:
     from mmfast.run import Run
 
     finished = Run.load(args.run_folder)
-    written = [] if args.no_index else [export_index(finished, Path(args.out) / "index.faiss")]
+    written = []
+    if not args.no_index:
+        index = export_index(finished, Path(args.out) / "index.faiss")
+        written = [index, index.with_name(index.name + ".items.parquet")]
     for path in [*written, *export_vectors(finished, args.out, kind=args.vectors)]:
         print(path)
     return 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 EXAMPLES = """examples:
   mmfast models
   mmfast models lightgcn
+
+Options are set as model.KEY=VALUE: mmfast train model=lightgcn data=demo model.num_layers=3
 """
 
 
@@ -36,30 +37,9 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(kind: str, name: str, entry: Any) -> str:
     """Return a heading of one line, what the file says of itself, and one line per option."""
-    from mmfast.commands.show import table
+    from mmfast.commands.show import option_lines
 
     module = inspect.getmodule(entry)
     sentence = (inspect.getdoc(module) or inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")
-    lines = [f"{name} ({kind}): {sentence}"]
-    options = [option_row(key, field) for key, field in entry.Config.model_fields.items() if key != "name"]
-    return "\n".join([*lines, *("  " + line for line in table(options).splitlines())]) if options else lines[0]
-
-
-def option_row(key: str, field: Any) -> list[str]:
-    """Return [name, type = default, meaning] of a config field."""
-    return [key, f"{kind_text(field.annotation)} = {field.default!r}", " ".join((field.description or "").split())]
-
-
-def kind_text(annotation: Any) -> str:
-    """Return a type as a person writes it.
-
-    >>> kind_text(Literal["concat", "channels"] | None)
-    "'concat' | 'channels' | None"
-    """
-    if annotation is type(None):
-        return "None"
-    if get_origin(annotation) is Literal:
-        return " | ".join(repr(value) for value in get_args(annotation))
-    if get_origin(annotation) in (Union, UnionType):
-        return " | ".join(kind_text(part) for part in get_args(annotation))
-    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    options = {key: field for key, field in entry.Config.model_fields.items() if key != "name"}
+    return f"{name} ({kind}): {sentence}\n{option_lines(options)}".rstrip()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from mmfast.checkpoint import atomic_write
 from mmfast.errors import MmfastError
 
 if TYPE_CHECKING:
     import polars as pl
+    from pydantic.fields import FieldInfo
 
 
 def metric_lines(parts: Mapping[str, Mapping[str, float]]) -> str:
@@ -32,8 +33,43 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def option_lines(fields: Mapping[str, FieldInfo]) -> str:
+    """Return one line per config field: name, type and default, meaning."""
+    rows = [
+        [
+            f"  {key}",
+            f"{kind_text(field.annotation)} = {field.get_default()!r}",
+            " ".join((field.description or "").split()),
+        ]
+        for key, field in fields.items()
+    ]
+    return table(rows) if rows else ""
+
+
+def kind_text(annotation: Any) -> str:
+    """Return a type as a person writes it.
+
+    >>> kind_text(Literal["concat", "channels"] | None)
+    "'concat' | 'channels' | None"
+    """
+    parts = get_args(annotation)
+    if annotation is type(None):
+        return "None"
+    if annotation is Ellipsis:
+        return "..."
+    if get_origin(annotation) is Annotated:
+        return kind_text(parts[0])
+    if get_origin(annotation) is Literal:
+        return " | ".join(repr(value) for value in parts)
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(kind_text(part) for part in parts)
+    return annotation.__name__ + (f"[{', '.join(kind_text(part) for part in parts)}]" if parts else "")
+
+
 def write_or_print(frame: pl.DataFrame, out: str | None) -> None:
     """Write a table to a .parquet or .csv file, or print it. Raises MmfastError for another kind of file."""
+    from mmfast.checkpoint import atomic_write
+
     if out is None:
         texts = [[_text(value) for value in row] for row in frame.iter_rows()]
         print(table([list(frame.columns), *texts]))

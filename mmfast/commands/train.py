@@ -1,12 +1,16 @@
-"""Train a model: a YAML file, key=value arguments that win over it, or both. Writes a folder below runs/."""
+"""Train a model by a YAML file, by key=value arguments that win over it, or by both, into a folder below runs/."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmfast.config import RunConfig, load_config
+from mmfast.config import Config, RunConfig, load_config
 from mmfast.errors import MmfastError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 EXAMPLES = """examples:
   mmfast train configs/demo_freedom.yaml
@@ -16,12 +20,15 @@ EXAMPLES = """examples:
   mmfast train --resume runs/quick                     continue after an interruption
   mmfast train --resume runs/quick train.epochs=50     continue further than planned
 
-`mmfast models NAME` lists the options of a model.
+Settings are key=value; values are YAML, the order does not matter, and they win over the file. The YAML file holds the
+same keys: `train.epochs=5` is `train: {epochs: 5}`. model=NAME is required, model.KEY=VALUE sets its options, which
+`mmfast models NAME` lists; framework=NAME or framework=[NAME, NAME] puts training frameworks around it.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `mmfast train`."""
+    """Declare the arguments of `mmfast train`; its help lists every setting."""
+    parser.epilog = f"{EXAMPLES}\nsettings:\n{settings_table(RunConfig)}"
     parser.add_argument("config", nargs="*", metavar="CONFIG.yaml | key=value", help="one file, any number of settings")
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
     parser.add_argument("--show", action="store_true", help="print the resolved config as YAML and stop")
@@ -45,18 +52,53 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def settings_table(kind: type[Config], prefix: str = "") -> str:
+    """Return one line per setting of a config and of its sections: key, type and default, meaning."""
+    from mmfast.commands.show import option_lines
+
+    fields = {f"{prefix}{key}": field for key, field in kind.model_fields.items() if key not in ("model", "framework")}
+    sections = {f"{key}.": field.annotation for key, field in fields.items() if is_section(field)}
+    plain = {key: field for key, field in fields.items() if not is_section(field)}
+    return "\n\n".join([option_lines(plain), *(settings_table(section, name) for name, section in sections.items())])
+
+
+def is_section(field: FieldInfo) -> bool:
+    """Whether a field holds settings of its own."""
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Config)
+
+
 def resolve(arguments: list[str], resume: str | None) -> RunConfig:
     """Return the config of the command line. Raises MmfastError for two files, or a file beside --resume."""
-    files = [a for a in arguments if "=" not in a or Path(a).is_file()]
-    overrides = [a for a in arguments if a not in files]
-    if len(files) > 1:
-        raise MmfastError(f"got {len(files)} config files ({', '.join(files)}); give one file and key=value arguments")
+    file, overrides = file_and_settings(arguments)
     if resume is None:
         if not arguments:
             raise MmfastError("nothing to train; give a YAML file or key=value arguments, see `mmfast train --help`")
-        return load_config(files[0] if files else None, overrides)
-    if files:
-        raise MmfastError(f"--resume uses the config of '{resume}'; leave out '{files[0]}'")
+        return load_config(file, overrides)
+    if file is not None:
+        raise MmfastError(f"--resume uses the config of '{resume}'; leave out '{file}'")
     from mmfast.run import check_run_folder
 
     return load_config(check_run_folder(resume) / "config.yaml", overrides)
+
+
+def file_and_settings(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the YAML file among the arguments, if one is, and the key=value ones. Raises MmfastError for two files."""
+    files = [a for a in arguments if "=" not in a or Path(a).is_file()]
+    for name in files:
+        _check_file(name)
+    if len(files) > 1:
+        raise MmfastError(f"got {len(files)} config files ({', '.join(files)}); give one file and key=value arguments")
+    return files[0] if files else None, [a for a in arguments if a not in files]
+
+
+def _check_file(name: str) -> None:
+    """Raise MmfastError that says how to write what is meant, for an argument that cannot be a config file."""
+    if (Path(name) / "config.yaml").is_file():
+        raise MmfastError(
+            f"'{name}' is a run folder: continue it with --resume {name}, or repeat it with {name}/config.yaml"
+        )
+    if not Path(name).is_file() and Path(name).suffix not in (".yaml", ".yml"):
+        raise MmfastError(
+            f"argument '{name}' is neither a YAML file nor key=value (without blanks); "
+            "write for example model=lightgcn data=demo"
+        )

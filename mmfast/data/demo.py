@@ -28,7 +28,7 @@ from mmfast.data.demo_texts import ItemText, write_texts
 from mmfast.data.hashing import hash_json
 from mmfast.data.manifest import VERSION, file_record, is_prepared
 from mmfast.data.prepared import write_prepared
-from mmfast.data.storage import new_folder
+from mmfast.data.storage import new_folder, save_npy
 from mmfast.errors import MmfastError
 
 GENERATOR_VERSION = 1  # raise it with every change of the catalogue's content: it is part of the folder's name
@@ -61,7 +61,7 @@ class _Encoded:
 
     def write(self, path: Path, modality: str, codes: np.ndarray, ids: pl.Series) -> np.ndarray:
         """Save the rows; the catalogue's items are already in their order."""
-        np.save(path, self.rows)
+        save_npy(path, self.rows)
         return self.missing
 
 
@@ -117,7 +117,7 @@ def demo_truth(folder: Path | str) -> pl.DataFrame:
     path = Path(folder) / TRUTH
     if not path.is_file():
         raise MmfastError(f"'{folder}' has no {TRUTH}; only folders made by demo_folder know their true targets")
-    return pl.read_parquet(path)
+    return pl.read_parquet(path, glob=False)
 
 
 def encode_mask(mask: np.ndarray) -> np.ndarray:

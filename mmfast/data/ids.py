@@ -55,13 +55,17 @@ class IdTable:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise MmfastError(
                 f"unknown {self.kind} id '{unknown[0]}'{more}: none of the {self.count} {self.kind}s of the data "
-                f"has it.{self._suggest(unknown[0])}"
+                f"has it.{self._suggest(unknown[0]) or self._example}"
             )
         return found.to_numpy().astype(np.int64)
 
     @cached_property
     def _index(self) -> pl.DataFrame:
         return self.frame.select("id", row=pl.int_range(pl.len(), dtype=pl.Int64))
+
+    @property
+    def _example(self) -> str:
+        return f" The first one is '{self.ids[0]}'" if self.count else ""
 
     def _suggest(self, unknown: str) -> str:
         # Comparing with millions of ids takes minutes; near misses share their first letters and length.

@@ -17,7 +17,7 @@ from mmfast.data.ids import IdTable, check_unique
 from mmfast.data.manifest import damaged, read_manifest, write_manifest
 from mmfast.data.notes import HELD_OUT, pairs_also_in_train
 from mmfast.data.raw import FeatureSource
-from mmfast.data.storage import new_folder
+from mmfast.data.storage import new_folder, save_npy
 from mmfast.errors import MmfastError
 
 ROWS_PER_GROUP = 1 << 20
@@ -156,7 +156,7 @@ def _write_parquet(frame: pl.DataFrame, path: Path) -> None:
 
 def _read_parquet(folder: Path, name: str) -> pl.DataFrame:
     try:
-        return pl.read_parquet(folder / name, use_statistics=False)
+        return pl.read_parquet(folder / name, use_statistics=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise damaged(folder, f"'{name}' cannot be read ({reason})") from None
@@ -169,7 +169,7 @@ def _write_feature(
     if isinstance(source, np.ndarray):
         check_feature_shape(modality, source, len(codes))
         missing, about = zero_rows(modality, source), {"encoder": "unknown", "source": None}
-        np.save(path, source)
+        save_npy(path, source)
     else:
         missing = source.write(path, modality, codes, ids)
         about = {"encoder": source.encoder, "source": source.origin}

@@ -18,6 +18,7 @@ from mmfast.data.dataset import Dataset
 from mmfast.errors import MmfastError
 from mmfast.ops.compact_ids import compact_ids
 from mmfast.ops.sample_negatives import sample_negatives
+from mmfast.ops.sample_users import sample_user_rows
 
 ORDERS = ("rows", "users")
 NEGATIVES = ("train_items", "all_items")
@@ -97,10 +98,10 @@ class Sampler:
         self._users = torch.tensor(dataset.train.users, dtype=torch.int64)
         self._items = torch.tensor(dataset.train.items, dtype=torch.int64)
         self._ptr, self._row_items = (torch.tensor(array) for array in dataset.train.by_user(self.num_users))
-        self._active_users = np.flatnonzero(np.diff(self._ptr.numpy()))
+        self._active_users = self._ptr.diff().nonzero()[:, 0]
         allowed = dataset.train_items if negatives == "train_items" else np.arange(self.num_items, dtype=np.int32)
         self._candidates = torch.tensor(allowed)
-        self._negative_key = self._key(NEGATIVE)
+        self._draw_key, self._negative_key = self._key(DRAW), self._key(NEGATIVE)
         if with_negatives:
             self._check_negatives(dataset)
 
@@ -125,15 +126,15 @@ class Sampler:
             if order is not None:
                 rows = order[first * self.batch_size : steps.stop * self.batch_size]
             else:
-                rows = torch.cat([self._one_row_per_user(epoch, step) for step in steps])
+                rows = sample_user_rows(
+                    self._ptr,
+                    self._active_users,
+                    self.batch_size,
+                    len(steps),
+                    self._draw_key,
+                    first_draw=epoch * self.steps + first,
+                )
             yield from self._batches(rows, position=(epoch * self.steps + first) * self.batch_size)
-
-    def _one_row_per_user(self, epoch: int, step: int) -> Tensor:
-        random = np.random.default_rng(self._key(DRAW, epoch, step))
-        enough = len(self._active_users) >= self.batch_size
-        users = random.choice(self._active_users, self.batch_size, replace=not enough)
-        first, end = self._ptr.numpy()[users], self._ptr.numpy()[users + 1]
-        return torch.from_numpy(random.integers(first, end))
 
     def _batches(self, rows: Tensor, position: int) -> Iterator[Batch]:
         """Yield the batches of some train rows, the first of which is entry `position` of the whole run."""

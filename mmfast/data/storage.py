@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from mmfast.data.hashing import row_blocks
 from mmfast.data.manifest import is_ours
 from mmfast.errors import MmfastError
 
@@ -48,6 +49,18 @@ def new_folder(target: Path, *, replace: bool = False, keep_existing: bool = Fal
         raise _cannot_write(target, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def save_npy(path: Path, array: np.ndarray) -> None:
+    """Write a `.npy` file block by block, to a path of any name. Raises OSError on a full disk.
+
+    np.save loses the end of a file without a word where the disk has room for all but its last few kilobytes.
+    """
+    with path.open("wb") as file:
+        layout = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+        np.lib.format.write_array_header_1_0(file, layout)
+        for start, stop in row_blocks(array):
+            file.write(np.ascontiguousarray(array[start:stop]).data)
 
 
 def new_matrix(path: Path, dtype: np.dtype, shape: tuple[int, int]) -> np.memmap:

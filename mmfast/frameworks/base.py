@@ -1,4 +1,4 @@
-"""Framework: how a backbone is trained. This class itself is plain training; a subclass overrides what it changes."""
+"""Framework: how a backbone is trained; the class itself is plain training, a subclass overrides what it changes."""
 
 from __future__ import annotations
 
@@ -67,4 +67,5 @@ class Framework(nn.Module):
             terms = self.loss(batch)
         sum(terms.values()).backward()
         optimizer.step()
+        self.model.after_step()
         return {name: term.detach() for name, term in terms.items()}

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import Field
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable
@@ -28,7 +29,7 @@ class BPR(Recommender):
     class Config(ModelConfig):
         """Options of BPR-MF."""
 
-        reg_weight: float = 0.1
+        reg_weight: float = Field(0.1, ge=0)
         """Weight of R-FRO; MMRec's grid is 2, 1, 1e-1 .. 1e-5."""
         bpr: Literal["eps", "logsigmoid"] = "eps"
         """BPR numerics: eps is -ln(1e-10 + sigmoid), logsigmoid saturates instead of losing its gradient."""

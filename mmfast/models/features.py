@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmfast.embeddings import RowTable
 from mmfast.ops import project_rows
 
 
@@ -33,13 +34,13 @@ class FeatureSource(nn.Module):
 class TableFeatures(FeatureSource):
     """Features that lie in one table: its rows are projected without a copy of them."""
 
-    def table(self) -> torch.Tensor:
-        """Return the table [I, F], in the type it is kept in."""
+    def table(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the table [I, F], in the type it is kept in, of which only the rows `ids` may be read."""
         raise NotImplementedError
 
     def project(self, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return rows(ids) @ weight.T, [R, D], for sorted unique ids and weight [D, F]."""
-        table = self.table()
+        table = self.table(ids)
         if table.dtype != weight.dtype or torch.is_autocast_enabled(table.device.type):
             return super().project(ids, weight)
         return project_rows(table, ids, weight)
@@ -53,7 +54,7 @@ class FrozenFeatures(TableFeatures):
         self.feature_dim = features.shape[1]
         self.register_buffer("features", tensor_view(features), persistent=False)
 
-    def table(self) -> torch.Tensor:
+    def table(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the features, [I, F]."""
         return self.features
 
@@ -66,25 +67,20 @@ class FrozenFeatures(TableFeatures):
         return self.features.float()
 
 
-class TrainableFeatures(TableFeatures):
+class TrainableFeatures(RowTable, TableFeatures):
     """Features as a parameter that starts at the data set's values ("trainable features" of protocol section 8)."""
 
     def __init__(self, features: np.ndarray) -> None:
-        super().__init__()
+        super().__init__(torch.from_numpy(np.array(features, dtype=np.float32)))
         self.feature_dim = features.shape[1]
-        self.weight = nn.Parameter(torch.from_numpy(np.array(features, dtype=np.float32)))
 
-    def table(self) -> torch.Tensor:
-        """Return the parameter itself, [I, F]."""
-        return self.weight
+    def table(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the parameter itself, [I, F], with the rows `ids` current."""
+        return self.read(ids)
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the features of items `ids`, [R, F]."""
-        return F.embedding(ids, self.weight, sparse=True)
-
-    def all(self) -> torch.Tensor:
-        """Return the parameter itself, [I, F]."""
-        return self.weight
+        return F.embedding(ids, self.read(ids), sparse=True)
 
 
 class HiddenFeatures(FeatureSource):

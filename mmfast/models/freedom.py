@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear
@@ -43,11 +43,11 @@ class FREEDOM(Recommender):
         """Neighbours per item, itself included."""
         image_weight: float = Field(0.1, ge=0, le=1)
         """Weight of the image graph (mm_image_weight); the others share the rest, or all alike without images."""
-        modality_weights: dict[str, float] | None = None
+        modality_weights: dict[str, NonNegativeFloat] | None = None
         """Weights of the item graphs by modality, in place of image_weight; they are scaled to add up to 1."""
         edge_dropout: float = Field(0.8, ge=0, lt=1)
         """Share of training edges left out, redrawn before every epoch; the grid is 0.8, 0.9."""
-        reg_weight: float = 1e-3
+        reg_weight: float = Field(1e-3, ge=0)
         """Weight of the content losses, not of an L2 term; the grid is 0, 1e-5, 1e-4, 1e-3."""
         train_features: bool = True
         """Train the raw features (released code); False trains the projections alone."""
@@ -89,7 +89,7 @@ class FREEDOM(Recommender):
             given = {m: image if m == "image" else (1.0 - image) / others for m in shown}
             if "image" not in shown:
                 given = dict.fromkeys(shown, 1.0)
-        elif set(given) != set(self.modalities) or min(given.values()) < 0 or sum(given[m] for m in shown) <= 0:
+        elif set(given) != set(self.modalities) or sum(given[m] for m in shown) <= 0:
             raise MmfastError(
                 f"freedom: modality_weights is {given}; wanted a weight of 0 or more for each of "
                 f"{', '.join(self.modalities)}, not all 0"

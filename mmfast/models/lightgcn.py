@@ -32,7 +32,7 @@ class LightGCN(Recommender):
 
         num_layers: int = Field(2, ge=0)
         """Propagation layers L; MMRec's grid is 1, 2, 3, 4."""
-        reg_weight: float = 1e-3
+        reg_weight: float = Field(1e-3, ge=0)
         """Weight of R-FRO on layer-0 rows; MMRec's grid is 1e-2 .. 1e-6."""
         bpr: Literal["eps", "logsigmoid"] = "eps"
         """BPR numerics: eps is -ln(1e-10 + sigmoid), logsigmoid saturates instead of losing its gradient."""

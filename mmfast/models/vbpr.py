@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from mmfast.config import ModelConfig
@@ -30,7 +31,7 @@ class VBPR(Recommender):
     class Config(ModelConfig):
         """Options of VBPR."""
 
-        reg_weight: float = 0.1
+        reg_weight: float = Field(0.1, ge=0)
         """Weight of the penalty; MMRec's grid is 2, 1, 1e-1 .. 1e-5, CKD's default 1e-5."""
         fusion: Literal["concat", "channels"] = "concat"
         """concat: one projection of all features joined, text first (MMRec); channels: one per modality (CKD)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -54,6 +55,23 @@ def native(op: str, tensor: torch.Tensor) -> bool:
     if reason:
         raise MmfastError(f"{op}: {reason}; or choose the slow plain-PyTorch ops with MMFAST_BACKEND=reference")
     return True
+
+
+def call_native(op: str, *arguments: Any) -> Any:
+    """Return what the native kernel returns. Raises MmfastError with the kernel's sentence about a bad argument.
+
+    Inside torch.compile the kernel runs later, with the graph; what it refuses then is a RuntimeError of torch.
+    """
+    kernel = getattr(torch.ops.mmfast, op)
+    if torch.compiler.is_compiling():
+        return kernel(*arguments)
+    try:
+        return kernel(*arguments)
+    except (RuntimeError, ValueError) as error:
+        # Other errors, such as memory that runs out, keep their type.
+        if not str(error).startswith(f"{op}: "):
+            raise
+        raise MmfastError(str(error).splitlines()[0]) from None
 
 
 def absence(op: str, device: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def adam_rows_(
         raise MmfastError(f"adam_rows_: rows is {rows.dtype}; wanted int64")
     if step < 1:
         raise MmfastError(f"adam_rows_: step is {step}; wanted 1 for the first step")
-    run = torch.ops.mmfast.adam_rows_ if native("adam_rows_", param) else adam_rows_reference_
+    run = partial(call_native, "adam_rows_") if native("adam_rows_", param) else adam_rows_reference_
     run(param, exp_avg, exp_avg_sq, rows, grad, lr, beta1, beta2, eps, weight_decay, step)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._slopes import register_gradient
 
 KINDS = ("logsigmoid", "eps", "raw", "log2")
@@ -39,7 +39,7 @@ def bpr_loss(
     check_triples("bpr_loss", users, items, user_index, pos_index, neg_index)
     if not native("bpr_loss", users):
         return bpr_loss_reference(users, items, user_index, pos_index, neg_index, kind)
-    return torch.ops.mmfast.bpr_loss(users, items, user_index, pos_index, neg_index, kind)[0]
+    return call_native("bpr_loss", users, items, user_index, pos_index, neg_index, kind)[0]
 
 
 def bpr_loss_reference(

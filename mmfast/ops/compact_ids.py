@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 
 
 def compact_ids(ids: torch.Tensor, num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,7 +22,7 @@ def compact_ids(ids: torch.Tensor, num_rows: int) -> tuple[torch.Tensor, torch.T
         raise MmfastError(f"compact_ids: num_rows is {num_rows}; wanted 0 or more")
     if not native("compact_ids", ids):
         return compact_ids_reference(ids, num_rows)
-    return torch.ops.mmfast.compact_ids(ids, num_rows)
+    return call_native("compact_ids", ids, num_rows)
 
 
 def compact_ids_reference(ids: torch.Tensor, num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,9 +8,10 @@ import torch
 
 
 class CSR(NamedTuple):
-    """A square sparse operator by rows; entry e of row r has the value `values[e] * row_scale[r] * col_scale[cols[e]]`.
+    """A sparse operator by rows; entry e of row r has the value `values[e] * row_scale[r] * col_scale[cols[e]]`.
 
-    ptr: int64 [N + 1]; cols: int32 [E]. values float [E], row_scale and col_scale float [N]: None stands for ones.
+    ptr: int64 [R + 1]; cols: int32 [E], each below the number of columns C. values float [E], row_scale float [R] and
+    col_scale float [C]: None stands for ones.
     """
 
     ptr: torch.Tensor
@@ -21,7 +22,7 @@ class CSR(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        """Number of rows N."""
+        """Number of rows R."""
         return self.ptr.numel() - 1
 
     @property
@@ -43,3 +44,14 @@ class CSR(NamedTuple):
         if self.col_scale is not None:
             values = values * self.col_scale.to(dtype)[self.cols.long()]
         return values
+
+    def block(self, first: int, last: int) -> CSR:
+        """Return rows [first, last) as an operator of their own, over the same columns: the part of one rank."""
+        begin, end = int(self.ptr[first]), int(self.ptr[last])
+        return CSR(
+            self.ptr[first : last + 1] - begin,
+            self.cols[begin:end],
+            None if self.values is None else self.values[begin:end],
+            None if self.row_scale is None else self.row_scale[first:last],
+            self.col_scale,
+        )

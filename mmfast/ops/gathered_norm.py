@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 
 
 def gathered_norm(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -26,7 +26,7 @@ def gathered_norm(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     table = table.float() if table.dtype in (torch.bfloat16, torch.float16) else table
     if not native("gathered_norm", table):
         return gathered_norm_reference(table, index)
-    return torch.ops.mmfast.gathered_norm(table, index)[0]
+    return call_native("gathered_norm", table, index)[0]
 
 
 def gathered_norm_reference(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -139,7 +139,7 @@ def _backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | Non
 
 
 def _fake_backward(
-    grad: torch.Tensor, softmax: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *rest: Any
+    grad: torch.Tensor, softmax: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *_: Any
 ) -> torch.Tensor:
     return y.new_empty(y.shape)
 

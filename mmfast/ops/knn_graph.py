@@ -12,6 +12,8 @@ from mmfast.errors import MmfastError
 from mmfast.ops._backend import native, register
 
 METRICS = ("cosine", "inner")
+PRECISIONS = ("auto", "float32", "bfloat16")
+BLOCK_BYTES = 128 << 20
 
 
 def knn_graph(
@@ -19,31 +21,34 @@ def knn_graph(
     k: int,
     include_self: bool = True,
     metric: str = "cosine",
-    block_bytes: int = 64 << 20,
+    block_bytes: int = BLOCK_BYTES,
+    precision: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Return (neighbours int32 [I, k], similarities [I, k]): most similar first, the lower id first among equals.
 
     features: [I, F], float32, float16 or float64, a tensor or a NumPy array (memory-mapped too: it is read in blocks).
-    include_self: the row itself is its own first neighbour, also an all-zero row, whose similarities are all 0.
+    include_self: the row itself is its own first neighbour.
     metric: "cosine", of rows divided by max(length, 1e-12), or "inner". Similarities are float32 (float64 for
-    float64). The work space beyond the result is about `block_bytes`. The bits do not depend on the threads.
+    float64). By cosine an all-zero row has no direction: it has no neighbour but itself (similarity 0) and is nobody
+    else's. Where fewer than k rows are left a list ends in -1, with similarity -inf.
+    precision: "bfloat16" proposes neighbours by bfloat16 products and decides among all that their proven error leaves
+    possible by float32 ones; "float32" does without; "auto" proposes where the CPU has units for it.
+    The work space beyond the result is about `block_bytes`, and 8 (5 k + 64) bytes a row for proposals. The bits do not
+    depend on the threads.
     Raises MmfastError for k above the number of rows to choose from, and for NaN or infinity in a row.
 
     >>> neighbours, similarities = knn_graph(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), k=2)
     >>> neighbours.tolist(), similarities.tolist()
     ([[0, 1], [1, 0], [2, 0]], [[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
     """
-    features = _tensor(features)
-    most = max(features.shape[0] - (not include_self), 0)
-    if not 1 <= k <= most:
-        there = f"there are only {features.shape[0]} items" if k > most else "every item needs a neighbour"
-        raise MmfastError(f"knn_graph: k={k} but {there}; choose {'1 <= ' if k < 1 else ''}k <= {most}")
-    if metric not in METRICS:
-        raise MmfastError(f"knn_graph: metric='{metric}' is unknown; choose {' or '.join(METRICS)}")
+    features = checked_features("knn_graph", features, metric)
+    _check_k("knn_graph", k, features.shape[0], include_self)
+    if precision not in PRECISIONS:
+        raise MmfastError(f"knn_graph: precision='{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
     if not native("knn_graph", features):
         return knn_graph_reference(features, k, include_self, metric)
     try:
-        return torch.ops.mmfast.knn_graph(features.detach(), k, include_self, metric, block_bytes)
+        return torch.ops.mmfast.knn_graph(features, k, include_self, metric, block_bytes, precision)
     except ValueError as error:
         raise MmfastError(str(error)) from None
 
@@ -52,39 +57,121 @@ def knn_graph_reference(
     features: Tensor, k: int, include_self: bool = True, metric: str = "cosine"
 ) -> tuple[Tensor, Tensor]:
     """Return what `knn_graph` returns up to rounding, from the whole similarity matrix."""
-    x = features.detach().to(torch.float64 if features.dtype == torch.float64 else torch.float32)
+    return _best(similarity_matrix("knn_graph", features, metric), k, include_self)
+
+
+def knn_update(
+    features: Tensor | np.ndarray,
+    neighbours: Tensor,
+    similarities: Tensor,
+    include_self: bool = True,
+    metric: str = "cosine",
+    block_bytes: int = BLOCK_BYTES,
+) -> tuple[Tensor, Tensor]:
+    """Return the lists of all rows of `features` [I, F], given those of its first rows: (neighbours, similarities).
+
+    neighbours int32 [O, k] and similarities [O, k] are `knn_graph`'s of the first O rows, by the same metric and
+    include_self. Only products with the I - O new rows are made; an old list changes where a new row belongs in it.
+    Raises MmfastError for lists that are not of the first rows, and otherwise as `knn_graph`.
+
+    >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.1]])
+    >>> knn_update(features, *knn_graph(features[:2], k=2))[0].tolist()
+    [[0, 2], [1, 2], [2, 0]]
+    """
+    features = checked_features("knn_update", features, metric)
+    if neighbours.dim() != 2 or neighbours.shape != similarities.shape:
+        raise MmfastError(
+            f"knn_update: neighbours has shape {tuple(neighbours.shape)} and similarities {tuple(similarities.shape)}; "
+            "wanted [old rows, k] twice"
+        )
+    _check_k("knn_update", neighbours.shape[1], features.shape[0], include_self)
+    if not native("knn_update", features):
+        return knn_update_reference(features, neighbours, similarities, include_self, metric)
+    try:
+        return torch.ops.mmfast.knn_update(features, neighbours, similarities, include_self, metric, block_bytes)
+    except ValueError as error:
+        raise MmfastError(str(error)) from None
+
+
+def knn_update_reference(
+    features: Tensor, neighbours: Tensor, similarities: Tensor, include_self: bool = True, metric: str = "cosine"
+) -> tuple[Tensor, Tensor]:
+    """Return what `knn_update` returns up to rounding, from the whole similarity matrix."""
+    similarity = similarity_matrix("knn_update", features, metric)
+    old = neighbours.shape[0]
+    known = similarity.new_full((old, old + 1), -torch.inf)  # -1 goes to the last column
+    known.scatter_(1, neighbours.long().remainder(old + 1), similarities)
+    known.diagonal().copy_(similarity.diagonal()[:old])
+    similarity[:old, :old] = known[:, :old]
+    return _best(similarity, neighbours.shape[1], include_self)
+
+
+def similarity_matrix(op: str, features: Tensor, metric: str) -> Tensor:
+    """Return all similarities [I, I]; by cosine -inf beside all-zero rows, except 0 with themselves."""
+    x = features.to(torch.float64 if features.dtype == torch.float64 else torch.float32)
     bad = torch.nonzero(~torch.isfinite(x).all(1))
     if len(bad):
         raise MmfastError(
-            f"knn_graph: row {bad[0].item()} of features holds NaN, infinity or numbers too large to multiply; "
+            f"{op}: row {bad[0].item()} of features holds NaN, infinity or numbers too large to multiply; "
             "repair that row"
         )
-    if metric == "cosine":
-        x = torch.nn.functional.normalize(x, eps=1e-12)
-    similarity = x @ x.T
-    order = similarity.clone()
-    order.fill_diagonal_(torch.inf if include_self else -torch.inf)
-    neighbours = order.argsort(dim=1, descending=True, stable=True)[:, :k]  # stable: the lower id first among equals
-    return neighbours.int(), similarity.gather(1, neighbours)
+    if metric == "inner":
+        return x @ x.T
+    zero = (x == 0).all(1)
+    x = torch.nn.functional.normalize(x, eps=1e-12)
+    apart = (zero[:, None] | zero).fill_diagonal_(False)
+    return (x @ x.T).masked_fill_(apart, -torch.inf)
 
 
-def _tensor(features: Tensor | np.ndarray) -> Tensor:
+def checked_features(op: str, features: Tensor | np.ndarray, metric: str) -> Tensor:
+    """Return the features as a tensor without gradient; raises MmfastError for what no op of this family takes."""
     if isinstance(features, np.ndarray):
         with warnings.catch_warnings():  # torch warns that the array is read-only; nothing here writes to it
             warnings.simplefilter("ignore", UserWarning)
             features = torch.from_numpy(features)
-    if features.dim() != 2 or features.dtype not in (torch.float16, torch.float32, torch.float64):
+    types = (torch.float16, torch.float32, torch.float64)
+    if features.dim() != 2 or features.shape[1] == 0 or features.dtype not in types:
         raise MmfastError(
-            f"knn_graph: features has shape {tuple(features.shape)} and type {features.dtype}; "
+            f"{op}: features has shape {tuple(features.shape)} and type {features.dtype}; "
             "wanted [items, width] in float16, float32 or float64"
         )
-    return features
+    if metric not in METRICS:
+        raise MmfastError(f"{op}: metric='{metric}' is unknown; choose {' or '.join(METRICS)}")
+    return features.detach()
 
 
-def _fake(features: Tensor, k: int, include_self: bool, metric: str, block_bytes: int) -> tuple[Tensor, Tensor]:
-    real = torch.float64 if features.dtype == torch.float64 else torch.float32
+def similarity_type(features: Tensor) -> torch.dtype:
+    """Return the type of the similarities of `features`."""
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def _check_k(op: str, k: int, num_items: int, include_self: bool) -> None:
+    most = max(num_items - (not include_self), 0)
+    if not 1 <= k <= most:
+        there = f"there are only {num_items} items" if k > most else "every item needs a neighbour"
+        raise MmfastError(f"{op}: k={k} but {there}; choose {'1 <= ' if k < 1 else ''}k <= {most}")
+
+
+def _best(similarity: Tensor, k: int, include_self: bool) -> tuple[Tensor, Tensor]:
+    order = similarity.clone().fill_diagonal_(torch.inf if include_self else -torch.inf)
+    neighbours = order.argsort(dim=1, descending=True, stable=True)[:, :k]  # stable: the lower id first among equals
+    absent = order.gather(1, neighbours) == -torch.inf
+    similarities = similarity.gather(1, neighbours).masked_fill_(absent, -torch.inf)
+    return neighbours.masked_fill_(absent, -1).int(), similarities
+
+
+def _fake(
+    features: Tensor, k: int, include_self: bool, metric: str, block_bytes: int, precision: str
+) -> tuple[Tensor, Tensor]:
     shape = (features.shape[0], k)
-    return features.new_empty(shape, dtype=torch.int32), features.new_empty(shape, dtype=real)
+    return features.new_empty(shape, dtype=torch.int32), features.new_empty(shape, dtype=similarity_type(features))
+
+
+def _fake_update(
+    features: Tensor, neighbours: Tensor, similarities: Tensor, include_self: bool, metric: str, block_bytes: int
+) -> tuple[Tensor, Tensor]:
+    return _fake(features, neighbours.shape[1], include_self, metric, block_bytes, "float32")
 
 
 register("knn_graph", _fake)
+register("knn_update", _fake_update)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 
 
 def project_rows(table: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -27,7 +27,7 @@ def project_rows(table: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor) 
         raise MmfastError(f"project_rows: rows is {rows.dtype} {list(rows.shape)}; wanted int64 [R]")
     if not native("project_rows", table):
         return project_rows_reference(table, rows, weight)
-    return torch.ops.mmfast.project_rows(table, rows, weight)
+    return call_native("project_rows", table, rows, weight)
 
 
 def project_rows_reference(table: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

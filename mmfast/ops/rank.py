@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
+from mmfast.ops.knn_graph import PRECISIONS
 
 
 def rank(
@@ -17,14 +18,19 @@ def rank(
     target_ptr: Tensor,
     target_items: Tensor,
     k: int,
+    candidates: Tensor | None = None,
+    precision: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (top_items int32 [B, k], top_scores [B, k], hits bool [B, k]): best first, the lower id among equals.
 
-    users: [B, D] and items: [I, D], both float32 or both float64; a score is the inner product. Masked are, for row b,
-    mask_items[mask_ptr[b]:mask_ptr[b + 1]], ascending int32, with offsets int64 [B + 1]; they never appear. The targets
-    have the same form: hits[b, r] says that top_items[b, r] is one. Where fewer than k items are left the row ends in
-    -1, -inf, False; a score of -inf counts as masked. The bits do not depend on the number of threads.
-    Raises MmfastError for k above the number of items and for NaN scores, naming the first user row.
+    users: [B, D] and items: [I, D] of one type, float32, float64, float16 or bfloat16; a score is the inner product,
+    float32 (float64 for float64). Masked are, for row b, mask_items[mask_ptr[b]:mask_ptr[b + 1]], ascending int32, with
+    offsets int64 [B + 1]; they never appear. The targets have the same form: hits[b, r] says that top_items[b, r] is
+    one. candidates: the only items ranked, ascending int32 [C]; None: all. Where fewer than k items are left the row
+    ends in -1, -inf, False; a score of -inf counts as masked. The bits do not depend on the number of threads.
+    precision: "bfloat16" proposes items by bfloat16 products and decides among all that their proven error leaves
+    possible by float32 ones; "float32" does without; "auto" proposes where the CPU has units for it.
+    Raises MmfastError for k above the number of items or candidates and for NaN scores, naming the first user row.
 
     >>> users, items, none = torch.tensor([[1.0]]), torch.tensor([[3.0], [1.0], [2.0]]), torch.tensor([0, 0])
     >>> ids = torch.tensor([0], dtype=torch.int32)
@@ -32,15 +38,15 @@ def rank(
     >>> top_items.tolist(), top_scores.tolist(), hits.tolist()
     ([[2, 1, -1]], [[2.0, 1.0, -inf]], [[False, False, False]])
     """
-    if not 1 <= k <= items.shape[0]:
-        raise MmfastError(f"rank: k={k} but there are only {items.shape[0]} items; choose 1 <= k <= {items.shape[0]}")
-    arguments = (users.detach(), items.detach(), mask_ptr, mask_items, target_ptr, target_items, k)
+    most, what = (items, "items") if candidates is None else (candidates, "candidates")
+    if not 1 <= k <= most.shape[0]:
+        raise MmfastError(f"rank: k={k} but there are only {len(most)} {what}; choose 1 <= k <= {len(most)}")
+    if precision not in PRECISIONS:
+        raise MmfastError(f"rank: precision='{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
+    arguments = (users.detach(), items.detach(), mask_ptr, mask_items, target_ptr, target_items)
     if not native("rank", users):
-        return rank_reference(*arguments)
-    try:
-        return torch.ops.mmfast.rank(*arguments)
-    except ValueError as error:
-        raise MmfastError(str(error)) from None
+        return rank_reference(*arguments, k, candidates)
+    return call_native("rank", *arguments, candidates, k, precision)
 
 
 def rank_reference(
@@ -51,10 +57,15 @@ def rank_reference(
     target_ptr: Tensor,
     target_items: Tensor,
     k: int,
+    candidates: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `rank` returns up to rounding, from the whole [B, I] score matrix."""
-    scores = users @ items.T
+    scores = users.to(_score_type(users)) @ items.to(_score_type(users)).T
     scores[_rows(mask_ptr), mask_items.long()] = -torch.inf
+    if candidates is not None:
+        left_out = torch.ones(items.shape[0], dtype=torch.bool, device=items.device)
+        left_out[candidates.long()] = False
+        scores.masked_fill_(left_out, -torch.inf)
     bad = torch.nonzero(scores.isnan().any(1))
     if len(bad):
         raise MmfastError(
@@ -73,6 +84,10 @@ def _rows(ptr: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(ptr.numel() - 1, device=ptr.device), ptr.diff())
 
 
+def _score_type(users: Tensor) -> torch.dtype:
+    return torch.float64 if users.dtype == torch.float64 else torch.float32
+
+
 def _fake(
     users: Tensor,
     items: Tensor,
@@ -80,11 +95,13 @@ def _fake(
     mask_items: Tensor,
     target_ptr: Tensor,
     target_items: Tensor,
+    candidates: Tensor | None,
     k: int,
+    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = (users.shape[0], k)
     top_items, hits = users.new_empty(shape, dtype=torch.int32), users.new_empty(shape, dtype=torch.bool)
-    return top_items, users.new_empty(shape), hits
+    return top_items, users.new_empty(shape, dtype=_score_type(users)), hits
 
 
 register("rank", _fake)

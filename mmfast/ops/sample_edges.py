@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._philox import philox, uniform
 
 
@@ -33,10 +33,7 @@ def sample_edges(weights: Tensor, num_kept: int, seed: int, stream: int = 0) -> 
         )
     if not native("sample_edges", weights):
         return sample_edges_reference(weights, num_kept, seed, stream)
-    try:
-        return torch.ops.mmfast.sample_edges(weights, num_kept, seed, stream)
-    except ValueError as error:
-        raise MmfastError(str(error)) from None
+    return call_native("sample_edges", weights, num_kept, seed, stream)
 
 
 def sample_edges_reference(weights: Tensor, num_kept: int, seed: int, stream: int = 0) -> Tensor:

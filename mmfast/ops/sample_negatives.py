@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._philox import below, philox
 
 REJECTIONS = 64  # the kernel's bound: after so many refused draws the exact complement is counted
@@ -33,10 +33,7 @@ def sample_negatives(
         raise MmfastError("sample_negatives: candidates is empty; give at least one item that may be drawn")
     if not native("sample_negatives", users):
         return sample_negatives_reference(users, user_ptr, user_items, candidates, seed, offset)
-    try:
-        return torch.ops.mmfast.sample_negatives(users, user_ptr, user_items, candidates, seed, offset)
-    except ValueError as error:
-        raise MmfastError(str(error)) from None
+    return call_native("sample_negatives", users, user_ptr, user_items, candidates, seed, offset)
 
 
 def sample_negatives_reference(

@@ -42,6 +42,14 @@ def test_prepared_folder_is_loaded_as_it_is(tmp_path, cache):
     assert not cache.exists() and data.fingerprint == load_dataset(str(source)).fingerprint
 
 
+def test_folders_may_have_any_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMFAST_CACHE", str(tmp_path / "my [*] cache?"))
+    source = write_plain(tmp_path / "shop [bold] *", features={"text_feat": numbered(9, 3)})
+    data = load_dataset(str(source))
+    again = load_dataset(str(prepare(source, tmp_path / "ready [v2]?")))
+    assert again.fingerprint == data.fingerprint and again.user_id(3) == data.user_id(3)
+
+
 def test_a_changed_source_is_prepared_again(tmp_path, cache):
     folder = write_plain(tmp_path / "shop", features={"text_feat": numbered(9, 3)})
     first = load_dataset(str(folder))

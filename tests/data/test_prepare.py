@@ -53,14 +53,14 @@ def test_the_cold_split_has_its_own_seed(tmp_path):
 
 def test_verify(tmp_path, capsys):
     source = write_plain(tmp_path / "shop", features={"text_feat": numbered(9, 3)})
-    out = prepare(source, tmp_path / "out")
+    out = prepare(source, tmp_path / ("a long name " * 9 + "[bold]"))
     assert main([str(out), "--verify"]) == 0
-    assert "4 files are as they were written" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"{out}: 4 files are as they were written\n"
     path = out / "users.parquet"
     path.write_bytes(path.read_bytes()[::-1])
     assert main([str(out), "--verify"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: prepared folder") and "users.parquet" in error and "Traceback" not in error
+    assert error.startswith("mmfast: prepared folder") and "users.parquet" in error and "Traceback" not in error
 
 
 def test_refusals(tmp_path):

@@ -16,6 +16,7 @@ from mmfast.data.prepared import read_prepared, verify_prepared, write_prepared
 from mmfast.errors import MmfastError
 from mmfast.prepare import prepare
 from tests.data.sources import numbered, pairs, write_plain
+from tests.full_disk import full_after
 
 ROWS = pl.DataFrame(
     {"user": [1, 0, 0, 1, 0, 1], "item": [0, 2, 1, 1, 0, 2], "split": [0, 0, 0, 1, 1, 2], "time": [5, 3, 4, 9, 8, 7]}
@@ -139,6 +140,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, n
     ) as caught:
         prepare(source, tmp_path / "out")
     assert "\n" not in str(caught.value) and [p.name for p in tmp_path.iterdir()] == ["shop"]
+
+
+@pytest.mark.parametrize("room", [0, 100, 200, 900])
+def test_no_byte_of_an_array_is_lost_on_a_full_disk(tmp_path, room):
+    array = np.arange(200, dtype=np.float32).reshape(20, 10)
+    storage.save_npy(tmp_path / "whole.part", array)
+    assert np.array_equal(np.load(tmp_path / "whole.part"), array)
+    with pytest.raises(OSError, match="File too large"), full_after(room):
+        storage.save_npy(tmp_path / "half.npy", array)
 
 
 @pytest.mark.parametrize("manifest", [None, "{oops", "[1]", '{"format": "other"}'])

@@ -50,12 +50,14 @@ def train(model, dataset: Dataset, epochs: int, lr: float = 0.02) -> list[float]
     sampler = Sampler(dataset, 64, seed=3, with_negatives=model.uses_negatives)
     losses = []
     for epoch in range(epochs):
+        torch.manual_seed(epoch)  # as the trainer does, for models that draw from the global generator
         model.on_epoch_start(epoch, torch.Generator().manual_seed(epoch))
         for batch in sampler.epoch(epoch):
             optimizer.zero_grad()
             loss = sum(model.loss(batch).values())
             loss.backward()
             optimizer.step()
+            model.after_step()
             losses.append(loss.item())
     return losses
 
@@ -125,7 +127,8 @@ def test_hiding_a_modality_changes_the_vectors_and_an_unknown_one_is_an_error(na
         model.embed(hide={"smell"})
     for modality in model.modalities:
         plain, hidden = model.embed(), model.embed(hide={modality})
-        assert not all(torch.allclose(a, b) for a, b in zip(plain, hidden, strict=True))
+        same = all(torch.allclose(a, b, atol=1e-7) for a, b in zip(plain, hidden, strict=True))
+        assert same != model.content_in_scores
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,6 +147,7 @@ def test_saved_parameters_give_the_same_scores(name):
     train(model, dataset, 1)
     other = build(name, dataset)
     other.load_state_dict(model.state_dict())
+    model.eval(), other.eval()
     for a, b in zip(model.embed(), other.embed(), strict=True):
         assert torch.equal(a, b)
 
@@ -200,13 +204,15 @@ def test_trains_under_bfloat16_autocast(name):
     batch = next(Sampler(dataset, 64, seed=0).epoch(0))
     full = build(name, dataset)
     half = build(name, dataset)
+    torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = half.loss(batch)
     sum(terms.values()).backward()
+    torch.manual_seed(0)
     for term, value in full.loss(batch).items():
         assert terms[term].dtype == torch.float32
         assert terms[term].item() == pytest.approx(value.item(), rel=0.02)
-    assert all(p.grad is not None for p in half.parameters())
+    assert all(p.grad is not None for p in half.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mmfast.graph import user_item_graph
-from mmfast.ops import bpr_loss, gathered_norm, project_rows
+from mmfast.ops import bpr_loss, gathered_norm, knn_count, knn_graph, knn_update, project_rows, rank
 
 
 def test_a_training_loss_compiles_whole():
@@ -26,3 +26,16 @@ def test_a_training_loss_compiles_whole():
     assert torch.equal(compiled(nodes), loss(nodes))
     (grad,), (want,) = (torch.autograd.grad(f(nodes), nodes) for f in (compiled, loss))
     assert torch.allclose(grad, want)
+
+
+def test_searches_compile_whole():
+    features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    none, ids = torch.zeros(51, dtype=torch.int64), torch.zeros(0, dtype=torch.int32)
+
+    def search(features):
+        lists = knn_update(features, *knn_graph(features[:40], 3), metric="cosine")
+        best = rank(features, features, none, ids, none, ids, 5, torch.arange(0, 50, 2, dtype=torch.int32))
+        return *lists, knn_count(features, 0.2), *best
+
+    compiled = torch.compile(search, fullgraph=True, backend="aot_eager")
+    assert all(torch.equal(a, b) for a, b in zip(compiled(features), search(features), strict=True))

@@ -1,6 +1,7 @@
 """Exact neighbours against brute force and the golden numbers: ties, zero rows, memory-mapped input, threads."""
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from mmfast.errors import MmfastError
 from mmfast.ops import _backend
-from mmfast.ops.knn_graph import knn_graph, knn_graph_reference
+from mmfast.ops.knn_graph import knn_graph, knn_graph_reference, knn_update, knn_update_reference
 
 GOLDEN = Path(os.environ.get("MMFAST_GOLDEN", Path(__file__).parents[1] / "golden"))
 ONE_PANEL, SMALL_PANELS = 64 << 20, 1000
@@ -92,14 +93,30 @@ def test_identical_rows_and_self_first():
     assert bool((similarities == 1).all())
 
 
-def test_zero_rows_have_similarity_zero():
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("include_self", [True, False])
+def test_a_zero_row_is_in_no_list_but_its_own(include_self, backend):
     features = table(300, 8, torch.float32)
     features[[4, 280]] = 0
-    neighbours, similarities = knn_graph(features, 300)
-    assert neighbours[4].tolist() == [4, *[i for i in range(300) if i != 4]]
-    assert bool((similarities[[4, 280]] == 0).all())
-    assert bool(torch.isfinite(similarities).all())
-    assert equal(knn_graph(torch.zeros(3, 2), 2), (torch.tensor([[0, 1], [1, 0], [2, 0]]).int(), torch.zeros(3, 2)))
+    with _backend.use_backend(backend):
+        neighbours, similarities = knn_graph(features, 299, include_self)
+        inner = knn_graph(features, 299, include_self, "inner")[1]
+    alone = [4, *[-1] * 298] if include_self else [-1] * 299
+    assert neighbours[4].tolist() == alone
+    assert similarities[4].tolist() == [0.0 if i >= 0 else -float("inf") for i in alone]
+    rest = [i for i in range(300) if i not in (4, 280)]
+    left = 298 - (not include_self)
+    assert not np.isin(neighbours[rest], [4, 280]).any()
+    assert (neighbours[rest, :left] >= 0).all() and (neighbours[rest, left:] == -1).all()
+    assert (neighbours[rest, 0].tolist() == rest) == include_self
+    assert torch.equal(torch.isfinite(similarities[rest]), neighbours[rest] >= 0)
+    assert bool(torch.isfinite(inner).all())  # inner products with a zero row are numbers like any other
+
+
+def test_only_zero_rows():
+    ids, similarities = knn_graph(torch.zeros(3, 2), 2)
+    assert ids.tolist() == [[0, -1], [1, -1], [2, -1]] and similarities[:, 0].tolist() == [0.0] * 3
+    assert (knn_graph(torch.zeros(3, 2), 2, include_self=False)[0] == -1).all()
 
 
 def test_large_and_small_numbers_do_not_overflow():
@@ -119,7 +136,40 @@ def test_memory_mapped_and_strided_input(tmp_path):
     assert equal(want, knn_graph(mapped, 4))
     assert equal(want, knn_graph(features.T.contiguous().T, 4))
     half = knn_graph(mapped.astype(np.float16), 4, block_bytes=SMALL_PANELS)
-    assert equal(half, knn_graph(torch.tensor(mapped.astype(np.float16)), 4))
+    assert equal(half, knn_graph(torch.tensor(mapped.astype(np.float16)), 4, block_bytes=SMALL_PANELS))
+
+
+def anonymous_bytes():
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
+@pytest.mark.skipif(
+    any(name in os.environ for name in ("MMFAST_TEST_EMULATED", "MMFAST_TEST_DEVICE")),
+    reason="a device holds the table whole",
+)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_mapped_table_is_never_copied_whole(tmp_path, precision):
+    np.save(tmp_path / "f.npy", table(3000, 4000, torch.float32).half().numpy())
+    mapped = np.load(tmp_path / "f.npy", mmap_mode="r")
+    arguments = {"k": 5, "block_bytes": 1 << 20, "precision": precision}
+    knn_graph(mapped[:100], **arguments)  # libraries take their own work space on first use
+    before, most, done = anonymous_bytes(), 0, threading.Event()
+
+    def watch():
+        nonlocal most
+        while not done.wait(0.001):
+            most = max(most, anonymous_bytes() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        knn_graph(mapped[:1500] if precision == "bfloat16" else mapped, **arguments)
+    finally:
+        done.set()
+        watcher.join()
+    assert 0 < most < 20 << 20  # two panels of one tile are 12 MB; the table in float32 is 48 MB, half of it 24 MB
 
 
 @pytest.mark.parametrize("block_bytes", [ONE_PANEL, 200_000])
@@ -154,7 +204,9 @@ def test_nan_names_the_row(backend, bad):
         ({"k": 0}, "k=0 but every item needs a neighbour; choose 1 <= k <= 20"),
         ({"metric": "dot"}, "metric='dot' is unknown; choose cosine or inner"),
         ({"block_bytes": 0}, "block_bytes=0; choose a number above zero"),
+        ({"precision": "int8"}, "precision='int8' is unknown; choose one of auto, float32, bfloat16"),
         ({"features": torch.ones(20)}, r"features has shape \(20,\)"),
+        ({"features": torch.ones(20, 0)}, r"features has shape \(20, 0\)"),
         ({"features": torch.ones(20, 2).int()}, "wanted .* float16, float32 or float64"),
         ({"features": torch.ones(0, 2)}, "there are only 0 items"),
     ],
@@ -164,5 +216,60 @@ def test_bad_arguments(arguments, message):
         knn_graph(**{"features": torch.ones(20, 2), "k": 2, **arguments})
 
 
+@pytest.mark.parametrize("metric", ["cosine", "inner"])
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize(("num_items", "old", "k"), [(9, 0, 4), (9, 9, 4), (9, 2, 4), (390, 1, 7), (1000, 701, 9)])
+def test_update_equals_a_search_from_scratch(num_items, old, k, include_self, metric):
+    features = table(num_items, 11)
+    features[num_items // 2] = 0
+    old_k = min(k, max(old - (not include_self), 0))
+    known = [torch.full((old, k), -1, dtype=torch.int32), torch.full((old, k), -torch.inf, dtype=torch.float64)]
+    if old_k:
+        for part, whole in zip(knn_graph(features[:old], old_k, include_self, metric), known, strict=True):
+            whole[:, :old_k] = part
+    want = knn_graph(features, k, include_self, metric)
+    given = [part.clone() for part in known]
+    for block_bytes in (ONE_PANEL, SMALL_PANELS):
+        neighbours, similarities = knn_update(features, *known, include_self, metric, block_bytes)
+        assert torch.equal(neighbours, want[0])
+        assert torch.allclose(similarities, want[1], rtol=1e-12, atol=1e-12)
+    assert equal(known, given)
+    got = knn_update_reference(features, *known, include_self, metric)
+    assert torch.equal(got[0], want[0]) and torch.allclose(got[1], want[1], rtol=1e-12, atol=1e-12)
+
+
+def test_update_breaks_ties_by_id_and_leaves_old_pairs_alone():
+    features = torch.randint(-1, 2, (500, 6), generator=torch.Generator().manual_seed(0)).float()
+    lists = knn_graph(features[:350], 20, metric="inner")
+    assert equal(knn_update(features, *lists, metric="inner"), knn_graph(features, 20, metric="inner"))
+    features[:350] *= -1  # products of two old rows stay as they are, and so must their lists
+    assert equal(knn_update(features[:350], *lists, metric="inner"), lists)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"neighbours": torch.zeros(2, 3).int()}, r"shape \(2, 3\) and similarities \(3, 3\)"),
+        ({"features": torch.ones(2, 2)}, "k=3 but there are only 2 items"),
+        ({"features": torch.ones(2, 2), "k": 2}, "neighbours has 3 rows, but features only 2"),
+        ({"neighbours": torch.full((3, 3), 7).int()}, "neighbours holds ids from 7 to 7; wanted 0 to 2"),
+        ({"include_self": False}, "row 0 of neighbours holds the row itself"),
+        ({"neighbours": torch.full((3, 3), -1).int()}, "row 0 of neighbours does not hold the row itself"),
+        ({"neighbours": torch.zeros(3, 3).long()}, "neighbours is Long; wanted Int"),
+        ({"similarities": torch.zeros(3, 3).double()}, "similarities is Double; wanted Float"),
+    ],
+)
+def test_bad_updates(change, message):
+    features = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [-1.0, 1.0]])
+    k = change.pop("k", 3)
+    neighbours, similarities = knn_graph(features[:3], k)
+    arguments = {"features": features, "neighbours": neighbours, "similarities": similarities, **change}
+    with pytest.raises((MmfastError, RuntimeError), match=message):
+        knn_update(**arguments)
+
+
 def test_opcheck():
-    torch.library.opcheck(torch.ops.mmfast.knn_graph, (table(9, 4), 3, True, "cosine", ONE_PANEL))
+    torch.library.opcheck(torch.ops.mmfast.knn_graph, (table(9, 4), 3, True, "cosine", ONE_PANEL, "float32"))
+    torch.library.opcheck(torch.ops.mmfast.knn_graph, (table(9, 4).float(), 3, False, "inner", ONE_PANEL, "bfloat16"))
+    lists = knn_graph(table(7, 4), 3)
+    torch.library.opcheck(torch.ops.mmfast.knn_update, (table(9, 4), *lists, True, "cosine", ONE_PANEL))

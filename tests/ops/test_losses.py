@@ -8,7 +8,7 @@ import torch
 from mmfast import ops
 from mmfast.errors import MmfastError
 from tests.accuracy import ragged, value_and_gradients
-from tests.conftest import EMULATED
+from tests.kernels import EMULATED
 
 
 def random(*shape, seed=0):
@@ -125,6 +125,14 @@ def test_half_precision_is_computed_in_float32(name, dtype):
 
     got = fn(*cast(dtype))
     assert got.dtype == torch.float32 and torch.equal(got, fn(*cast(dtype, torch.float32)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_changes_nothing(name):
+    fn, tensors, _ = cases(13, 9)[name]
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = value_and_gradients(fn, *tensors)
+    assert all(torch.equal(a, b) for a, b in zip(inside, value_and_gradients(fn, *tensors), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -87,7 +87,7 @@ def test_messages():
         project_rows(table, rows, weight[:, :6])
     with pytest.raises(MmfastError, match=r"rows is torch.int32 \[13\]; wanted int64"):
         project_rows(table, rows.int(), weight)
-    with pytest.raises(RuntimeError, match="rows holds ids from 3 to 20; wanted 0 to 19"):
+    with pytest.raises(MmfastError, match="rows holds ids from 3 to 20; wanted 0 to 19"):
         project_rows(table, torch.tensor([3, 20]), weight)
-    with pytest.raises(RuntimeError, match="table is not contiguous"):
+    with pytest.raises(MmfastError, match="table is not contiguous"):
         project_rows(table.t().contiguous().t(), rows, weight)

@@ -96,9 +96,9 @@ def test_bad_arguments():
         sample_edges(torch.ones(3), 4, seed=0)
     with pytest.raises(MmfastError, match="give integers from 0"):
         sample_edges(torch.ones(3), 1, seed=-1)
-    with pytest.raises(RuntimeError, match="weights is Int; wanted Float or Double"):
+    with pytest.raises(MmfastError, match="weights is Int; wanted Float or Double"):
         sample_edges(torch.ones(3, dtype=torch.int32), 1, seed=0)
-    with pytest.raises(RuntimeError, match="weights has 2 dimensions; wanted 1"):
+    with pytest.raises(MmfastError, match="weights has 2 dimensions; wanted 1"):
         sample_edges(torch.ones(3, 3), 1, seed=0)
 
 

@@ -114,7 +114,7 @@ def test_a_single_free_candidate_is_found():
 def test_bad_arguments(change, message):
     ptr, items = rows([[0], [1]])
     arguments = {"users": torch.tensor([0]), "user_ptr": ptr, "user_items": items, "candidates": ids(1, 2), "seed": 0}
-    with pytest.raises((MmfastError, RuntimeError), match=message):
+    with pytest.raises(MmfastError, match=message):
         sample_negatives(**{**arguments, **change})
 
 

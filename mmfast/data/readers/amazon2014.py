@@ -66,7 +66,7 @@ def read_ratings(path: Path) -> pl.DataFrame:
     """Return user, item, time (strings) of a ratings file without header: user, item, rating, timestamp."""
     try:
         # All values are read as strings: an ASIN such as 0439893577 must keep its zero.
-        table = pl.scan_csv(path, has_header=False, infer_schema=False)
+        table = pl.scan_csv(path, has_header=False, infer_schema=False, glob=False)
         found = table.collect_schema().names()
         if len(found) != len(RATING_COLUMNS):
             raise MmfastError(

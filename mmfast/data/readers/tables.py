@@ -38,8 +38,8 @@ def read_table(path: Path, separator: str = ",", header: bool = True) -> pl.Data
     """
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        return pl.read_csv(path, separator=separator, has_header=header, infer_schema=False)
+            return pl.read_parquet(path, glob=False)
+        return pl.read_csv(path, separator=separator, has_header=header, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise MmfastError(f"'{path}' cannot be read ({str(error).splitlines()[0]}); check or copy it again") from None
 

@@ -1,0 +1,49 @@
+"""Time of LGMRec's hypergraph products, beside the least bytes they move and the flops they take."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from _common import emit, measure, shapes, stream_bandwidth
+
+from mmfast.ops import hypergraph
+
+
+def case(name, count, width, facts):
+    """Measure one layer over the users and items of one shape with `count` hyperedges."""
+    shape = shapes[name]
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((shape.num_users, count), (shape.num_items, count), (shape.num_items, width))
+    users, items, z = (torch.randn(*s, generator=generator).to(facts["device"]) for s in sizes)
+    users, items = users.softmax(1), items.softmax(1)
+    square = torch.randn(1024, 1024, generator=generator).to(facts["device"])
+    flops = 2 * count * width * (shape.num_users + 2 * shape.num_items)
+    sized = facts | {
+        "least_bytes": 4 * (users.numel() + 2 * items.numel() + 2 * z.numel() + shape.num_users * width),
+        "least_flops": flops,
+    }
+    scaled = {"a square product of 1,024 (2.1 GFLOP)": lambda: square @ square}
+    return measure(
+        "hypergraph", f"{name}, A = {count}", "forward", lambda: hypergraph(users, items, z), scaled, **sized
+    )
+
+
+def main():
+    """Measure the shapes named on the command line with few and with many hyperedges."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shapes", nargs="*", default=["baby", "elec"], help=f"of {', '.join(shapes)}")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--hyperedges", type=int, nargs="+", default=[4, 64])
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    facts = {"device": options.device, "limit": stream_bandwidth(options.device), "repeat": options.repeat}
+    for name in options.shapes:
+        for count in options.hyperedges:
+            emit(case(name, count, options.width, facts), options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+// Draws of distinct users, all equally likely, each with one of its rows or with two items of the whole catalogue.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "../check.h"
+#include "../philox.h"
+
+namespace mmfast {
+namespace {
+
+struct Draws {
+  int64_t num_users, num_entries, num_draws;
+  uint64_t seed, first_draw;
+};
+
+Draws checked(const char* op, const at::Tensor& users, int64_t num_entries, int64_t num_draws, int64_t seed,
+              int64_t first_draw) {
+  check_dim(users, 1, op, "users");
+  check_dtype(users, at::kLong, op, "users");
+  TORCH_CHECK(num_entries >= 0 && num_draws >= 0, op, ": num_entries=", num_entries, ", num_draws=", num_draws,
+              "; wanted 0 or more");
+  TORCH_CHECK(users.numel() < std::numeric_limits<uint32_t>::max(), op, ": there are ", users.numel(),
+              " users; wanted fewer than 2^32");
+  TORCH_CHECK(users.numel() > 0 || num_entries * num_draws == 0, op, ": users is empty; wanted at least one user");
+  return {users.numel(), num_entries, num_draws, static_cast<uint64_t>(seed), static_cast<uint64_t>(first_draw)};
+}
+
+// Calls put(entry, place of the user, words) for every entry of every draw. Independent uniform attempts of which each
+// user's first counts are uniform draws without replacement; a draw larger than the users takes every attempt.
+template <typename Put>
+void draw_users(const Draws& d, const Put& put) {
+  const bool distinct = d.num_entries <= d.num_users;
+#pragma omp parallel num_threads(at::get_num_threads()) if (d.num_draws > 1)
+  {
+    std::vector<int64_t> taken_by(distinct ? d.num_users : 0, -1);
+#pragma omp for schedule(static)
+    for (int64_t s = 0; s < d.num_draws; ++s) {
+      uint64_t attempt = 0;
+      for (int64_t b = 0; b < d.num_entries; ++attempt) {
+        const Philox4 words = philox(d.seed, attempt, d.first_draw + static_cast<uint64_t>(s));
+        const uint32_t user = below(words.word[0], static_cast<uint32_t>(d.num_users));
+        if (distinct && taken_by[user] == s) continue;
+        if (distinct) taken_by[user] = s;
+        put(s * d.num_entries + b++, user, words);
+      }
+    }
+  }
+}
+
+at::Tensor sample_user_rows(const at::Tensor& user_ptr, const at::Tensor& users, int64_t num_entries, int64_t num_draws,
+                            int64_t seed, int64_t first_draw) {
+  const char* op = "sample_user_rows";
+  const Draws draws = checked(op, users, num_entries, num_draws, seed, first_draw);
+  check_dim(user_ptr, 1, op, "user_ptr");
+  check_dtype(user_ptr, at::kLong, op, "user_ptr");
+  const at::Tensor ptr = user_ptr.contiguous(), ids = users.contiguous();
+  check_ids(ids, ptr.numel() - 1, op, "users");
+  const int64_t* first = ptr.const_data_ptr<int64_t>();
+  const int64_t* user = ids.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < draws.num_users; ++i) {
+    const int64_t count = first[user[i] + 1] - first[user[i]];
+    TORCH_CHECK(count > 0 && count < std::numeric_limits<uint32_t>::max(), op, ": user ", user[i], " has ", count,
+                " rows; wanted 1 to 2^32 - 2; leave users without rows out of users");
+  }
+  at::Tensor out = at::empty({num_draws * num_entries}, users.options());
+  int64_t* rows = out.mutable_data_ptr<int64_t>();
+  draw_users(draws, [&](int64_t entry, uint32_t place, const Philox4& words) {
+    const int64_t begin = first[user[place]];
+    rows[entry] = begin + below(words.word[1], static_cast<uint32_t>(first[user[place] + 1] - begin));
+  });
+  return out;
+}
+
+at::Tensor sample_triples(const at::Tensor& users, int64_t num_items, int64_t num_entries, int64_t num_draws,
+                          int64_t seed, int64_t first_draw) {
+  const char* op = "sample_triples";
+  const Draws draws = checked(op, users, num_entries, num_draws, seed, first_draw);
+  TORCH_CHECK(num_items > 0 && num_items < std::numeric_limits<uint32_t>::max(), op, ": num_items=", num_items,
+              "; wanted 1 to 2^32 - 2");
+  const at::Tensor ids = users.contiguous();
+  const int64_t* user = ids.const_data_ptr<int64_t>();
+  const int64_t size = num_draws * num_entries;
+  at::Tensor out = at::empty({3, size}, users.options());
+  int64_t* triples = out.mutable_data_ptr<int64_t>();
+  draw_users(draws, [&](int64_t entry, uint32_t place, const Philox4& words) {
+    triples[entry] = user[place];
+    for (int side = 1; side < 3; ++side) {
+      triples[side * size + entry] = below(words.word[side], static_cast<uint32_t>(num_items));
+    }
+  });
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(mmfast, CPU, m) {
+  m.impl("sample_user_rows", &sample_user_rows);
+  m.impl("sample_triples", &sample_triples);
+}
+
+}  // namespace mmfast

@@ -1,0 +1,206 @@
+// Adam on the rows that a batch touched; a warp per row fits the rules of what the row missed and applies them.
+#include <cmath>
+
+#include "../replay.h"
+#include "adam_lazy.h"
+
+namespace mmfast {
+namespace {
+
+constexpr int kWarps = 8;  // of a block
+constexpr int kThreads = kWarps * kWarp;
+
+__device__ int64_t first_entry() { return int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp; }
+__device__ int64_t entry_step() { return int64_t{gridDim.x} * kWarps; }
+
+struct Powers {
+  double* table;  // [4, length]: beta1^j, beta2^(j/2), 1 / (1 - beta1^j), 1 / sqrt(1 - beta2^j)
+  int64_t length;
+};
+
+__global__ void powers_kernel(Powers powers, AdamSettings set) {
+  const int64_t step = int64_t{gridDim.x} * kThreads;
+  for (int64_t j = int64_t{blockIdx.x} * kThreads + threadIdx.x; j < powers.length; j += step) {
+    const auto steps = static_cast<double>(j);
+    const double decay1 = std::pow(set.beta1, steps), decay2 = std::pow(set.beta2, steps);
+    powers.table[j] = decay1;
+    powers.table[powers.length + j] = std::pow(set.beta2, steps / 2);
+    powers.table[2 * powers.length + j] = 1 / (1 - decay1);
+    powers.table[3 * powers.length + j] = 1 / std::sqrt(1 - decay2);
+  }
+}
+
+// ReplayAtoms whose bias corrections end where they are 1 up to rounding.
+struct Atoms {
+  Powers powers;
+  int64_t t;
+
+  MMFAST_HOST_DEVICE int64_t bias(int64_t j) const { return t + j < powers.length ? t + j : powers.length - 1; }
+  MMFAST_HOST_DEVICE double weight(int64_t j) const {
+    return powers.table[j] * powers.table[2 * powers.length + bias(j)];
+  }
+  MMFAST_HOST_DEVICE double place(int64_t j) const {
+    return powers.table[powers.length + j] * powers.table[3 * powers.length + bias(j)];
+  }
+};
+
+struct WarpLanes {
+  int64_t lane;
+  static constexpr int64_t count = kWarp;
+
+  MMFAST_HOST_DEVICE double sum(double x) const {
+#if defined(__CUDA_ARCH__) || defined(MMFAST_EMULATED)
+    return warp_sum(x);
+#else
+    return x;
+#endif
+  }
+};
+
+// Applies a rule to a row; its moments are `older` steps older than its parameters.
+template <typename T>
+struct Replay {
+  const AdamSettings& set;
+  int64_t older;
+  const T* m;
+  const T* v;
+  T* param;
+  int64_t width;
+  int64_t lane;
+
+  template <int kPoints>
+  MMFAST_HOST_DEVICE void apply(const ReplayRule& rule) const {
+    const double decay2 = std::pow(set.beta2, static_cast<double>(older)), root2 = std::sqrt(decay2);
+    const T eps = static_cast<T>(set.eps);
+    const T weight = static_cast<T>(set.lr * rule.weight * std::pow(set.beta1, static_cast<double>(older)));
+    T center[kPoints], spread[kPoints];
+    for (int l = 0; l < kPoints; ++l) {
+      center[l] = static_cast<T>(rule.center[l] * root2);
+      spread[l] = static_cast<T>(rule.spread[l] * decay2);
+    }
+    for (int64_t i = lane; i < width; i += kWarp) {
+      const T s = std::sqrt(v[i]);
+      T below = center[kPoints - 1] * s + eps;
+      for (int l = kPoints - 2; l >= 0; --l) below = center[l] * s + eps - spread[l + 1] * v[i] / below;
+      param[i] -= weight * m[i] / below;
+    }
+  }
+
+  MMFAST_HOST_DEVICE void operator()(const ReplayRule& rule) const {
+    static_assert(kRulePoints == 4, "one case per number of points");
+    if (rule.points == 1) return apply<1>(rule);
+    if (rule.points == 2) return apply<2>(rule);
+    if (rule.points == 3) return apply<3>(rule);
+    apply<4>(rule);
+  }
+};
+
+// The step up to which the parameters of a row were made, now `step`. Of warps with the same row one gets the old step.
+__device__ int32_t claim(int32_t* made, int32_t step, int lane) {
+  int32_t before = 0;
+  if (lane == 0) before = atomicMax(made, step);
+  return warp_broadcast(before, 0);
+}
+
+template <typename T>
+__global__ void catch_up_kernel(LazyTable<T> table, const int64_t* rows, int64_t count, AdamSettings set, int32_t step,
+                                int64_t most_steps, Powers powers) {
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t i = first_entry(); i < count; i += entry_step()) {
+    const int64_t row = rows ? rows[i] : i;
+    int32_t* made = table.row_steps + 2 * row;
+    const int32_t moments = made[1], since = claim(made, step, lane);
+    if (moments == 0) continue;
+    T* m = table.exp_avg + row * table.width;
+    T* v = table.exp_avg_sq + row * table.width;
+    T* param = table.param + row * table.width;
+    const int64_t missed = step - since;
+    const Replay<T> replay{set, since - moments, m, v, param, table.width, lane};
+    for_rules(Atoms{powers, since}, WarpLanes{lane}, missed < most_steps ? missed : most_steps, kRuleError<T>, replay);
+    if (rows || moments >= step) continue;
+    const T decay1 = static_cast<T>(std::pow(set.beta1, static_cast<double>(step - moments)));
+    const T decay2 = static_cast<T>(std::pow(set.beta2, static_cast<double>(step - moments)));
+    for (int64_t f = lane; f < table.width; f += kWarp) {
+      m[f] *= decay1;
+      v[f] *= decay2;
+    }
+    if (lane == 0) made[1] = step;
+  }
+}
+
+template <typename T>
+struct Step {
+  T beta2, rest1, rest2, eps, step_size, correction;
+};
+
+template <typename T>
+__global__ void step_kernel(LazyTable<T> table, const int64_t* rows, int64_t count, const T* grad, AdamSettings set,
+                            Step<T> s, int32_t step) {
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t i = first_entry(); i < count; i += entry_step()) {
+    int32_t* made = table.row_steps + 2 * rows[i];
+    const auto older = static_cast<double>(step - 1 - made[1]);
+    const T decay1 = static_cast<T>(std::pow(set.beta1, older)), decay2 = static_cast<T>(std::pow(set.beta2, older));
+    __syncwarp();  // every lane has read the row's step
+    for (int64_t f = lane; f < table.width; f += kWarp) {
+      const int64_t at = rows[i] * table.width + f;
+      const T g = grad[i * table.width + f], old = decay1 * table.exp_avg[at];
+      const T m = old + s.rest1 * (g - old), v = s.beta2 * (decay2 * table.exp_avg_sq[at]) + s.rest2 * g * g;
+      table.exp_avg[at] = m;
+      table.exp_avg_sq[at] = v;
+      table.param[at] -= s.step_size * m / (std::sqrt(v) / s.correction + s.eps);
+    }
+    if (lane == 0) made[0] = made[1] = step;
+  }
+}
+
+template <typename T>
+int64_t most_steps(const AdamSettings& set, int64_t step) {
+  return set.lr == 0 || set.beta1 == 0 ? 0 : steps_that_count(set.beta1, step, kRuleError<T>);
+}
+
+}  // namespace
+
+template <typename T>
+int64_t adam_powers_length(const AdamSettings& set, int64_t step) {
+  constexpr double kNothing = 40;  // exp(-40) is lost beside 1
+  const double beta = std::max(set.beta1, set.beta2);
+  const double steps = beta > 0 ? std::min(static_cast<double>(step), std::ceil(kNothing / -std::log(beta))) : 0;
+  return 2 + std::max(static_cast<int64_t>(steps), most_steps<T>(set, step));
+}
+
+template <typename T>
+cudaError_t adam_catch_up(const LazyTable<T>& table, const int64_t* rows, int64_t count, const AdamSettings& set,
+                          int64_t step, double* powers, cudaStream_t stream) {
+  const Powers lookup{powers, adam_powers_length<T>(set, step)};
+  MMFAST_LAUNCH(powers_kernel, blocks_for(lookup.length, kThreads), kThreads, 0, stream, lookup, set);
+  MMFAST_LAUNCH(catch_up_kernel<T>, blocks_for(count, kWarps), kThreads, 0, stream, table, rows, count, set,
+                static_cast<int32_t>(step), most_steps<T>(set, step), lookup);
+  return cudaGetLastError();
+}
+
+template <typename T>
+cudaError_t adam_lazy_step(const LazyTable<T>& table, const int64_t* rows, int64_t count, const T* grad,
+                           const AdamSettings& set, int64_t step, cudaStream_t stream) {
+  const auto steps = static_cast<double>(step);
+  const Step<T> s{static_cast<T>(set.beta2),
+                  static_cast<T>(1 - set.beta1),  // rounded once: 1 - 0.999f is wrong in the fifth digit
+                  static_cast<T>(1 - set.beta2),
+                  static_cast<T>(set.eps),
+                  static_cast<T>(set.lr / (1 - std::pow(set.beta1, steps))),
+                  static_cast<T>(std::sqrt(1 - std::pow(set.beta2, steps)))};
+  MMFAST_LAUNCH(step_kernel<T>, blocks_for(count, kWarps), kThreads, 0, stream, table, rows, count, grad, set, s,
+                static_cast<int32_t>(step));
+  return cudaGetLastError();
+}
+
+#define MMFAST_LAZY(T)                                                                                             \
+  template int64_t adam_powers_length<T>(const AdamSettings&, int64_t);                                            \
+  template cudaError_t adam_catch_up(const LazyTable<T>&, const int64_t*, int64_t, const AdamSettings&, int64_t,   \
+                                     double*, cudaStream_t);                                                       \
+  template cudaError_t adam_lazy_step(const LazyTable<T>&, const int64_t*, int64_t, const T*, const AdamSettings&, \
+                                      int64_t, cudaStream_t);
+MMFAST_LAZY(float)
+MMFAST_LAZY(double)
+
+}  // namespace mmfast

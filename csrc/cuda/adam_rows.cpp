@@ -1,0 +1,75 @@
+// Binds adam_rows_.
+#include "adam_rows.h"
+
+#include <ATen/ops/full.h>
+
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "bind.h"
+
+namespace mmfast {
+namespace {
+
+constexpr const char* kOp = "adam_rows_";
+
+void check_arguments(const at::Tensor& param, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
+                     const at::Tensor& rows, const at::Tensor& grad, int64_t step) {
+  check_dim(param, 2, kOp, "param");
+  check_real(param, kOp, "param");
+  for (const auto& [t, name] :
+       {std::pair{param, "param"}, std::pair{exp_avg, "exp_avg"}, std::pair{exp_avg_sq, "exp_avg_sq"}}) {
+    check_device(t, param, kOp, name);
+    check_dtype(t, param.scalar_type(), kOp, name);
+    TORCH_CHECK(t.sizes() == param.sizes(), kOp, ": ", name, " is ", t.sizes(), "; wanted ", param.sizes());
+    TORCH_CHECK(t.is_contiguous(), kOp, ": ", name, " is not contiguous and is written in place; wanted a whole table");
+  }
+  check_device(rows, param, kOp, "rows");
+  check_dim(rows, 1, kOp, "rows");
+  check_dim(grad, 2, kOp, "grad");
+  check_dtype(grad, param.scalar_type(), kOp, "grad");
+  check_device(grad, param, kOp, "grad");
+  check_size(grad, 0, rows.numel(), kOp, "grad");
+  check_size(grad, 1, param.size(1), kOp, "grad");
+  TORCH_CHECK(rows.numel() <= std::numeric_limits<int32_t>::max(), kOp, ": rows has ", rows.numel(),
+              " ids; wanted fewer than 2^31");
+  TORCH_CHECK(step >= 1, kOp, ": step is ", step, "; wanted 1 for the first step");
+}
+
+void adam_rows(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, const at::Tensor& rows,
+               const at::Tensor& grad, double lr, double beta1, double beta2, double eps, double weight_decay,
+               int64_t step) {
+  const DeviceScope scope(param);
+  check_arguments(param, exp_avg, exp_avg_sq, rows, grad, step);
+  const at::Tensor nodes = checked_device_rows(rows, param.size(0), kOp, scope.stream(), "coalesce the gradient");
+  const at::Tensor dense = grad.contiguous();
+  const at::Tensor place = at::full({param.size(0)}, -1, rows.options().dtype(at::kInt));
+  check(adam_rows_places(nodes.const_data_ptr<int64_t>(), nodes.numel(), place.mutable_data_ptr<int32_t>(),
+                         scope.stream()));
+  const double bias1 = 1 - std::pow(beta1, step), bias2 = 1 - std::pow(beta2, step);
+  const auto run = [&]<typename T>(T) {
+    const AdamRows<T> s{param.mutable_data_ptr<T>(),
+                        exp_avg.mutable_data_ptr<T>(),
+                        exp_avg_sq.mutable_data_ptr<T>(),
+                        place.const_data_ptr<int32_t>(),
+                        dense.const_data_ptr<T>(),
+                        param.size(0),
+                        param.size(1),
+                        static_cast<T>(beta2),
+                        static_cast<T>(1 - beta1),
+                        static_cast<T>(1 - beta2),
+                        static_cast<T>(eps),
+                        static_cast<T>(weight_decay),
+                        static_cast<T>(lr / bias1),
+                        static_cast<T>(std::sqrt(bias2))};
+    check(adam_rows_step(s, scope.stream()));
+  };
+  param.scalar_type() == at::kFloat ? run(float{}) : run(double{});
+}
+
+}  // namespace
+
+MMFAST_CUDA_LIBRARY(m) { m.impl("adam_rows_", &adam_rows); }
+
+}  // namespace mmfast

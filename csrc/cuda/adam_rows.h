@@ -1,0 +1,31 @@
+// Launchers of the kernels of adam_rows_.
+#pragma once
+#include <cstdint>
+
+#include "runtime.h"
+
+namespace mmfast {
+
+// A table [num_rows, width] with its moments; row r of the table has the gradient row place[r], or none below 0.
+template <typename T>
+struct AdamRows {
+  T* param;
+  T* exp_avg;
+  T* exp_avg_sq;
+  const int32_t* place;
+  const T* grad;
+  int64_t num_rows;
+  int64_t width;
+  T beta2, rest1, rest2;  // rest = 1 - beta, rounded once: 1 - 0.999f is wrong in the fifth digit
+  T eps, weight_decay;
+  T step_size;   // lr / (1 - beta1^t)
+  T correction;  // sqrt(1 - beta2^t)
+};
+
+// place[rows[i]] = i; `place` holds -1 before.
+cudaError_t adam_rows_places(const int64_t* rows, int64_t count, int32_t* place, cudaStream_t stream);
+
+template <typename T>
+cudaError_t adam_rows_step(const AdamRows<T>& s, cudaStream_t stream);
+
+}  // namespace mmfast

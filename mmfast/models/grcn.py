@@ -1,0 +1,122 @@
+"""GRCN: user-item edges weighted by multimodal affinity, then IDs propagated over them (Wei et al., MM 2020).
+
+Follows MMRec, whose routing does nothing: its messages run from users to items, so the user rows it reads are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from mmfast.config import ModelConfig
+from mmfast.embeddings import EmbeddingTable
+from mmfast.graph import Graph, edge_graph, user_item_graph
+from mmfast.models.base import Recommender
+from mmfast.models.layers import leaky, unit, xavier_linear
+from mmfast.models.named import NamedModules
+from mmfast.ops import bpr_loss, edge_attention, edge_gather, mean_square_reg
+from mmfast.registry import MODELS
+
+if TYPE_CHECKING:
+    from mmfast.data.dataset import Dataset
+    from mmfast.data.sampler import Batch
+
+
+@MODELS.register("grcn")
+class GRCN(Recommender):
+    """Vectors are the refined ID part beside a content part for each modality."""
+
+    class Config(ModelConfig):
+        """Options of GRCN."""
+
+        num_routing: int = Field(3, ge=0)
+        """Rounds of routing (n_layers); without effect in the released reading."""
+        routing: Literal["noop", "paper"] = "noop"
+        """noop: the released code; paper: user preferences take up the items of the user in each round."""
+        pruning: Literal["hard", "soft"] = "hard"
+        """hard: weights below 0 become 0 (MMRec); soft: they stay (the author's example commands)."""
+        reg_weight: float = Field(1e-3, ge=0)
+        """Weight of the penalty; the grid is 1e-1 .. 1e-5."""
+        stale_eval: bool = False
+        """Rank by the vectors of the last training step, as the released code does."""
+
+    def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
+        super().__init__(config, dataset, generator)
+        self.add_features(dataset, trainable=False)
+        dim, nodes = config.embedding_dim, self.num_users + self.num_items
+        self.ids = EmbeddingTable([nodes], dim, "xavier_normal", generator)
+        self.preferences = NamedModules(
+            {m: EmbeddingTable([self.num_users], dim, "xavier_normal", generator) for m in self.images_first}
+        )
+        self.projections = NamedModules(
+            {
+                m: xavier_linear(self.item_features(m).feature_dim, dim, "xavier_normal", generator)
+                for m in self.images_first
+            }
+        )
+        self.confidence = EmbeddingTable([nodes], len(self.modalities), "xavier_normal", generator)
+        self.set_interaction_graph(
+            user_item_graph(dataset.train.users, dataset.train.items, self.num_users, self.num_items)
+        )
+        self.add_memory(dim * (1 + len(self.modalities)))
+
+    def set_interaction_graph(self, graph: Graph) -> None:
+        """Replace the edges of messages (door 2); they have no normalisation."""
+        users, items, num_users, num_items = self.interactions(graph)
+        nodes, num_nodes = items + num_users, num_users + num_items
+        both = np.concatenate([users, nodes]), np.concatenate([nodes, users])
+        super().set_interaction_graph(edge_graph(*both, num_nodes, num_nodes))
+        self.to_users = edge_graph(users, items, num_users, num_items)
+
+    def user_preference(self, modality: str, hide: Collection[str] = ()) -> torch.Tensor:
+        """Return the preferences [U, D] of a modality; the mean row everywhere when it is in `hide`."""
+        table = self.preferences[modality].all()
+        return table.mean(0).expand_as(table) if modality in hide else table
+
+    def content(self, modality: str, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the content vectors [N, D] of a modality and the attention of every entry of the graph [E]."""
+        items = unit(leaky(self.projections[modality](self.item_features(modality, hide).all())))
+        users = unit(self.user_preference(modality, hide))
+        for _ in range(self.config.num_routing if self.config.routing == "paper" else 0):
+            users = unit(users + edge_attention(self.to_users.incoming(), users, items, items)[0])
+        x = torch.cat([users, items])
+        neighbours, attention = edge_attention(self.graph.incoming(), x, x, x)
+        return x + neighbours, attention
+
+    def representation(self, hide: frozenset[str]) -> torch.Tensor:
+        """Return the vectors of all nodes, [N, (1 + M) D]: IDs, then the modalities."""
+        contents, attentions = zip(*(self.content(modality, hide) for modality in self.projections), strict=True)
+        confidence = edge_gather(self.graph.incoming(), self.confidence.all())  # of the node a message comes from
+        weights = (torch.stack(attentions, dim=1) * confidence).amax(1)
+        if self.config.pruning == "hard":
+            weights = torch.relu(weights)
+        ids = self.graph.propagate(unit(self.ids.all()), 2, "sum", values=weights)
+        return torch.cat([ids, *contents], dim=1)
+
+    def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors (users [U, (1 + M) D], items [I, (1 + M) D])."""
+        vectors = self.remembered(hide)
+        return vectors or self.representation(self.check_hide(hide)).split([self.num_users, self.num_items])
+
+    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the ID tables (users [U, D], items [I, D])."""
+        return self.ids.all().split([self.num_users, self.num_items])
+
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return `bpr` (-ln sigmoid) and `reg`: mean squares of IDs and preferences."""
+        users, items = self.representation(frozenset()).split([self.num_users, self.num_items])
+        self.remember(users, items)
+        bpr = bpr_loss(users, items, batch.users, batch.pos_items, batch.neg_items, "raw")
+        return {"bpr": bpr, "reg": self.config.reg_weight * self.penalty(batch)}
+
+    def penalty(self, batch: Batch) -> torch.Tensor:
+        """Return the mean squares of the batch's IDs, of one whole preference table and of the batch's preferences."""
+        users, items = self.id_embeddings()
+        tables = [table.all() for _, table in self.preferences.items()]
+        whole = (tables[0], None)  # images; MMRec adds it on top of the author's terms
+        pairs = (users, batch.users), (items, torch.cat([batch.pos_items, batch.neg_items])), whole
+        return mean_square_reg(*pairs, *((table, batch.users) for table in tables))

@@ -1,0 +1,57 @@
+"""Small pieces that several backbones share: initialised linear maps, attention over views, BPR on tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmfast.embeddings import linear, xavier
+
+SLOPE = 0.01  # of every leaky ReLU in the reference programs
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """Return the rows of x [R, D] at length 1 (zero rows stay zero): n(x) of the model formulas."""
+    return F.normalize(x, dim=-1)
+
+
+def leaky(x: torch.Tensor) -> torch.Tensor:
+    """Return the leaky ReLU of x, slope 0.01."""
+    return F.leaky_relu(x, SLOPE)
+
+
+def xavier_linear(in_dim: int, out_dim: int, init: str, generator: torch.Generator, bias: bool = True) -> nn.Linear:
+    """Return a linear map with weight "xavier_uniform" (XU) or "xavier_normal" (XN) and the default bias of LIN."""
+    layer = linear(in_dim, out_dim, generator) if bias else nn.Linear(in_dim, out_dim, bias=False)
+    xavier(layer.weight.data, init, generator)
+    return layer
+
+
+def linear_without_bias(in_dim: int, out_dim: int, generator: torch.Generator) -> nn.Linear:
+    """Return a linear map with weight uniform in +-1 / sqrt(in_dim) and no bias."""
+    layer = nn.Linear(in_dim, out_dim, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(linear(in_dim, out_dim, generator).weight)
+    return layer
+
+
+class Query(nn.Module):
+    """out(tanh(hidden(x))), out without bias: the query net of MICRO, MGCN (out_dim 1) and SMORE (out_dim D)."""
+
+    def __init__(self, dim: int, out_dim: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.hidden = linear(dim, dim, generator)
+        self.out = linear_without_bias(dim, out_dim, generator)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the query of x [R, D], [R, out_dim]."""
+        return self.out(torch.tanh(self.hidden(x)))
+
+
+def attend(query: Query, views: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the views [R, D] weighted by a softmax over them of their queries, summed, [R, D]."""
+    weights = torch.softmax(torch.cat([query(view) for view in views], dim=1), dim=1)
+    return sum(weights[:, m : m + 1] * view for m, view in enumerate(views))

@@ -1,0 +1,56 @@
+"""Item graphs learned from projected features: k nearest by cosine, with a gradient through the kept similarities.
+
+Shared by LATTICE and MICRO. Nothing of size I x I is made: ids come from the blocked kNN op, values from I x k pairs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from mmfast.graph import Graph
+from mmfast.models.layers import unit
+from mmfast.ops import CSR, knn_graph
+
+
+class Similarities(NamedTuple):
+    """The k most similar items of each item, itself included, and their cosines."""
+
+    ids: torch.Tensor
+    """int64 [I, k]"""
+    values: torch.Tensor
+    """[I, k], with a gradient to the vectors they come from"""
+
+    def row_sums(self) -> torch.Tensor:
+        """Return the sum of every item's similarities, [I]."""
+        return self.values.sum(1)
+
+    def detach(self) -> Similarities:
+        """Return the same without a gradient."""
+        return Similarities(self.ids, self.values.detach())
+
+    def graph(self, row_scale: torch.Tensor, col_scale: torch.Tensor) -> Graph:
+        """Return the operator row_scale[i] * value[i, j] * col_scale[j]; the gradient of the values is kept."""
+        num_items, k = self.ids.shape
+        values = (self.values * row_scale[:, None] * col_scale[self.ids]).flatten()
+        cols = self.ids.flatten()
+        back = torch.argsort(cols, stable=True)
+        ptr = torch.arange(num_items + 1, device=cols.device) * k
+        ptr_t = torch.zeros(num_items + 1, dtype=torch.int64, device=cols.device)
+        ptr_t[1:] = torch.bincount(cols, minlength=num_items).cumsum(0)
+        rows_t = (back // k).to(torch.int32)
+        return Graph(CSR(ptr, cols.to(torch.int32), values), CSR(ptr_t, rows_t, values.detach()[back]))
+
+
+def similarities(vectors: torch.Tensor, k: int) -> Similarities:
+    """Return the k nearest by cosine among the rows of vectors [I, D]; the choice itself has no gradient."""
+    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))  # half under autocast
+    ids = knn_graph(vectors.detach(), k)[0].long()
+    directions = unit(vectors)
+    return Similarities(ids, (directions[:, None] * directions[ids]).sum(2))
+
+
+def inverse_root(sums: torch.Tensor) -> torch.Tensor:
+    """Return sums^-1/2, 0 where the sum is 0: the scale of K-COS (protocol section 8)."""
+    return torch.where(sums == 0, 0.0, sums).abs().clamp_min(1e-30).rsqrt() * (sums != 0)

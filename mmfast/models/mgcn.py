@@ -1,0 +1,107 @@
+"""MGCN: behaviour-gated content views on item graphs beside a behaviour view (Yu et al., MM 2023), as released."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+
+from mmfast.config import ModelConfig
+from mmfast.dataset_graphs import cosine_graphs
+from mmfast.embeddings import EmbeddingTable, linear
+from mmfast.graph import Graph, user_item_block, user_item_graph
+from mmfast.models.base import Recommender
+from mmfast.models.layers import Query, attend
+from mmfast.models.named import NamedModules
+from mmfast.ops import bpr_loss, half_square_reg, info_nce
+from mmfast.registry import MODELS
+
+if TYPE_CHECKING:
+    from mmfast.data.dataset import Dataset
+    from mmfast.data.sampler import Batch
+
+
+@MODELS.register("mgcn")
+class MGCN(Recommender):
+    """Final = LightGCN mean + side, the attention of gated item IDs smoothed over each modality's item graph."""
+
+    class Config(ModelConfig):
+        """Options of MGCN; the released code decays the rate: `train.lr_decay=[0.96, 50]`."""
+
+        num_layers: int = Field(2, ge=0)
+        """Propagation layers on the user-item graph (n_ui_layers)."""
+        num_item_layers: int = Field(1, ge=0)
+        """Products with the item graphs (n_layers)."""
+        k: int = Field(10, ge=1)
+        """Neighbours per item, itself included."""
+        reg_weight: float = Field(1e-4, ge=0)
+        """Weight of R-HALF on final vectors."""
+        cl_weight: float = Field(0.01, ge=0)
+        """Weight of the contrast of side and behaviour (cl_loss); the grid is 0.001, 0.01, 0.1."""
+        temperature: float = Field(0.2, gt=0)
+        """Temperature of the contrast (fixed in the code, whose `temperature` is read by nothing)."""
+        train_features: bool = True
+        """Train the raw features (released code); False trains the projections alone."""
+
+    def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
+        super().__init__(config, dataset, generator)
+        self.add_features(dataset, trainable=config.train_features)
+        sizes, dim = [self.num_users, self.num_items], config.embedding_dim
+        self.nodes = EmbeddingTable(sizes, dim, "xavier_uniform", generator)
+
+        def per_modality(in_dim: int | None = None) -> NamedModules:
+            return NamedModules(
+                {m: linear(in_dim or self.item_features(m).feature_dim, dim, generator) for m in self.modalities}
+            )
+
+        self.projections = per_modality()
+        self.gates, self.preference_gates = per_modality(dim), per_modality(dim)
+        self.query = Query(dim, 1, generator)
+        self.item_graphs = NamedModules(cosine_graphs(dataset, self.modalities, config.k))
+        self.set_interaction_graph(user_item_graph(dataset.train.users, dataset.train.items, *sizes))
+
+    def set_interaction_graph(self, graph: Graph) -> None:
+        """Replace the edges of messages (door 2), normalised without epsilon."""
+        edges = self.interactions(graph)
+        super().set_interaction_graph(user_item_graph(*edges, "sym0"))
+        self.block = user_item_block(*edges, "sym0")
+
+    def view(self, modality: str, hide: frozenset[str]) -> torch.Tensor:
+        """Return the content view of a modality, [N, D]: gated item IDs on the item graph, then users from items."""
+        content = self.projections[modality](self.item_features(modality, hide).all())
+        items = self.id_embeddings()[1] * torch.sigmoid(self.gates[modality](content))
+        items = self.item_graphs[modality].propagate(items, self.config.num_item_layers, "last")
+        return torch.cat([self.block.propagate(items, 1, "last"), items])
+
+    def behaviour_and_side(self, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the behaviour view and the side view, [N, D] each; final vectors are their sum."""
+        behaviour = self.graph.propagate(self.nodes.all(), self.config.num_layers)
+        views = {m: self.view(m, hide) for m in self.modalities}
+        common = attend(self.query, list(views.values()))
+        gated = [torch.sigmoid(self.preference_gates[m](behaviour)) * (view - common) for m, view in views.items()]
+        return behaviour, (sum(gated) + common) / (len(views) + 1)
+
+    def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors (users [U, D], items [I, D]); a hidden modality keeps its item graph."""
+        behaviour, side = self.behaviour_and_side(self.check_hide(hide))
+        return (behaviour + side).split([self.num_users, self.num_items])
+
+    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the layer-0 tables (users [U, D], items [I, D])."""
+        return self.nodes.all().split([self.num_users, self.num_items])
+
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return `bpr`, `reg` and the contrasts `cl_items` and `cl_users` of side against behaviour."""
+        behaviour, side = self.behaviour_and_side(frozenset())
+        users, items = (behaviour + side).split([self.num_users, self.num_items])
+        user, pos, neg = batch.users, batch.pos_items, batch.neg_items
+        reg = half_square_reg(batch.configured_size, (users, user), (items, pos), (items, neg))
+        terms = {
+            "bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"),
+            "reg": self.config.reg_weight * reg,
+        }
+        for name, rows in (("cl_items", pos + self.num_users), ("cl_users", user)):
+            terms[name] = self.config.cl_weight * info_nce(side[rows], behaviour[rows], self.config.temperature)
+        return terms

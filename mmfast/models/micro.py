@@ -1,0 +1,134 @@
+"""MICRO: an item graph per modality, fused by attention and a contrast (Zhang et al., TKDE 2023), as the author code.
+
+Like LATTICE it rebuilds its learned graphs every epoch; they keep k entries a row instead of I x I.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from mmfast.config import ModelConfig
+from mmfast.dataset_graphs import cosine_graphs
+from mmfast.embeddings import EmbeddingTable, linear
+from mmfast.graph import Graph, user_item_graph
+from mmfast.models.base import Recommender
+from mmfast.models.layers import Query, attend, unit
+from mmfast.models.learned_graph import Similarities, inverse_root, similarities
+from mmfast.models.named import NamedModules
+from mmfast.ops import bpr_loss, half_square_reg, info_nce
+from mmfast.registry import MODELS
+
+if TYPE_CHECKING:
+    from mmfast.data.dataset import Dataset
+    from mmfast.data.sampler import Batch
+
+
+@MODELS.register("micro")
+class MICRO(Recommender):
+    """item = collaborative vector + n(h), h the attention of S_m^L Q over modalities m."""
+
+    class Config(ModelConfig):
+        """Options of MICRO; the author code decays the rate: `train.lr_decay=[0.96, 50]`."""
+
+        num_layers: int = Field(2, ge=0)
+        """Propagation layers on the user-item graph."""
+        num_item_layers: int = Field(1, ge=0)
+        """Products with the item graphs."""
+        k: int = Field(10, ge=1)
+        """Neighbours per item, itself included."""
+        original_weight: float = Field(0.9, ge=0, le=1)
+        """Share lambda of the graph of the raw features."""
+        backbone: Literal["lightgcn", "mf"] = "lightgcn"
+        """lightgcn: means over layers of a graph with self loops and rows that add up to 1; mf: the tables."""
+        reg_weight: float = Field(1e-5, ge=0)
+        """Weight of R-HALF on final vectors."""
+        cl_weight: float = Field(0.03, ge=0)
+        """Weight of the contrast of each modality with the fused vectors (loss_ratio)."""
+        temperature: float = Field(0.5, gt=0)
+        """Temperature of the contrast (fixed in the code)."""
+        cl_items: int | None = Field(None, ge=2)
+        """Items drawn per step for the contrast, ours; None: all of them, as published, I ** 2 products a step."""
+        train_features: bool = True
+        """Train the raw features (author code); False trains the projections alone."""
+
+    def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
+        super().__init__(config, dataset, generator)
+        self.add_features(dataset, trainable=config.train_features)
+        sizes, dim = [self.num_users, self.num_items], config.embedding_dim
+        self.nodes = EmbeddingTable(sizes, dim, "xavier_uniform", generator)
+        self.projections = NamedModules(
+            {m: linear(self.item_features(m).feature_dim, dim, generator) for m in self.modalities}
+        )
+        self.query = Query(dim, 1, generator)
+        self.original_graphs = NamedModules(cosine_graphs(dataset, self.modalities, config.k))
+        self.learned: dict[str, Similarities] | None = None
+        self.set_interaction_graph(user_item_graph(dataset.train.users, dataset.train.items, *sizes))
+
+    def set_interaction_graph(self, graph: Graph) -> None:
+        """Replace the edges of messages (door 2): self loops are added and rows divided by their sums."""
+        super().set_interaction_graph(user_item_graph(*self.interactions(graph), "rw"))
+
+    def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:
+        """Let the first batch of the epoch rebuild the item graphs, with a gradient."""
+        self.learned = None
+
+    def learn(self, hide: frozenset[str] = frozenset()) -> dict[str, Similarities]:
+        """Return the similarities of the projected features by modality."""
+        return {
+            m: similarities(projection(self.item_features(m, hide).all()), self.config.k)
+            for m, projection in self.projections.items()
+        }
+
+    def views(self, learned: dict[str, Similarities]) -> dict[str, torch.Tensor]:
+        """Return S_m^L Q by modality, [I, D] each; each learned graph is normalised on its own."""
+        share, views = self.config.original_weight, {}
+        for modality, part in learned.items():
+            scale = inverse_root(part.row_sums())
+            near, fixed = part.graph(scale, scale), self.original_graphs[modality]
+            h = self.id_embeddings()[1]
+            for _ in range(self.config.num_item_layers):
+                h = (1 - share) * near.propagate(h, 1, "last") + share * fixed.propagate(h, 1, "last")
+            views[modality] = h
+        return views
+
+    def vectors(self, fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors (users [U, D], items [I, D])."""
+        users, items = self.id_embeddings()
+        if self.config.backbone == "lightgcn":
+            final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
+            users, items = final.split([self.num_users, self.num_items])
+        return users, items + unit(fused)
+
+    def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors (users [U, D], items [I, D]) on item graphs rebuilt by the current parameters."""
+        views = self.views(self.learn(self.check_hide(hide)))
+        return self.vectors(attend(self.query, list(views.values())))
+
+    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the layer-0 tables (users [U, D], items [I, D])."""
+        return self.nodes.all().split([self.num_users, self.num_items])
+
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return `bpr`, `reg` and a contrast `cl_*` per modality; the first batch of an epoch rebuilds the graphs."""
+        learned = self.learned or self.learn()
+        self.learned = {m: part.detach() for m, part in learned.items()}
+        views = self.views(learned)
+        fused = attend(self.query, list(views.values()))
+        users, items = self.vectors(fused)
+        user, pos, neg = batch.users, batch.pos_items, batch.neg_items
+        reg = half_square_reg(batch.configured_size, (users, user), (items, pos), (items, neg))
+        terms = {
+            "bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"),
+            "reg": self.config.reg_weight * reg,
+        }
+        rows = slice(None)
+        if self.config.cl_items is not None and self.config.cl_items < self.num_items:
+            rows = torch.randperm(self.num_items, device=fused.device)[: self.config.cl_items]
+        for modality, view in views.items():
+            contrast = info_nce(view[rows], fused[rows], self.config.temperature, intra=True)
+            terms[f"cl_{modality}"] = self.config.cl_weight * contrast
+        return terms

@@ -1,0 +1,153 @@
+"""SMORE: features filtered and fused in the frequency domain, then item graphs (Ong and Khong, WSDM 2025), as released.
+
+With M modalities the fused view multiplies all M spectra; the released code has two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from mmfast.config import ModelConfig
+from mmfast.dataset_graphs import cosine_graphs
+from mmfast.embeddings import EmbeddingTable, linear
+from mmfast.graph import Graph, user_item_block, user_item_graph
+from mmfast.item_graphs import union_graph
+from mmfast.models.base import Recommender
+from mmfast.models.layers import Query
+from mmfast.models.named import NamedModules
+from mmfast.ops import bpr_loss, half_square_reg, info_nce
+from mmfast.registry import MODELS
+
+if TYPE_CHECKING:
+    from mmfast.data.dataset import Dataset
+    from mmfast.data.sampler import Batch
+
+FUSION = "&"  # name of the fused view beside the modalities'
+
+
+class Filter(nn.Module):
+    """A complex weight per frequency of vectors of width D."""
+
+    def __init__(self, dim: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.dim = dim
+        self.weight = nn.Parameter(torch.empty(dim // 2 + 1, 2).normal_(generator=generator))
+
+    def forward(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """Return the vectors [R, D] of a filtered spectrum, complex [R, D // 2 + 1]."""
+        return torch.fft.irfft(spectrum * torch.view_as_complex(self.weight), n=self.dim, dim=1, norm="ortho")
+
+
+@MODELS.register("smore")
+class SMORE(Recommender):
+    """Final = LightGCN mean + the mean of gated modality views and the fused view."""
+
+    class Config(ModelConfig):
+        """Options of SMORE; the released code decays the rate: `train.lr_decay=[0.96, 50]`."""
+
+        num_layers: int = Field(4, ge=0)
+        """Propagation layers on the user-item graph (n_ui_layers); the grid is 3, 4."""
+        num_item_layers: int = Field(1, ge=0)
+        """Products with the item graphs (n_layers)."""
+        k: int = Field(10, ge=1)
+        """Neighbours per item, itself included, of a modality that `neighbours` does not name."""
+        neighbours: dict[str, int] = Field({})
+        """Neighbours by modality (image_knn_k, text_knn_k); the grid is 10, 15, 20, 40."""
+        reg_weight: float = Field(1e-4, ge=0)
+        """Weight of R-HALF on final vectors; the grid is 1e-5, 1e-4."""
+        cl_weight: float = Field(0.01, ge=0)
+        """Weight of the contrast of side and behaviour (cl_loss)."""
+        temperature: float = Field(0.2, gt=0)
+        """Temperature of the contrast (fixed in the code)."""
+        dropout: float = Field(0.1, ge=0, lt=1)
+        """Dropout of the preference gates; the grid is 0, 0.1."""
+        train_features: bool = True
+        """Train the raw features (released code); False trains the projections alone."""
+
+    def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
+        super().__init__(config, dataset, generator)
+        self.add_features(dataset, trainable=config.train_features)
+        sizes, dim = [self.num_users, self.num_items], config.embedding_dim
+        self.nodes = EmbeddingTable(sizes, dim, "xavier_uniform", generator)
+        modalities, views = self.modalities, self.views
+        dims = {m: self.item_features(m).feature_dim for m in modalities}
+        self.projections = NamedModules({m: linear(dims[m], dim, generator) for m in modalities})
+        self.filters = NamedModules({v: Filter(dim, generator) for v in views})
+        self.gates = NamedModules({v: linear(dim, dim, generator) for v in views})
+        self.queries = NamedModules({m: Query(dim, dim, generator) for m in modalities})
+        self.preference_gates = NamedModules({v: linear(dim, dim, generator) for v in views})
+        neighbours = {m: config.neighbours.get(m, config.k) for m in modalities}
+        graphs = cosine_graphs(dataset, modalities, neighbours)
+        self.item_graphs = NamedModules({**graphs, FUSION: union_graph(graphs)})
+        self.set_interaction_graph(user_item_graph(dataset.train.users, dataset.train.items, *sizes))
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The modalities and the fused view."""
+        return (*self.modalities, FUSION)
+
+    def set_interaction_graph(self, graph: Graph) -> None:
+        """Replace the edges of messages (door 2), normalised without epsilon."""
+        edges = self.interactions(graph)
+        super().set_interaction_graph(user_item_graph(*edges, "sym0"))
+        self.block = user_item_block(*edges, "sym0")
+
+    def filtered(self, hide: frozenset[str]) -> dict[str, torch.Tensor]:
+        """Return the filtered content by view, [I, D] each."""
+        spectra, fused = {}, None
+        for modality, projection in self.projections.items():
+            content = projection(self.item_features(modality, hide).all())
+            spectra[modality] = torch.fft.rfft(content.float(), dim=1, norm="ortho")
+            fused = spectra[modality] if fused is None else fused * spectra[modality]
+        spectra[FUSION] = fused
+        return {view: self.filters[view](spectrum) for view, spectrum in spectra.items()}
+
+    def smoothed(self, view: str, content: torch.Tensor) -> torch.Tensor:
+        """Return a view of all nodes, [N, D]: gated item IDs on the view's item graph, then users from items."""
+        items = self.id_embeddings()[1] * torch.sigmoid(self.gates[view](content))
+        items = self.item_graphs[view].propagate(items, self.config.num_item_layers, "last")
+        return torch.cat([self.block.propagate(items, 1, "last"), items])
+
+    def preference(self, view: str, behaviour: torch.Tensor) -> torch.Tensor:
+        """Return the dropped-out preference gate of a view, [N, D]."""
+        gate = torch.sigmoid(self.preference_gates[view](behaviour))
+        return F.dropout(gate, self.config.dropout, self.training)
+
+    def behaviour_and_side(self, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the behaviour view and the side view, [N, D] each; final vectors are their sum."""
+        behaviour = self.graph.propagate(self.nodes.all(), self.config.num_layers)
+        views = {view: self.smoothed(view, content) for view, content in self.filtered(hide).items()}
+        side = self.preference(FUSION, behaviour) * views[FUSION]
+        for modality, query in self.queries.items():
+            attention = torch.softmax(query(views[FUSION]), dim=1)  # over the columns, as released
+            side = side + self.preference(modality, behaviour) * attention * views[modality]
+        return behaviour, side / len(views)
+
+    def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors (users [U, D], items [I, D]); a hidden modality keeps its item graph."""
+        behaviour, side = self.behaviour_and_side(self.check_hide(hide))
+        return (behaviour + side).split([self.num_users, self.num_items])
+
+    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the layer-0 tables (users [U, D], items [I, D])."""
+        return self.nodes.all().split([self.num_users, self.num_items])
+
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return `bpr`, `reg` and the contrasts `cl_items` and `cl_users` of side against behaviour."""
+        behaviour, side = self.behaviour_and_side(frozenset())
+        users, items = (behaviour + side).split([self.num_users, self.num_items])
+        user, pos, neg = batch.users, batch.pos_items, batch.neg_items
+        reg = half_square_reg(batch.configured_size, (users, user), (items, pos), (items, neg))
+        terms = {
+            "bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"),
+            "reg": self.config.reg_weight * reg,
+        }
+        for name, rows in (("cl_items", pos + self.num_users), ("cl_users", user)):
+            terms[name] = self.config.cl_weight * info_nce(side[rows], behaviour[rows], self.config.temperature)
+        return terms

@@ -1,0 +1,166 @@
+"""Row-lazy Adam: only the rows of a batch are stepped; what the others miss is made up when they are next read.
+
+The numbers are those of dense Adam (Kingma and Ba, 2015) up to rounding, unlike those of torch.optim.SparseAdam, which
+drops the steps that a row misses. Without a gradient m and v only decay, so all the steps that a row missed have a
+closed sum, and a continued fraction with at most four divisions gives it: see csrc/replay.h.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from mmfast.errors import MmfastError
+from mmfast.ops._backend import native, register
+
+
+@torch.no_grad()
+def adam_catch_up_(
+    param: torch.Tensor,
+    exp_avg: torch.Tensor,
+    exp_avg_sq: torch.Tensor,
+    row_steps: torch.Tensor,
+    rows: torch.Tensor | None = None,
+    *,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    step: int,
+) -> None:
+    """Make the steps without a gradient that rows have missed up to `step`, in place, as dense Adam would have.
+
+    rows: int64 [R], in any order, repeats allowed: their parameters are made current, their moments still wait. None:
+    parameters and moments of the whole table, whose state is then that of torch.optim.Adam after `step` steps.
+    param, exp_avg, exp_avg_sq: float [N, F], contiguous. row_steps: int32 [N, 2], the step up to which a row's
+    parameters (column 0) and moments (column 1) are made; 0 in column 1 where the moments are zero since the start.
+    lr and the rest hold for all missed steps: catch up before changing them. There is no weight decay, which would
+    move the rows that wait. Raises MmfastError for arguments that do not fit together.
+
+    Example: `adam_catch_up_(table, m, v, row_steps, batch_rows, lr=1e-3, step=steps_made)`
+    """
+    _check("adam_catch_up_", param, exp_avg, exp_avg_sq, row_steps, rows, step)
+    run = torch.ops.mmfast.adam_catch_up_ if native("adam_catch_up_", param) else adam_catch_up_reference_
+    run(param, exp_avg, exp_avg_sq, row_steps, rows, lr, beta1, beta2, eps, step)
+
+
+@torch.no_grad()
+def adam_lazy_(
+    param: torch.Tensor,
+    exp_avg: torch.Tensor,
+    exp_avg_sq: torch.Tensor,
+    row_steps: torch.Tensor,
+    rows: torch.Tensor,
+    grad: torch.Tensor,
+    *,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    step: int,
+) -> None:
+    """Make step number `step` (from 1) of the rows with a gradient, after those that they missed; the others wait.
+
+    rows: int64 [R], sorted and unique. grad: float [R, F]. The rest is as in `adam_catch_up_`. Parameters must be
+    current before a gradient is taken: catch up the rows of a batch before its forward pass reads them.
+    Raises MmfastError for arguments that do not fit together.
+
+    Example: `adam_lazy_(table, m, v, row_steps, rows, rows_grad, lr=1e-3, step=steps_made + 1)`
+    """
+    _check("adam_lazy_", param, exp_avg, exp_avg_sq, row_steps, rows, step)
+    wanted = (rows.shape[0], param.shape[1])
+    if grad.shape != wanted or grad.dtype != param.dtype:
+        raise MmfastError(
+            f"adam_lazy_: grad is {grad.dtype} {list(grad.shape)}; wanted {param.dtype} {list(wanted)}, a row per id"
+        )
+    if step < 1:
+        raise MmfastError(f"adam_lazy_: step is {step}; wanted 1 for the first step")
+    run = torch.ops.mmfast.adam_lazy_ if native("adam_lazy_", param) else adam_lazy_reference_
+    run(param, exp_avg, exp_avg_sq, row_steps, rows, grad, lr, beta1, beta2, eps, step)
+
+
+def adam_catch_up_reference_(
+    param: torch.Tensor,
+    exp_avg: torch.Tensor,
+    exp_avg_sq: torch.Tensor,
+    row_steps: torch.Tensor,
+    rows: torch.Tensor | None,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+) -> None:
+    """Do what `adam_catch_up_` does, in plain PyTorch, one missed step after another."""
+    whole = rows is None
+    rows = torch.arange(param.shape[0], device=param.device) if whole else rows.unique()
+    rows = rows[row_steps[rows, 1] > 0]
+    made, moments = row_steps[rows].unbind(1)
+    for missed in range(int(made.min()) + 1 if rows.numel() else step + 1, step + 1):
+        late, older = rows[made < missed], (missed - moments[made < missed]).to(param.dtype)[:, None]
+        m, v = exp_avg[late] * beta1**older, exp_avg_sq[late] * beta2**older
+        denominator = v.sqrt() / math.sqrt(1 - beta2**missed) + eps
+        param[late] -= lr / (1 - beta1**missed) * m / denominator
+    if whole:
+        older = (step - moments).to(param.dtype)[:, None]
+        exp_avg[rows] *= beta1**older
+        exp_avg_sq[rows] *= beta2**older
+        row_steps[rows, 1] = step
+    row_steps[rows, 0] = step
+
+
+def adam_lazy_reference_(
+    param: torch.Tensor,
+    exp_avg: torch.Tensor,
+    exp_avg_sq: torch.Tensor,
+    row_steps: torch.Tensor,
+    rows: torch.Tensor,
+    grad: torch.Tensor,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+) -> None:
+    """Do what `adam_lazy_` does, in plain PyTorch."""
+    adam_catch_up_reference_(param, exp_avg, exp_avg_sq, row_steps, rows, lr, beta1, beta2, eps, step - 1)
+    older = (step - 1 - row_steps[rows, 1]).to(param.dtype)[:, None]
+    m = torch.lerp(exp_avg[rows] * beta1**older, grad, 1 - beta1)
+    v = beta2 * (exp_avg_sq[rows] * beta2**older) + (1 - beta2) * grad * grad
+    exp_avg[rows], exp_avg_sq[rows] = m, v
+    param[rows] -= lr / (1 - beta1**step) * m / (v.sqrt() / math.sqrt(1 - beta2**step) + eps)
+    row_steps[rows] = step
+
+
+def _check(
+    op: str,
+    param: torch.Tensor,
+    exp_avg: torch.Tensor,
+    exp_avg_sq: torch.Tensor,
+    row_steps: torch.Tensor,
+    rows: torch.Tensor | None,
+    step: int,
+) -> None:
+    for name, tensor in (("param", param), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
+        if param.dim() != 2 or tensor.shape != param.shape or tensor.dtype != param.dtype:
+            raise MmfastError(
+                f"{op}: {name} is {tensor.dtype} {list(tensor.shape)}; wanted {param.dtype} {list(param.shape)} "
+                "for a table [N, F]"
+            )
+    if row_steps.dtype != torch.int32 or row_steps.shape != (param.shape[0], 2):
+        raise MmfastError(
+            f"{op}: row_steps is {row_steps.dtype} {list(row_steps.shape)}; wanted int32 [{param.shape[0]}, 2]"
+        )
+    if rows is not None and (rows.dtype != torch.int64 or rows.dim() != 1):
+        raise MmfastError(f"{op}: rows is {rows.dtype} {list(rows.shape)}; wanted int64 [R]")
+    if not 0 <= step < 2**31:
+        raise MmfastError(f"{op}: step is {step}; wanted 0 to 2**31 - 1")
+
+
+def _fake(*inputs: object) -> None:
+    """Return nothing: the op writes in place."""
+
+
+register("adam_catch_up_", _fake)
+register("adam_lazy_", _fake)
