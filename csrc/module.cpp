@@ -4,6 +4,8 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
+#include "cpu/exp.h"
+
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -184,6 +186,19 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native ops of mmfast; they are called through torch.ops.mmfast.";
   m.def("keep_freed_memory", &keep_freed_memory,
         "Let this process reuse large freed blocks instead of returning them.");
+  m.def(
+      "exp_",
+      [](const py::buffer& numbers) {
+        const py::buffer_info info = numbers.request(true);
+        const bool single = info.item_type_is_equivalent_to<float>();
+        if (info.ndim != 1 || info.strides[0] != info.itemsize ||
+            !(single || info.item_type_is_equivalent_to<double>())) {
+          throw py::value_error("exp_: wanted a contiguous array [n] of float32 or float64");
+        }
+        single ? mmfast::exp_in_place(static_cast<float*>(info.ptr), info.size)
+               : mmfast::exp_in_place(static_cast<double*>(info.ptr), info.size);
+      },
+      "Replace every number x <= 0 of an array [n] by exp(x): the exponential of the CPU kernels, for its test.");
   m.def("build_info", [] {
     py::dict info;
     info["torch"] = TORCH_VERSION;

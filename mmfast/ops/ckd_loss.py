@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._slopes import scaled
 
 SPECIFIC = ("hinge", "cross_entropy", "square")
@@ -52,7 +52,7 @@ def ckd_loss(
     options = generic_weight, temperature, eps, specific, weights
     if not native("ckd_loss", student):
         return ckd_loss_reference(*tensors, *options)
-    return torch.ops.mmfast.ckd_loss(*tensors, *options)[:2]
+    return call_native("ckd_loss", *tensors, *options)[:2]
 
 
 def ckd_loss_reference(

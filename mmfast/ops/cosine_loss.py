@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._slopes import scaled
 
 
@@ -29,7 +29,7 @@ def cosine_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         )
     if not native("cosine_loss", x):
         return cosine_loss_reference(x, y)
-    return torch.ops.mmfast.cosine_loss(x, y)[0]
+    return call_native("cosine_loss", x, y)[0]
 
 
 def cosine_loss_reference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

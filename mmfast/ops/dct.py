@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 
 
 def dct(x: torch.Tensor, axes: int = 1) -> torch.Tensor:
@@ -60,7 +60,7 @@ def _transform(x: torch.Tensor, axes: int, inverse: bool) -> torch.Tensor:
         x = x.float()
     if not native("dct", x):
         return dct_reference(x, axes, inverse)
-    return torch.ops.mmfast.dct(x, axes, inverse)
+    return call_native("dct", x, axes, inverse)
 
 
 def _fake(x: torch.Tensor, axes: int, inverse: bool) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops.edge_softmax import edge_softmax_reference
 from mmfast.ops.edges import Edges
 
@@ -40,7 +40,7 @@ def edge_attention(
     _check(edges, q, k, v, choice)
     if not native("edge_attention", q):
         return edge_attention_reference(edges, q, k, v, scale, choice)
-    return torch.ops.mmfast.edge_attention(*edges, choice, q, k, v, scale)
+    return call_native("edge_attention", *edges, choice, q, k, v, scale)
 
 
 def edge_attention_reference(

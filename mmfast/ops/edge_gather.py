@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops.edges import Edges
 
 
@@ -22,7 +22,7 @@ def edge_gather(edges: Edges, table: torch.Tensor) -> torch.Tensor:
     _check("edge_gather", table, "table", edges.num_cols)
     if not native("edge_gather", table):
         return table[edges.cols]
-    return torch.ops.mmfast.edge_gather(edges.cols, edges.ptr_t, edges.edges_t, table)
+    return call_native("edge_gather", edges.cols, edges.ptr_t, edges.edges_t, table)
 
 
 def edge_sum(edges: Edges, values: torch.Tensor) -> torch.Tensor:
@@ -36,7 +36,7 @@ def edge_sum(edges: Edges, values: torch.Tensor) -> torch.Tensor:
     _check("edge_sum", values, "values", edges.cols.numel())
     if not native("edge_sum", values):
         return values.new_zeros(edges.num_cols, values.shape[1]).index_add(0, edges.cols, values)
-    return torch.ops.mmfast.edge_sum(edges.cols, edges.ptr_t, edges.edges_t, values)
+    return call_native("edge_sum", edges.cols, edges.ptr_t, edges.edges_t, values)
 
 
 def _check(op: str, x: torch.Tensor, name: str, rows: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 
 
 def edge_softmax(ptr: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -24,7 +24,7 @@ def edge_softmax(ptr: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         logits = logits.float()
     if not native("edge_softmax", logits):
         return edge_softmax_reference(ptr, logits)
-    return torch.ops.mmfast.edge_softmax(ptr, logits)
+    return call_native("edge_softmax", ptr, logits)
 
 
 def edge_softmax_reference(ptr: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._slopes import register_gradient, scaled
 
 NEGATIVES = ("batch", "all")
@@ -60,7 +60,7 @@ def _native(
     if intra:
         y, skip = torch.cat([y, x]), anchors + y.shape[0]
     want_slope = torch.is_grad_enabled() and x.requires_grad
-    return torch.ops.mmfast.info_nce(x, y, index, skip, temperature, normalize, want_slope)[0]
+    return call_native("info_nce", x, y, index, skip, temperature, normalize, want_slope)[0]
 
 
 def info_nce_reference(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 
 METRICS = ("cosine", "inner")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -47,10 +47,7 @@ def knn_graph(
         raise MmfastError(f"knn_graph: precision='{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
     if not native("knn_graph", features):
         return knn_graph_reference(features, k, include_self, metric)
-    try:
-        return torch.ops.mmfast.knn_graph(features, k, include_self, metric, block_bytes, precision)
-    except ValueError as error:
-        raise MmfastError(str(error)) from None
+    return call_native("knn_graph", features, k, include_self, metric, block_bytes, precision)
 
 
 def knn_graph_reference(
@@ -87,10 +84,7 @@ def knn_update(
     _check_k("knn_update", neighbours.shape[1], features.shape[0], include_self)
     if not native("knn_update", features):
         return knn_update_reference(features, neighbours, similarities, include_self, metric)
-    try:
-        return torch.ops.mmfast.knn_update(features, neighbours, similarities, include_self, metric, block_bytes)
-    except ValueError as error:
-        raise MmfastError(str(error)) from None
+    return call_native("knn_update", features, neighbours, similarities, include_self, metric, block_bytes)
 
 
 def knn_update_reference(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops.knn_graph import BLOCK_BYTES, checked_features, knn_graph, similarity_matrix, similarity_type
 
 
@@ -61,10 +61,7 @@ def knn_count(
     features = checked_features("knn_count", features, metric)
     if not native("knn_count", features):
         return _others_above(similarity_matrix("knn_count", features, metric), eta).sum(1)
-    try:
-        return torch.ops.mmfast.knn_count(features, eta, metric, block_bytes)
-    except ValueError as error:
-        raise MmfastError(str(error)) from None
+    return call_native("knn_count", features, eta, metric, block_bytes)
 
 
 def knn_above_reference(features: Tensor, eta: float, ptr: Tensor, metric: str) -> tuple[Tensor, Tensor]:
@@ -80,7 +77,7 @@ def _above(features: Tensor, eta: float, counts: Tensor, metric: str, block_byte
     ptr = _offsets(counts)
     if not native("knn_above", features):
         return ptr, *knn_above_reference(features, eta, ptr, metric)
-    return ptr, *torch.ops.mmfast.knn_above(features, eta, ptr, int(ptr[-1]), metric, block_bytes)
+    return ptr, *call_native("knn_above", features, eta, ptr, int(ptr[-1]), metric, block_bytes)
 
 
 def _others_above(similarity: Tensor, eta: float) -> Tensor:

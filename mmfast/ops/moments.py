@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._slopes import register_gradient
 
 
@@ -25,7 +25,7 @@ def moments(x: torch.Tensor) -> torch.Tensor:
         raise MmfastError(f"moments: x holds {x.numel()} numbers; a variance needs at least two")
     if not native("moments", x):
         return moments_reference(x)
-    return torch.ops.mmfast.moments(x)
+    return call_native("moments", x)
 
 
 def moments_reference(x: torch.Tensor) -> torch.Tensor:

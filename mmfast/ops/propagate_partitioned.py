@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native
+from mmfast.ops._backend import call_native, native
 from mmfast.ops.csr import CSR
 from mmfast.ops.propagate import READOUTS
 
@@ -71,7 +71,7 @@ def _layers(csr: CSR, x: torch.Tensor, gather: Gather, num_layers: int, readout:
 def _step(csr: CSR, table: torch.Tensor, base: torch.Tensor | None, alpha: float) -> torch.Tensor:
     """Return alpha * (base + A table)."""
     if native("propagate_step", table):
-        return torch.ops.mmfast.propagate_step(*csr, table, base, alpha)
+        return call_native("propagate_step", *csr, table, base, alpha)
     index = torch.stack([csr.rows(), csr.cols.long()])
     size = (csr.num_rows, table.shape[0])
     product = torch.sparse_coo_tensor(index, csr.entries(table.dtype), size, check_invariants=True) @ table

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._slopes import scaled
 
 
@@ -43,7 +43,7 @@ def target_contrast(
     _check(*given, temperature)
     if not native("target_contrast", image_target):
         return target_contrast_reference(*given, temperature, with_positive)
-    return torch.ops.mmfast.target_contrast(*given, temperature, with_positive)[0]
+    return call_native("target_contrast", *given, temperature, with_positive)[0]
 
 
 def target_contrast_reference(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._slopes import register_gradient
 
 
@@ -29,7 +29,7 @@ def target_pool(target: torch.Tensor, aux: torch.Tensor, ptr: torch.Tensor, atte
     _check(target, aux, ptr, attention)
     if not native("target_pool", target):
         return target_pool_reference(target, aux, ptr, attention)
-    return torch.ops.mmfast.target_pool(target, aux, ptr, attention)[0]
+    return call_native("target_pool", target, aux, ptr, attention)[0]
 
 
 def target_pool_reference(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._slopes import register_gradient, scaled
 
 REDUCTIONS = ("batchmean", "mean", "none")
@@ -42,7 +42,7 @@ def transfer_kl(
     if not native("transfer_kl", users):
         loss = transfer_kl_reference(users, items, content, temperature)
     else:
-        loss = torch.ops.mmfast.transfer_kl(users, items, content, temperature)[0]
+        loss = call_native("transfer_kl", users, items, content, temperature)[0]
     if reduction == "none":
         return loss
     return loss.mean() if reduction == "batchmean" else loss.mean() / users.shape[0]

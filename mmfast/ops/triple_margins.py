@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops.bpr_loss import check_triples
 
 
@@ -29,7 +29,7 @@ def triple_margins(
     check_triples("triple_margins", users, items, user_index, pos_index, neg_index)
     if not native("triple_margins", users):
         return triple_margins_reference(users, items, user_index, pos_index, neg_index)
-    return torch.ops.mmfast.triple_margins(users, items, user_index, pos_index, neg_index)
+    return call_native("triple_margins", users, items, user_index, pos_index, neg_index)
 
 
 def triple_margins_reference(

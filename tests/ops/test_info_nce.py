@@ -137,5 +137,5 @@ def test_messages_of_options():
         info_nce(x, y, 0.2, index, negatives="some")
     with pytest.raises(MmfastError, match="reduction is 'max'; choose one of mean, sum, none"):
         info_nce(x, y, 0.2, index, reduction="max")
-    with pytest.raises(RuntimeError, match=r"index holds ids from . to 7; wanted 0 to 6"):
+    with pytest.raises(MmfastError, match=r"index holds ids from . to 7; wanted 0 to 6"):
         info_nce(x, y, 0.2, index.clone().fill_(7).index_fill_(0, torch.tensor([0]), 1), negatives="all")

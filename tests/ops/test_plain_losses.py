@@ -74,7 +74,7 @@ def test_triple_margins_messages():
     users, items, index = random(4, 3), random(5, 3), torch.tensor([0, 1])
     with pytest.raises(MmfastError, match="triple_margins: the batch is empty"):
         triple_margins(users, items, *[index[:0]] * 3)
-    with pytest.raises(RuntimeError, match="triple_margins: pos_index holds ids from 1 to 5; wanted 0 to 4"):
+    with pytest.raises(MmfastError, match="triple_margins: pos_index holds ids from 1 to 5; wanted 0 to 4"):
         triple_margins(users, items, index, torch.tensor([5, 1]), index)
 
 

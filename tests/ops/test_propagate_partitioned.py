@@ -124,7 +124,7 @@ def test_reference_and_messages():
     }.items():
         with pytest.raises(MmfastError, match=match):
             propagate_partitioned(*arguments)
-    with pytest.raises(RuntimeError, match="col_scale has size 97 along axis 0; wanted 50"):
+    with pytest.raises(MmfastError, match="col_scale has size 97 along axis 0; wanted 50"):
         propagate_partitioned(csr, x, lambda rows: rows[:50].contiguous(), 1)
     with pytest.raises(RuntimeError, match=r"base is \[97, 8\]; wanted \[96, 8\]"):
         torch.ops.mmfast.propagate_step(*csr.block(0, 96), x, x, 1.0)
