@@ -27,10 +27,4 @@ void check_ids(const at::Tensor& ids, int64_t size, const char* op, const char* 
   }
 }
 
-void check_ptr(const at::Tensor& ptr, int64_t count, const char* op, const char* name) {
-  const int64_t *first = ptr.const_data_ptr<int64_t>(), *last = first + ptr.numel() - 1;
-  TORCH_CHECK_VALUE(*first == 0 && *last == count && std::is_sorted(first, last + 1), op, ": ", name, " runs from ",
-                    *first, " to ", *last, "; wanted from 0 up to the ", count, " values, never falling");
-}
-
 }  // namespace mmfast

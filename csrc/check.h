@@ -29,14 +29,4 @@ inline void check_size(const at::Tensor& t, int64_t axis, int64_t size, const ch
 // Ids must lie in [0, size): a wild id would read foreign memory.
 void check_ids(const at::Tensor& ids, int64_t size, const char* op, const char* name);
 
-// Starts of ragged rows: int64 [rows + 1].
-inline void check_ptr_shape(const at::Tensor& ptr, int64_t rows, const char* op, const char* name) {
-  check_dim(ptr, 1, op, name);
-  check_dtype(ptr, at::kLong, op, name);
-  check_size(ptr, 0, rows + 1, op, name);
-}
-
-// They run from 0 to `count`, the number of values, and never fall.
-void check_ptr(const at::Tensor& ptr, int64_t count, const char* op, const char* name);
-
 }  // namespace mmfast

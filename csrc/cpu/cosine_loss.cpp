@@ -6,7 +6,8 @@
 #include <tuple>
 #include <vector>
 
-#include "ragged.h"
+#include "../check.h"
+#include "row_blocks.h"
 #include "unit_rows.h"
 
 namespace mmfast {

@@ -9,8 +9,10 @@
 #include <tuple>
 #include <vector>
 
+#include "../check.h"
+#include "edges.h"
 #include "exp.h"
-#include "ragged.h"
+#include "row_blocks.h"
 #include "unit_rows.h"
 
 namespace mmfast {
@@ -140,8 +142,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> target_contrast(const at::Tensor&
   check_size(text_target, 0, rows, kOp, "text_target");
   TORCH_CHECK_VALUE(rows > 0, kOp, ": the batch is empty; wanted at least one item");
   TORCH_CHECK_VALUE(temperature > 0, kOp, ": temperature=", temperature, "; choose a number above zero");
-  const at::Tensor ptr[] = {checked_ptr(image_ptr, rows, image_aux.size(0), kOp, "image_ptr"),
-                            checked_ptr(text_ptr, rows, text_aux.size(0), kOp, "text_ptr")};
+  const at::Tensor ptr[] = {checked_ptr(image_ptr, image_aux.size(0), kOp, "image_ptr"),
+                            checked_ptr(text_ptr, text_aux.size(0), kOp, "text_ptr")};
+  check_size(ptr[0], 0, rows + 1, kOp, "image_ptr");
+  check_size(ptr[1], 0, rows + 1, kOp, "text_ptr");
   const at::Tensor all[] = {image_target.contiguous(), image_aux.contiguous(), text_target.contiguous(),
                             text_aux.contiguous()};
   const int64_t *images = ptr[0].const_data_ptr<int64_t>(), *texts = ptr[1].const_data_ptr<int64_t>();

@@ -9,8 +9,10 @@
 #include <tuple>
 #include <vector>
 
+#include "../check.h"
+#include "edges.h"
 #include "exp.h"
-#include "ragged.h"
+#include "row_blocks.h"
 #include "table.h"
 #include "unit_rows.h"
 
@@ -81,7 +83,8 @@ struct Arguments {
     check_dim(attention, 1, op, "attention");
     check_dtype(attention, aux.scalar_type(), op, "attention");
     check_size(attention, 0, 2 * aux.size(1), op, "attention");
-    ptr = checked_ptr(ptr_in, rows, aux.size(0), op, "ptr");
+    ptr = checked_ptr(ptr_in, aux.size(0), op, "ptr");
+    check_size(ptr, 0, rows + 1, op, "ptr");
     const int64_t* p = ptr.const_data_ptr<int64_t>();
     for (int64_t r = 0; r < rows; ++r) longest = std::max(longest, p[r + 1] - p[r]);
   }

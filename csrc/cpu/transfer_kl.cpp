@@ -22,7 +22,7 @@
 namespace mmfast {
 namespace {
 
-constexpr int64_t kUsers = 64;     // rows of a tile of scores
+constexpr int64_t kUsers = 128;    // rows of a tile of scores
 constexpr int64_t kColumns = 256;  // and its columns
 constexpr int64_t kMost = 8;       // modalities
 

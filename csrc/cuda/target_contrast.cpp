@@ -5,7 +5,7 @@
 
 #include <tuple>
 
-#include "ragged_bind.h"
+#include "edges.h"
 
 namespace mmfast {
 namespace {
@@ -34,8 +34,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> target_contrast(const at::Tensor&
   TORCH_CHECK_VALUE(rows > 0, kOp, ": the batch is empty; wanted at least one item");
   TORCH_CHECK_VALUE(temperature > 0, kOp, ": temperature=", temperature, "; choose a number above zero");
   const DeviceScope scope(image_target);
-  const at::Tensor images = checked_device_ptr(image_ptr, rows, image_aux, kOp, "image_ptr", scope.stream());
-  const at::Tensor texts = checked_device_ptr(text_ptr, rows, text_aux, kOp, "text_ptr", scope.stream());
+  const auto checked = [&](const at::Tensor& ptr, const at::Tensor& aux, const char* name) {
+    check_size(ptr, 0, rows + 1, kOp, name);
+    return checked_device_ptr(ptr, aux.size(0), aux, kOp, name, scope.stream());
+  };
+  const at::Tensor images = checked(image_ptr, image_aux, "image_ptr");
+  const at::Tensor texts = checked(text_ptr, text_aux, "text_ptr");
   const at::Tensor all[] = {image_target.contiguous(), image_aux.contiguous(), text_target.contiguous(),
                             text_aux.contiguous()};
   const auto doubles = image_target.options().dtype(at::kDouble);

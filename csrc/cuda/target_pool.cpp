@@ -6,7 +6,7 @@
 
 #include <tuple>
 
-#include "ragged_bind.h"
+#include "edges.h"
 
 namespace mmfast {
 namespace {
@@ -26,7 +26,8 @@ struct Arguments {
     check_dtype(attention, aux.scalar_type(), op, "attention");
     check_size(attention, 0, 2 * aux.size(1), op, "attention");
     check_device(attention, like, op, "attention");
-    ptr = checked_device_ptr(ptr_in, rows, aux, op, "ptr", stream);
+    ptr = checked_device_ptr(ptr_in, aux.size(0), aux, op, "ptr", stream);
+    check_size(ptr, 0, rows + 1, op, "ptr");
   }
 
   template <typename T>

@@ -8,7 +8,7 @@ import torch
 from mmfast import ops
 from mmfast.errors import MmfastError
 from tests.accuracy import ragged, value_and_gradients
-from tests.conftest import EMULATED
+from tests.kernels import EMULATED
 
 
 def random(*shape, seed=0):
@@ -125,6 +125,15 @@ def test_half_precision_is_computed_in_float32(name, dtype):
 
     got = fn(*cast(dtype))
     assert got.dtype == torch.float32 and torch.equal(got, fn(*cast(dtype, torch.float32)))
+
+
+def test_autocast_leaves_the_products_in_float32():
+    x, y, z = (random(13, 9, seed=s).float() for s in range(3))
+    for loss in (lambda x, y: ops.info_nce(x, y, 0.2), lambda x, y: ops.transfer_kl(x, z, [y])):
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = value_and_gradients(loss, x, y)
+        outside = value_and_gradients(loss, x, y)
+        assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(inside, outside, strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)

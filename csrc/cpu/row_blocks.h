@@ -1,12 +1,9 @@
-// Ragged rows: row r owns the values ptr[r] .. ptr[r + 1]; work is split into blocks of rows, sums kept per block.
+// Work on rows in blocks, for sums that are kept per block and added in order.
 #pragma once
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <cstdint>
-
-#include "../check.h"
 
 namespace mmfast {
 
@@ -20,14 +17,6 @@ void for_row_blocks(int64_t rows, const Body& body) {
   at::parallel_for(0, row_blocks(rows), 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) body(b, b * kRowBlock, std::min(rows, (b + 1) * kRowBlock));
   });
-}
-
-// The starts of ragged rows, checked, contiguous.
-inline at::Tensor checked_ptr(const at::Tensor& ptr, int64_t rows, int64_t count, const char* op, const char* name) {
-  check_ptr_shape(ptr, rows, op, name);
-  const at::Tensor dense = ptr.contiguous();
-  check_ptr(dense, count, op, name);
-  return dense;
 }
 
 }  // namespace mmfast
