@@ -144,10 +144,13 @@ def test_rankings_are_those_of_float64(users, items, candidates):
     exact = users.double() @ items.double().T
     want = rank(*ranking(users.double(), items.double(), 20), candidates=candidates)
     top, scores, hits = rank(*ranking(users, items, 20), candidates=candidates, precision="bfloat16")
-    assert torch.allclose(scores.double(), want[1], rtol=1e-6, atol=1e-5)
+    # The rounding of sums of 64 terms in float32, whatever their order; in a tie of two items, that of either.
+    rounding = 8 * 2.0**-24 * (users.abs().double() @ items.abs().double().T)
+    slack = torch.maximum(rounding.gather(1, want[0].long()), rounding.gather(1, top.long()))
+    assert ((scores.double() - want[1]).abs() <= slack).all()
     swapped = top != want[0]
     rows = torch.nonzero(swapped)[:, 0]
-    assert ((exact[rows, top[swapped].long()] - want[1][swapped]).abs() <= 1e-6 * want[1][swapped].abs() + 1e-5).all()
+    assert ((exact[rows, top[swapped].long()] - want[1][swapped]).abs() <= 2 * slack[swapped]).all()
     assert swapped.float().mean() < 0.02 and torch.equal(hits[~swapped], want[2][~swapped])
 
 
@@ -161,7 +164,7 @@ def test_equal_scores_rank_by_id():
 
 def test_scores_beyond_bfloat16():
     users, items = table(9, 64), table(400, 64, 1)
-    items[7] *= 3e38 / items[7].abs().max()
+    items[7] *= 1e36 / items[7].abs().max()  # no order of summing overflows
     items[8, 0] = torch.finfo(torch.float32).max  # rounds to infinity
     arguments = ranking(users, items, 5)
     assert equal(rank(*arguments, precision="bfloat16"), rank(*arguments, precision="float32"))
