@@ -14,8 +14,8 @@ import torch
 from pydantic import Field, NonNegativeFloat
 
 from mmfast.config import ModelConfig
+from mmfast.dataset_graphs import mixing_weights
 from mmfast.embeddings import EmbeddingTable, linear
-from mmfast.errors import MmfastError
 from mmfast.graph import Graph, keep_edges, mixed_neighbour_graph, subgraph, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.named import NamedModules
@@ -81,21 +81,7 @@ class FREEDOM(Recommender):
 
     def modality_weights(self, hide: frozenset[str] = frozenset()) -> dict[str, float]:
         """Return the weight of each modality that is not hidden; they add up to 1."""
-        shown = [m for m in self.modalities if m not in hide]
-        given = self.config.modality_weights
-        if given is None:
-            others = len([m for m in shown if m != "image"])
-            image = self.config.image_weight if "image" in shown and others else 1.0
-            given = {m: image if m == "image" else (1.0 - image) / others for m in shown}
-            if "image" not in shown:
-                given = dict.fromkeys(shown, 1.0)
-        elif set(given) != set(self.modalities) or sum(given[m] for m in shown) <= 0:
-            raise MmfastError(
-                f"freedom: modality_weights is {given}; wanted a weight of 0 or more for each of "
-                f"{', '.join(self.modalities)}, not all 0"
-            )
-        total = sum(given[m] for m in shown)
-        return {m: given[m] / total for m in shown}
+        return mixing_weights(self.modalities, self.config.image_weight, self.config.modality_weights, hide)
 
     def _item_graph(self, hide: frozenset[str]) -> Graph:
         weights = self.modality_weights(hide)
