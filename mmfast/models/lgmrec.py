@@ -19,7 +19,7 @@ from mmfast.graph import Graph, user_item_block, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import unit
 from mmfast.models.named import NamedModules
-from mmfast.ops import bpr_loss, frobenius_reg, info_nce
+from mmfast.ops import bpr_loss, frobenius_reg, hypergraph, info_nce
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -120,10 +120,7 @@ class LGMRec(Recommender):
         """Return the hypergraph vectors (users [U, D], items [I, D]) of a modality, from the ID vectors of items."""
         of_items = self.incidence(modality, "item", logits)
         of_users = self.incidence(modality, "user", self.counts.propagate(logits, 1, "last"))
-        for _ in range(self.config.num_hyper_layers):
-            edges = of_items.t() @ items
-            items = of_items @ edges
-        return of_users @ edges, items
+        return hypergraph(of_users, of_items, items, self.config.num_hyper_layers)
 
     def vectors(self, hide: frozenset[str]) -> tuple[torch.Tensor, dict[str, Tables]]:
         """Return final vectors [N, D] and the hypergraph vectors by modality."""
