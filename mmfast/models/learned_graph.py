@@ -52,5 +52,6 @@ def similarities(vectors: torch.Tensor, k: int) -> Similarities:
 
 
 def inverse_root(sums: torch.Tensor) -> torch.Tensor:
-    """Return sums^-1/2, 0 where the sum is 0: the scale of K-COS (protocol section 8)."""
-    return torch.where(sums == 0, 0.0, sums).abs().clamp_min(1e-30).rsqrt() * (sums != 0)
+    """Return sums^-1/2, 0 where the sum is 0 and NaN where it is negative: the scale of K-COS (protocol section 8)."""
+    zero = sums == 0
+    return torch.where(zero, 1.0, sums).rsqrt().masked_fill(zero, 0.0)  # the gradient too is 0 where the sum is
