@@ -5,7 +5,7 @@ Follows MMRec's port. The learned graph keeps k entries a row; the reference hol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,7 +18,7 @@ from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import unit
-from mmfast.models.learned_graph import Similarities, inverse_root, similarities
+from mmfast.models.learned_graph import detached, inverse_root, similarities
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, half_square_reg
 from mmfast.registry import MODELS
@@ -27,7 +27,20 @@ if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
     from mmfast.data.sampler import Batch
 
-Smooth = Callable[[torch.Tensor], torch.Tensor]
+
+class Learned(nn.Module):
+    """The learned part of S: a graph for each modality, their weights [M] and the scale [I] of both ends of the mix."""
+
+    def __init__(self, graphs: Mapping[str, Graph], weights: torch.Tensor, scale: torch.Tensor) -> None:
+        super().__init__()
+        self.graphs = NamedModules(graphs)
+        self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+
+    def detach(self) -> Learned:
+        """Return the same without a gradient."""
+        graphs = {m: detached(graph) for m, graph in self.graphs.items()}
+        return Learned(graphs, self.weights.detach(), self.scale.detach())
 
 
 @MODELS.register("lattice")
@@ -62,7 +75,7 @@ class LATTICE(Recommender):
         )
         self.mixing = nn.Parameter(torch.full((len(self.modalities),), 0.5))
         self.original_graphs = NamedModules(cosine_graphs(dataset, self.modalities, config.k))
-        self.learned: tuple[dict[str, Similarities], torch.Tensor] | None = None
+        self.learned: Learned | None = None  # of this epoch's first batch
         self.set_interaction_graph(user_item_graph(dataset.train.users, dataset.train.items, *sizes))
 
     def set_interaction_graph(self, graph: Graph) -> None:
@@ -73,38 +86,32 @@ class LATTICE(Recommender):
         """Let the first batch of the epoch rebuild the item graph, with a gradient."""
         self.learned = None
 
-    def learn(self, hide: frozenset[str] = frozenset()) -> tuple[dict[str, Similarities], torch.Tensor]:
-        """Return what the item graph is made of: similarities by modality and the weights of the modalities [M]."""
-        lists = {}
-        for modality, projection in self.projections.items():
-            lists[modality] = similarities(projection(self.item_features(modality, hide).all()), self.config.k)
-        return lists, torch.softmax(self.mixing, dim=0)
+    def learn(self, hide: frozenset[str] = frozenset()) -> Learned:
+        """Return the learned part, with a gradient: mixed first, then divided by the roots of its row sums."""
+        near = {
+            m: similarities(projection(self.item_features(m, hide).all()), self.config.k)
+            for m, projection in self.projections.items()
+        }
+        weights = torch.softmax(self.mixing, dim=0)
+        sums = sum(weight * part.row_sums() for weight, part in zip(weights, near.values(), strict=True))
+        return Learned({m: part.graph() for m, part in near.items()}, weights, inverse_root(sums))
 
-    def smoother(self, learned: tuple[dict[str, Similarities], torch.Tensor]) -> Smooth:
-        """Return the product with S. The learned part is mixed first, then divided by the roots of its row sums."""
-        lists, weights = learned
-        share = self.config.original_weight
-        sums = sum(weight * part.row_sums() for weight, part in zip(weights, lists.values(), strict=True))
-        scale = inverse_root(sums)
-        ones = torch.ones_like(scale)
-        graphs = [part.graph(ones, ones) for part in lists.values()]
+    def smooth(self, learned: Learned, x: torch.Tensor) -> torch.Tensor:
+        """Return S x, [I, D]."""
+        share, scale = self.config.original_weight, learned.scale
+        scaled, total = scale[:, None] * x, 0
+        for weight, (modality, graph) in zip(learned.weights, learned.graphs.items(), strict=True):
+            near = scale[:, None] * graph.propagate(scaled, 1, "last")
+            fixed = self.original_graphs[modality].propagate(x, 1, "last")
+            total = total + weight * ((1 - share) * near + share * fixed)
+        return total
 
-        def smooth(x: torch.Tensor) -> torch.Tensor:
-            scaled, total = scale[:, None] * x, 0
-            for weight, modality, graph in zip(weights, lists, graphs, strict=True):
-                near = scale[:, None] * graph.propagate(scaled, 1, "last")
-                fixed = self.original_graphs[modality].propagate(x, 1, "last")
-                total = total + weight * ((1 - share) * near + share * fixed)
-            return total
-
-        return smooth
-
-    def vectors(self, smooth: Smooth) -> tuple[torch.Tensor, torch.Tensor]:
+    def vectors(self, learned: Learned) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D])."""
-        users, items = smoothed = self.id_embeddings()
-        near = smoothed[1]
+        users, items = self.id_embeddings()
+        near = items
         for _ in range(self.config.num_item_layers):
-            near = smooth(near)
+            near = self.smooth(learned, near)
         if self.config.backbone == "lightgcn":
             final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
             users, items = final.split([self.num_users, self.num_items])
@@ -112,7 +119,7 @@ class LATTICE(Recommender):
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D]) on an item graph rebuilt by the current parameters."""
-        return self.vectors(self.smoother(self.learn(self.check_hide(hide))))
+        return self.vectors(self.learn(self.check_hide(hide)))
 
     def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the layer-0 tables (users [U, D], items [I, D])."""
@@ -120,12 +127,11 @@ class LATTICE(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr` and `reg`; the first batch of an epoch rebuilds the item graph, the others reuse it detached."""
-        if self.learned is None:
+        learned = self.learned
+        if learned is None:
             learned = self.learn()
-            self.learned = {m: part.detach() for m, part in learned[0].items()}, learned[1].detach()
-        else:
-            learned = self.learned
-        users, items = self.vectors(self.smoother(learned))
+            self.learned = learned.detach()
+        users, items = self.vectors(learned)
         user, pos, neg = batch.users, batch.pos_items, batch.neg_items
         reg = half_square_reg(batch.configured_size, (users, user), (items, pos), (items, neg))
         return {"bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"), "reg": self.config.reg_weight * reg}

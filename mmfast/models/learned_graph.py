@@ -26,21 +26,22 @@ class Similarities(NamedTuple):
         """Return the sum of every item's similarities, [I]."""
         return self.values.sum(1)
 
-    def detach(self) -> Similarities:
-        """Return the same without a gradient."""
-        return Similarities(self.ids, self.values.detach())
-
-    def graph(self, row_scale: torch.Tensor, col_scale: torch.Tensor) -> Graph:
-        """Return the operator row_scale[i] * value[i, j] * col_scale[j]; the gradient of the values is kept."""
+    def graph(self, scale: torch.Tensor | None = None) -> Graph:
+        """Return the operator scale[i] * value[i, j] * scale[j] (None: ones); the gradient of the values is kept."""
         num_items, k = self.ids.shape
-        values = (self.values * row_scale[:, None] * col_scale[self.ids]).flatten()
-        cols = self.ids.flatten()
+        values = self.values if scale is None else self.values * scale[:, None] * scale[self.ids]
+        values, cols = values.flatten(), self.ids.flatten()
         back = torch.argsort(cols, stable=True)
         ptr = torch.arange(num_items + 1, device=cols.device) * k
         ptr_t = torch.zeros(num_items + 1, dtype=torch.int64, device=cols.device)
         ptr_t[1:] = torch.bincount(cols, minlength=num_items).cumsum(0)
         rows_t = (back // k).to(torch.int32)
         return Graph(CSR(ptr, cols.to(torch.int32), values), CSR(ptr_t, rows_t, values.detach()[back]))
+
+
+def detached(graph: Graph) -> Graph:
+    """Return a learned graph without its gradient, ready for the other batches of an epoch: nothing is sorted anew."""
+    return Graph(graph.csr._replace(values=graph.values.detach()), graph.transpose)
 
 
 def similarities(vectors: torch.Tensor, k: int) -> Similarities:

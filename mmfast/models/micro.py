@@ -17,7 +17,7 @@ from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import Query, attend, unit
-from mmfast.models.learned_graph import Similarities, inverse_root, similarities
+from mmfast.models.learned_graph import detached, inverse_root, similarities
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, half_square_reg, info_nce
 from mmfast.registry import MODELS
@@ -65,7 +65,7 @@ class MICRO(Recommender):
         )
         self.query = Query(dim, 1, generator)
         self.original_graphs = NamedModules(cosine_graphs(dataset, self.modalities, config.k))
-        self.learned: dict[str, Similarities] | None = None
+        self.learned: NamedModules | None = None  # the graphs of this epoch's first batch
         self.set_interaction_graph(user_item_graph(dataset.train.users, dataset.train.items, *sizes))
 
     def set_interaction_graph(self, graph: Graph) -> None:
@@ -76,20 +76,19 @@ class MICRO(Recommender):
         """Let the first batch of the epoch rebuild the item graphs, with a gradient."""
         self.learned = None
 
-    def learn(self, hide: frozenset[str] = frozenset()) -> dict[str, Similarities]:
-        """Return the similarities of the projected features by modality."""
-        return {
-            m: similarities(projection(self.item_features(m, hide).all()), self.config.k)
-            for m, projection in self.projections.items()
-        }
+    def learn(self, hide: frozenset[str] = frozenset()) -> NamedModules:
+        """Return the learned graphs by modality, with a gradient, each normalised on its own (K-COS)."""
+        graphs = {}
+        for modality, projection in self.projections.items():
+            near = similarities(projection(self.item_features(modality, hide).all()), self.config.k)
+            graphs[modality] = near.graph(inverse_root(near.row_sums()))
+        return NamedModules(graphs)
 
-    def views(self, learned: dict[str, Similarities]) -> dict[str, torch.Tensor]:
-        """Return S_m^L Q by modality, [I, D] each; each learned graph is normalised on its own."""
+    def views(self, learned: NamedModules) -> dict[str, torch.Tensor]:
+        """Return S_m^L Q by modality, [I, D] each."""
         share, views = self.config.original_weight, {}
-        for modality, part in learned.items():
-            scale = inverse_root(part.row_sums())
-            near, fixed = part.graph(scale, scale), self.original_graphs[modality]
-            h = self.id_embeddings()[1]
+        for modality, near in learned.items():
+            fixed, h = self.original_graphs[modality], self.id_embeddings()[1]
             for _ in range(self.config.num_item_layers):
                 h = (1 - share) * near.propagate(h, 1, "last") + share * fixed.propagate(h, 1, "last")
             views[modality] = h
@@ -114,8 +113,10 @@ class MICRO(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg` and a contrast `cl_*` per modality; the first batch of an epoch rebuilds the graphs."""
-        learned = self.learned or self.learn()
-        self.learned = {m: part.detach() for m, part in learned.items()}
+        learned = self.learned
+        if learned is None:
+            learned = self.learn()
+            self.learned = NamedModules({m: detached(graph) for m, graph in learned.items()})
         views = self.views(learned)
         fused = attend(self.query, list(views.values()))
         users, items = self.vectors(fused)
