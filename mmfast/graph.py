@@ -21,7 +21,7 @@ class Graph(nn.Module):
     def __init__(self, csr: CSR, transpose: CSR | None = None, order: torch.Tensor | None = None) -> None:
         """`transpose` None declares the operator symmetric: its gradient is then the operator itself.
 
-        order: int64 [E], the entry of `csr` behind each entry of the transpose; it lets `propagate` take edge values.
+        order: int32 [E], the entry of `csr` behind each entry of the transpose; it lets `propagate` take edge values.
         """
         super().__init__()
         self.symmetric = transpose is None
@@ -95,14 +95,14 @@ class Graph(nn.Module):
                 f"propagate: values are {list(values.shape)}; wanted one for each entry, {list(self.cols.shape)}"
             )
         csr, transpose = self.csr, self.transpose
-        return csr._replace(values=values), transpose._replace(values=values.detach()[self.order])
+        return csr._replace(values=values), transpose._replace(values=values.detach().index_select(0, self.order))
 
     def incoming(self) -> Edges:
         """Return the entries by row and by column, as the ops on edges take them; for graphs made by edge_graph."""
         if self.order is None:
             raise MmfastError("incoming: this graph keeps no order of its transpose; build it with edge_graph")
         transpose = self.transpose
-        return Edges(self.ptr, self.cols, transpose.ptr, transpose.cols, self.order.int())
+        return Edges(self.ptr, self.cols, transpose.ptr, transpose.cols, self.order)
 
     def edges(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the edges of an undirected graph as (lower node, higher node), in order, int32 [E] each."""
@@ -191,9 +191,12 @@ def edge_graph(rows: np.ndarray, cols: np.ndarray, num_rows: int, num_cols: int)
     """Return the operator with ones at (rows[e], cols[e]) that takes learned values, `propagate(..., values=v)`.
 
     The values are in the order of `graph.csr`: by row, entries of one row as given. Attention, learned item graphs and
-    masked graphs are this operator with values of their own.
+    masked graphs are this operator with values of their own. Raises MmfastError for 2^31 entries and more.
     """
-    return Graph(*_pair(rows, cols, None, num_rows, num_cols))
+    if len(rows) >= 2**31:
+        raise MmfastError(f"edge_graph: there are {len(rows)} entries; wanted less than 2^31")
+    csr, transpose, order = _pair(rows, cols, None, num_rows, num_cols)
+    return Graph(csr, transpose, order.int())
 
 
 def edge_weights(rows: np.ndarray, cols: np.ndarray, num_nodes: int, eps: float = DEGREE_EPS) -> np.ndarray:
@@ -318,10 +321,13 @@ def user_item_pairs(graph: Graph, num_users: int) -> tuple[np.ndarray, np.ndarra
 def drop_entries(graph: Graph, rate: float) -> Graph:
     """Return a symmetric graph with entries dropped at `rate`, each on its own, the kept ones divided by 1 - rate.
 
-    The two directions of an edge part company. Draws from torch's global generator.
+    The two directions of an edge part company. Draws from torch's global generator. The first call finds the order of
+    the transpose, which the graph keeps.
     """
+    if graph.order is None:
+        graph.order = torch.argsort(graph.cols, stable=True).int()  # (c, r) behind (r, c): the pattern is symmetric
     csr = graph.csr
     keep = (torch.rand(csr.cols.shape, device=csr.cols.device) >= rate).to(csr.values.dtype)
     values = keep * csr.values / (1 - rate)
-    order = torch.argsort(csr.cols, stable=True)  # the transpose of a symmetric pattern lists the same places
-    return Graph(csr._replace(values=values), csr._replace(values=values[order]), order)
+    back = values.index_select(0, graph.order)
+    return Graph(csr._replace(values=values), csr._replace(values=back), graph.order)

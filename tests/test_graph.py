@@ -9,6 +9,7 @@ from mmfast.graph import (
     DEGREE_EPS,
     cosine_neighbour_graph,
     directed_graph,
+    drop_entries,
     edge_graph,
     keep_edges,
     mixed_neighbour_graph,
@@ -160,6 +161,26 @@ def test_edge_values_with_a_gradient():
         graph.propagate(x, 1, "last", values=values[:3])
     with pytest.raises(MmfastError, match="takes no edge values; build it with edge_graph"):
         user_item_graph(*pairs(), NUM_USERS, NUM_ITEMS).propagate(torch.rand(12, 2), 1, values=values)
+
+
+def test_the_order_of_the_transpose_is_kept_as_the_ops_take_it():
+    graph = edge_graph(np.array([2, 0, 1, 0]), np.array([1, 3, 0, 1]), 3, 4)
+    assert graph.order.dtype == torch.int32 and graph.incoming().edges_t is graph.order
+    many = np.broadcast_to(np.int32(0), 2**31)
+    with pytest.raises(MmfastError, match="edge_graph: there are 2147483648 entries; wanted less than 2"):
+        edge_graph(many, many, 1, 1)
+
+
+def test_dropped_entries():
+    graph = user_item_graph(*pairs(), NUM_USERS, NUM_ITEMS, "sym0")
+    full = dense(graph.csr, NUM_USERS + NUM_ITEMS)
+    torch.manual_seed(0)
+    for dropped in (drop_entries(graph, 0.5), drop_entries(graph, 0.5)):
+        left = dense(dropped.csr, NUM_USERS + NUM_ITEMS)
+        check(dropped, left.numpy())
+        torch.testing.assert_close(left[left != 0], 2 * full[left != 0])
+        assert 0 < (left != 0).sum() < (full != 0).sum()
+        assert dropped.order is graph.order  # found once
 
 
 def test_graphs_move_with_their_model():
