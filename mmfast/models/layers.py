@@ -1,14 +1,20 @@
-"""Small pieces that several backbones share: initialised linear maps, attention over views, BPR on tables."""
+"""Small pieces that several backbones share: initialised linear maps, attention over views, losses on final vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmfast.config import ModelConfig
 from mmfast.embeddings import linear, xavier
+from mmfast.ops import bpr_loss, half_square_reg, info_nce
+
+if TYPE_CHECKING:
+    from mmfast.data.sampler import Batch
 
 SLOPE = 0.01  # of every leaky ReLU in the reference programs
 
@@ -55,3 +61,26 @@ def attend(query: Query, views: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the views [R, D] weighted by a softmax over them of their queries, summed, [R, D]."""
     weights = torch.softmax(torch.cat([query(view) for view in views], dim=1), dim=1)
     return sum(weights[:, m : m + 1] * view for m, view in enumerate(views))
+
+
+def ranking_terms(
+    config: ModelConfig, batch: Batch, users: torch.Tensor, items: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return `bpr` (log-sigmoid) and `reg` (R-HALF, times `config.reg_weight`) of final vectors [U, D] and [I, D]."""
+    user, pos, neg = batch.users, batch.pos_items, batch.neg_items
+    reg = half_square_reg(batch.configured_size, (users, user), (items, pos), (items, neg))
+    return {"bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"), "reg": config.reg_weight * reg}
+
+
+def two_view_loss(
+    config: ModelConfig, batch: Batch, behaviour: torch.Tensor, side: torch.Tensor, num_users: int
+) -> dict[str, torch.Tensor]:
+    """Return the ranking terms of behaviour + side, [N, D] each, and `cl_items` and `cl_users`, side against behaviour.
+
+    The loss of MGCN and SMORE; `config` has reg_weight, cl_weight and temperature.
+    """
+    users, items = (behaviour + side).split([num_users, side.shape[0] - num_users])
+    terms = ranking_terms(config, batch, users, items)
+    for name, rows in (("cl_items", batch.pos_items + num_users), ("cl_users", batch.users)):
+        terms[name] = config.cl_weight * info_nce(side[rows], behaviour[rows], config.temperature)
+    return terms

@@ -13,9 +13,8 @@ from mmfast.dataset_graphs import cosine_graphs
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_block, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import Query, attend
+from mmfast.models.layers import Query, attend, two_view_loss
 from mmfast.models.named import NamedModules
-from mmfast.ops import bpr_loss, half_square_reg, info_nce
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -94,14 +93,4 @@ class MGCN(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg` and the contrasts `cl_items` and `cl_users` of side against behaviour."""
-        behaviour, side = self.behaviour_and_side(frozenset())
-        users, items = (behaviour + side).split([self.num_users, self.num_items])
-        user, pos, neg = batch.users, batch.pos_items, batch.neg_items
-        reg = half_square_reg(batch.configured_size, (users, user), (items, pos), (items, neg))
-        terms = {
-            "bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"),
-            "reg": self.config.reg_weight * reg,
-        }
-        for name, rows in (("cl_items", pos + self.num_users), ("cl_users", user)):
-            terms[name] = self.config.cl_weight * info_nce(side[rows], behaviour[rows], self.config.temperature)
-        return terms
+        return two_view_loss(self.config, batch, *self.behaviour_and_side(frozenset()), self.num_users)
