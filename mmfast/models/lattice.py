@@ -17,10 +17,9 @@ from mmfast.dataset_graphs import cosine_graphs
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import unit
+from mmfast.models.layers import ranking_terms, unit
 from mmfast.models.learned_graph import detached, inverse_root, similarities
 from mmfast.models.named import NamedModules
-from mmfast.ops import bpr_loss, half_square_reg
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -132,6 +131,4 @@ class LATTICE(Recommender):
             learned = self.learn()
             self.learned = learned.detach()
         users, items = self.vectors(learned)
-        user, pos, neg = batch.users, batch.pos_items, batch.neg_items
-        reg = half_square_reg(batch.configured_size, (users, user), (items, pos), (items, neg))
-        return {"bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"), "reg": self.config.reg_weight * reg}
+        return ranking_terms(self.config, batch, users, items)

@@ -16,10 +16,10 @@ from mmfast.dataset_graphs import cosine_graphs
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import Query, attend, unit
+from mmfast.models.layers import Query, attend, ranking_terms, unit
 from mmfast.models.learned_graph import detached, inverse_root, similarities
 from mmfast.models.named import NamedModules
-from mmfast.ops import bpr_loss, half_square_reg, info_nce
+from mmfast.ops import info_nce
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -120,12 +120,7 @@ class MICRO(Recommender):
         views = self.views(learned)
         fused = attend(self.query, list(views.values()))
         users, items = self.vectors(fused)
-        user, pos, neg = batch.users, batch.pos_items, batch.neg_items
-        reg = half_square_reg(batch.configured_size, (users, user), (items, pos), (items, neg))
-        terms = {
-            "bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"),
-            "reg": self.config.reg_weight * reg,
-        }
+        terms = ranking_terms(self.config, batch, users, items)
         rows = slice(None)
         if self.config.cl_items is not None and self.config.cl_items < self.num_items:
             rows = torch.randperm(self.num_items, device=fused.device)[: self.config.cl_items]
