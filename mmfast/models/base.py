@@ -104,8 +104,12 @@ class Recommender(nn.Module):
         raise NotImplementedError
 
     def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the trainable ID tables (users [U, D], items [I, D])."""
-        raise NotImplementedError
+        """Return the trainable ID tables (users [U, D], items [I, D]), by default the two parts of `self.nodes`."""
+        return self.users_and_items(self.nodes.all())
+
+    def users_and_items(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the two parts of a table of all nodes [N, D]: users [U, D], items [I, D]."""
+        return nodes.split([self.num_users, self.num_items])
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return named, already weighted scalar terms; their sum is minimised."""

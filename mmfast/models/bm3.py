@@ -64,7 +64,7 @@ class BM3(Recommender):
     def vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the vectors before the predictor: users the mean over layers, items that plus their table."""
         final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
-        users, items = final.split([self.num_users, self.num_items])
+        users, items = self.users_and_items(final)
         return users, items + self.id_embeddings()[1]
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,10 +72,6 @@ class BM3(Recommender):
         self.check_hide(hide)
         users, items = self.vectors()
         return self.predictor(users), self.predictor(items)
-
-    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the layer-0 tables (users [U, D], items [I, D])."""
-        return self.nodes.all().split([self.num_users, self.num_items])
 
     def target(self, name: str, online: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the target of `online` [R, D], the table `name` at `rows`: dropped out, without gradient."""

@@ -75,12 +75,8 @@ class BUIR(Recommender):
         self.check_hide(hide)
         table = self.nodes.all()
         final = table if self.config.variant == "id" else self.graph.propagate(table, self.config.num_layers)
-        users, items = final.split([self.num_users, self.num_items])
+        users, items = self.users_and_items(final)
         return torch.cat([self.predictor(users), users], 1), torch.cat([items, self.predictor(items)], 1)
-
-    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the online tables (users [U, D], items [I, D])."""
-        return self.nodes.all().split([self.num_users, self.num_items])
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the term `bootstrap`: 2 - 2 cos of each online prediction and the other side's target, batch mean."""

@@ -137,16 +137,15 @@ class EgoGCN(Recommender):
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, (1 + M) D], items [I, (1 + M) D])."""
-        vectors = self.remembered(hide)
-        return vectors or self.representation(self.check_hide(hide)).split([self.num_users, self.num_items])
+        return self.remembered(hide) or self.users_and_items(self.representation(self.check_hide(hide)))
 
     def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ID tables (users [U, D], items [I, D])."""
-        return self.ids.all().split([self.num_users, self.num_items])
+        return self.users_and_items(self.ids.all())
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr` (-ln sigmoid) and `reg`: mean squares of the batch's IDs and preferences."""
-        users, items = self.representation(frozenset()).split([self.num_users, self.num_items])
+        users, items = self.users_and_items(self.representation(frozenset()))
         self.remember(users, items)
         bpr = bpr_loss(users, items, batch.users, batch.pos_items, batch.neg_items, "raw")
         return {"bpr": bpr, "reg": self.config.reg_weight * self.penalty(batch)}

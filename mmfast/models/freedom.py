@@ -99,15 +99,11 @@ class FREEDOM(Recommender):
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return vectors (users [U, D], items [I, D]) on the full graph; a hidden modality leaves the item graph."""
         final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
-        users, items = final[: self.num_users], final[self.num_users :]
+        users, items = self.users_and_items(final)
         graph = self.item_graph(self.check_hide(hide))
         if graph is None:
             return users, items
         return users, items + graph.propagate(self.id_embeddings()[1], self.config.num_item_layers, "last")
-
-    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the layer-0 tables (users [U, D], items [I, D])."""
-        return self.nodes.all()[: self.num_users], self.nodes.all()[self.num_users :]
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr` on the sampled graph and one content term per modality, reg_weight applied."""

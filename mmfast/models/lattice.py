@@ -113,16 +113,12 @@ class LATTICE(Recommender):
             near = self.smooth(learned, near)
         if self.config.backbone == "lightgcn":
             final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
-            users, items = final.split([self.num_users, self.num_items])
+            users, items = self.users_and_items(final)
         return users, items + unit(near)
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D]) on an item graph rebuilt by the current parameters."""
         return self.vectors(self.learn(self.check_hide(hide)))
-
-    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the layer-0 tables (users [U, D], items [I, D])."""
-        return self.nodes.all().split([self.num_users, self.num_items])
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr` and `reg`; the first batch of an epoch rebuilds the item graph, the others reuse it detached."""

@@ -134,16 +134,12 @@ class LGMRec(Recommender):
 
     def embed(self, hide: Collection[str] = ()) -> Tables:
         """Return final vectors (users [U, D], items [I, D])."""
-        return self.vectors(self.check_hide(hide))[0].split([self.num_users, self.num_items])
-
-    def id_embeddings(self) -> Tables:
-        """Return the layer-0 tables (users [U, D], items [I, D])."""
-        return self.nodes.all().split([self.num_users, self.num_items])
+        return self.users_and_items(self.vectors(self.check_hide(hide))[0])
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg`, and `cl_users`, `cl_items`: hypergraph vectors of one modality against the others'."""
         final, hyper = self.vectors(frozenset())
-        users, items = final.split([self.num_users, self.num_items])
+        users, items = self.users_and_items(final)
         user, pos, neg = batch.users, batch.pos_items, batch.neg_items
         terms = {
             "bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"),

@@ -47,11 +47,7 @@ class LightGCN(Recommender):
         """Return propagated vectors (users [U, D], items [I, D])."""
         self.check_hide(hide)
         final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
-        return final[: self.num_users], final[self.num_users :]
-
-    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the layer-0 tables (users [U, D], items [I, D])."""
-        return self.nodes.all()[: self.num_users], self.nodes.all()[self.num_users :]
+        return self.users_and_items(final)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the terms `bpr` and `reg` (reg_weight * R-FRO of the layer-0 batch rows)."""

@@ -141,7 +141,7 @@ class MENTOR(Recommender):
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, M D], items [I, M D])."""
-        return self.remembered(hide) or self.main(self.check_hide(hide)).split([self.num_users, self.num_items])
+        return self.remembered(hide) or self.users_and_items(self.main(self.check_hide(hide)))
 
     def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the preference and item table of the ID encoder (users [U, D], items [I, D])."""

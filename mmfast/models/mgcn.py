@@ -85,11 +85,7 @@ class MGCN(Recommender):
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D]); a hidden modality keeps its item graph."""
         behaviour, side = self.behaviour_and_side(self.check_hide(hide))
-        return (behaviour + side).split([self.num_users, self.num_items])
-
-    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the layer-0 tables (users [U, D], items [I, D])."""
-        return self.nodes.all().split([self.num_users, self.num_items])
+        return self.users_and_items(behaviour + side)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg` and the contrasts `cl_items` and `cl_users` of side against behaviour."""

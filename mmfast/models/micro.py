@@ -99,17 +99,13 @@ class MICRO(Recommender):
         users, items = self.id_embeddings()
         if self.config.backbone == "lightgcn":
             final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
-            users, items = final.split([self.num_users, self.num_items])
+            users, items = self.users_and_items(final)
         return users, items + unit(fused)
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D]) on item graphs rebuilt by the current parameters."""
         views = self.views(self.learn(self.check_hide(hide)))
         return self.vectors(attend(self.query, list(views.values())))
-
-    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the layer-0 tables (users [U, D], items [I, D])."""
-        return self.nodes.all().split([self.num_users, self.num_items])
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg` and a contrast `cl_*` per modality; the first batch of an epoch rebuilds the graphs."""

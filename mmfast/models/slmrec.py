@@ -85,16 +85,12 @@ class SLMRec(Recommender):
 
     def fuse(self, channels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D])."""
-        users, items = torch.cat(list(channels.values()), dim=1).split([self.num_users, self.num_items])
+        users, items = self.users_and_items(torch.cat(list(channels.values()), dim=1))
         return self.user_head(users), self.item_head(items)
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D])."""
         return self.remembered(hide) or self.fuse(self.channels(self.check_hide(hide)))
-
-    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the layer-0 tables (users [U, D], items [I, D])."""
-        return self.nodes.all().split([self.num_users, self.num_items])
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `main`, the in-batch contrast of users and items, and `ssl`, the weighted chain (task FAC)."""
