@@ -16,7 +16,7 @@ from mmfast.config import ModelConfig
 from mmfast.data.categories import item_categories
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.models.base import Recommender
-from mmfast.models.layers import xavier_linear
+from mmfast.models.layers import preference, xavier_linear
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, half_square_reg
 from mmfast.registry import MODELS
@@ -64,11 +64,7 @@ class DeepStyle(Recommender):
 
     def user_preference(self, name: str, rows: torch.Tensor | None, hide: Collection[str]) -> torch.Tensor:
         """Return the user channel `name` at `rows` (None: all); the mean row everywhere when `name` is in `hide`."""
-        table = self.users[name]
-        if name in hide:
-            count = self.num_users if rows is None else rows.numel()
-            return table.all().mean(0).expand(count, -1)
-        return table.all() if rows is None else table(rows)
+        return preference(self.users[name], name in hide, rows)
 
     def vectors(
         self, user_rows: torch.Tensor | None, item_rows: torch.Tensor | None, hide: Collection[str]

@@ -17,7 +17,7 @@ from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, edge_graph, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import leaky, unit
+from mmfast.models.layers import leaky, preference, unit
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, edge_attention, mean_square_reg
 from mmfast.registry import MODELS
@@ -78,8 +78,7 @@ class EgoGCN(Recommender):
 
     def user_preference(self, modality: str, hide: Collection[str] = ()) -> torch.Tensor:
         """Return the preferences [U, D] of a modality; the mean row everywhere when it is in `hide`."""
-        table = self.preferences[modality].all()
-        return table.mean(0).expand_as(table) if modality in hide else table
+        return preference(self.preferences[modality], modality in hide)
 
     def starts(self, hide: frozenset[str]) -> dict[str, torch.Tensor]:
         """Return [preference ; n(content)] by modality, [N, D] each."""

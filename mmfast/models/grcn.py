@@ -16,7 +16,7 @@ from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable
 from mmfast.graph import Graph, edge_graph, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import leaky, unit, xavier_linear
+from mmfast.models.layers import leaky, preference, unit, xavier_linear
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, edge_attention, edge_gather, mean_square_reg
 from mmfast.registry import MODELS
@@ -74,8 +74,7 @@ class GRCN(Recommender):
 
     def user_preference(self, modality: str, hide: Collection[str] = ()) -> torch.Tensor:
         """Return the preferences [U, D] of a modality; the mean row everywhere when it is in `hide`."""
-        table = self.preferences[modality].all()
-        return table.mean(0).expand_as(table) if modality in hide else table
+        return preference(self.preferences[modality], modality in hide)
 
     def content(self, modality: str, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the content vectors [N, D] of a modality and the attention of every entry of the graph [E]."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmfast.config import ModelConfig
-from mmfast.embeddings import linear, xavier
+from mmfast.embeddings import EmbeddingTable, linear, xavier
 from mmfast.ops import bpr_loss, half_square_reg, info_nce
 
 if TYPE_CHECKING:
@@ -42,6 +42,14 @@ def linear_without_bias(in_dim: int, out_dim: int, generator: torch.Generator) -
     with torch.no_grad():
         layer.weight.copy_(linear(in_dim, out_dim, generator).weight)
     return layer
+
+
+def preference(table: EmbeddingTable, hidden: bool, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the user table of a modality at `rows` (None: all), [R, D]; its mean row everywhere when it is hidden."""
+    if hidden:
+        mean = table.all().mean(0)
+        return mean.expand(table.parameter.shape[0] if rows is None else rows.numel(), -1)
+    return table.all() if rows is None else table(rows)
 
 
 class Query(nn.Module):

@@ -15,6 +15,7 @@ from torch import nn
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear, xavier
 from mmfast.models.base import Recommender
+from mmfast.models.layers import preference
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, frobenius_reg, half_square_reg
 from mmfast.registry import MODELS
@@ -77,11 +78,7 @@ class VBPR(Recommender):
 
     def user_preference(self, name: str, rows: torch.Tensor | None, hide: Collection[str]) -> torch.Tensor:
         """Return the user channel `name` at `rows` (None: all); the mean row everywhere when `name` is in `hide`."""
-        table = self.users[name]
-        if name in hide:
-            count = self.num_users if rows is None else rows.numel()
-            return table.all().mean(0).expand(count, -1)
-        return table.all() if rows is None else table(rows)
+        return preference(self.users[name], name in hide, rows)
 
     def vectors(
         self, user_rows: torch.Tensor | None, item_rows: torch.Tensor | None, hide: Collection[str]
