@@ -26,6 +26,10 @@ class FeatureSource(nn.Module):
         """Return the features of every item, [I, F]."""
         raise NotImplementedError
 
+    def directions(self) -> torch.Tensor:
+        """Return the features of every item at length 1 (zero rows stay zero), [I, F]."""
+        return F.normalize(self.all(), dim=-1)
+
     def project(self, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return rows(ids) @ weight.T, [R, D], for sorted unique ids and weight [D, F]."""
         return self.rows(ids) @ weight.t()
@@ -53,6 +57,7 @@ class FrozenFeatures(TableFeatures):
         super().__init__()
         self.feature_dim = features.shape[1]
         self.register_buffer("features", tensor_view(features), persistent=False)
+        self.register_buffer("unit_features", None, persistent=False)
 
     def table(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the features, [I, F]."""
@@ -65,6 +70,12 @@ class FrozenFeatures(TableFeatures):
     def all(self) -> torch.Tensor:
         """Return all features, [I, F] float32."""
         return self.features.float()
+
+    def directions(self) -> torch.Tensor:
+        """Return all features at length 1, [I, F] float32; kept, for a model that reads them does so in every step."""
+        if self.unit_features is None:
+            self.unit_features = super().directions()
+        return self.unit_features
 
 
 class TrainableFeatures(RowTable, TableFeatures):

@@ -15,7 +15,7 @@ from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable
 from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import unit, xavier_linear
+from mmfast.models.layers import xavier_linear
 from mmfast.models.named import NamedModules
 from mmfast.ops import info_nce
 from mmfast.registry import MODELS
@@ -76,8 +76,7 @@ class SLMRec(Recommender):
         users, items = self.id_embeddings()
         starts = {"": items}
         for modality in self.images_first:
-            projection = self.projections[modality]
-            starts[modality] = projection(unit(self.item_features(modality, hide).all()))
+            starts[modality] = self.projections[modality](self.item_features(modality, hide).directions())
         return {
             name: self.graph.propagate(torch.cat([users, start]), self.config.num_layers)
             for name, start in starts.items()

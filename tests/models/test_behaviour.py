@@ -10,7 +10,7 @@ from mmfast.data.dataset import Dataset, Interactions
 from mmfast.data.sampler import Sampler
 from mmfast.errors import MmfastError
 from mmfast.evaluate import evaluate
-from mmfast.models.features import FrozenFeatures
+from mmfast.models.features import FrozenFeatures, HiddenFeatures, TrainableFeatures
 from mmfast.ops import use_backend
 from mmfast.optim import Adam
 from mmfast.registry import MODELS
@@ -190,6 +190,17 @@ class FrozenFeatures64(FrozenFeatures):
 
     def rows(self, ids):
         return self.features.index_select(0, ids).double()
+
+
+def test_features_at_length_one_are_kept_where_they_are_frozen():
+    rows = np.array([[3.0, 4.0], [0.0, 0.0], [-2.0, 0.0]], np.float32)
+    frozen, trained = FrozenFeatures(rows), TrainableFeatures(rows)
+    wanted = torch.tensor([[0.6, 0.8], [0.0, 0.0], [-1.0, 0.0]])
+    assert torch.allclose(frozen.directions(), wanted) and torch.allclose(trained.directions(), wanted)
+    assert frozen.directions() is frozen.directions() and not frozen.state_dict()
+    assert trained.directions().requires_grad
+    mean = torch.tensor([1.0, 4.0]) / 17**0.5
+    assert torch.allclose(HiddenFeatures(frozen).directions(), mean.expand(3, 2))
 
 
 def test_set_item_features_refuses_another_width():
