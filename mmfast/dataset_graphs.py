@@ -15,6 +15,8 @@ from mmfast.neighbours import item_neighbours
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
 
+PAIR_BYTES = 64 << 20  # of the pairs of feature rows that are compared at a time
+
 
 def mixing_weights(
     modalities: Sequence[str],
@@ -58,8 +60,9 @@ def _cosine_graph(dataset: Dataset, modality: str, k: int) -> Graph:
     features, present = dataset.features[modality], ids >= 0
     rows, cols = np.repeat(np.arange(len(ids)), present.sum(1)), ids[present].astype(np.int64)
     values = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), 1 << 16):
-        part = slice(start, start + (1 << 16))
+    step = max(1, PAIR_BYTES // (8 * features.shape[1]))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
         pair = [torch.from_numpy(np.asarray(features[which[part]], np.float32)) for which in (rows, cols)]
         values[part] = torch.nn.functional.cosine_similarity(*pair).numpy()
     cosines = np.zeros(ids.shape, np.float32)
