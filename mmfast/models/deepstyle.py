@@ -77,7 +77,7 @@ class DeepStyle(Recommender):
         for modality, projection in self.projections.items():
             source = self.item_features(modality, hide)
             if item_rows is None:
-                parts.append(projection(source.all()))
+                parts.append(source.through(projection))
             else:
                 content = source.project(item_rows, projection.weight)
                 parts.append(content if projection.bias is None else content + projection.bias)

@@ -87,7 +87,7 @@ class EgoGCN(Recommender):
                 for _, table in self.preferences.items():
                     table.all().copy_(unit(table.all()))
         return {
-            m: torch.cat([self.user_preference(m, hide), unit(leaky(projection(self.item_features(m, hide).all())))])
+            m: torch.cat([self.user_preference(m, hide), unit(leaky(self.item_features(m, hide).through(projection)))])
             for m, projection in self.projections.items()
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -33,6 +34,10 @@ class FeatureSource(nn.Module):
     def project(self, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return rows(ids) @ weight.T, [R, D], for sorted unique ids and weight [D, F]."""
         return self.rows(ids) @ weight.t()
+
+    def through(self, rowwise: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Return rowwise(all()), [I, D]; the map acts on every row alone, as a linear layer does."""
+        return rowwise(self.all())
 
 
 class TableFeatures(FeatureSource):
@@ -110,6 +115,11 @@ class HiddenFeatures(FeatureSource):
         """Return the mean row once per item, [I, F]."""
         features = self.source.all()
         return features.mean(0).expand_as(features)
+
+    def through(self, rowwise: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Return rowwise(all()), [I, D], from the mean row mapped once."""
+        features = self.source.all()
+        return rowwise(features.mean(0, keepdim=True)).repeat(len(features), 1)
 
 
 def tensor_view(array: np.ndarray) -> torch.Tensor:

@@ -78,7 +78,7 @@ class GRCN(Recommender):
 
     def content(self, modality: str, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the content vectors [N, D] of a modality and the attention of every entry of the graph [E]."""
-        items = unit(leaky(self.projections[modality](self.item_features(modality, hide).all())))
+        items = unit(leaky(self.item_features(modality, hide).through(self.projections[modality])))
         users = unit(self.user_preference(modality, hide))
         for _ in range(self.config.num_routing if self.config.routing == "paper" else 0):
             users = unit(users + edge_attention(self.to_users.incoming(), users, items, items)[0])

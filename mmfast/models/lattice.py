@@ -88,7 +88,7 @@ class LATTICE(Recommender):
     def learn(self, hide: frozenset[str] = frozenset()) -> Learned:
         """Return the learned part, with a gradient: mixed first, then divided by the roots of its row sums."""
         near = {
-            m: similarities(projection(self.item_features(m, hide).all()), self.config.k)
+            m: similarities(self.item_features(m, hide).through(projection), self.config.k)
             for m, projection in self.projections.items()
         }
         weights = torch.softmax(self.mixing, dim=0)

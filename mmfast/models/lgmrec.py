@@ -39,6 +39,10 @@ class ContentMaps(nn.Module):
         for weight in (self.projection, self.hyperedge):
             xavier(weight.data, "xavier_uniform", generator)
 
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return vectors and hyperedge logits side by side, [R, D + H], of features [R, F]: one product."""
+        return features @ torch.cat([self.projection, self.hyperedge], dim=1)
+
 
 @MODELS.register("lgmrec")
 class LGMRec(Recommender):
@@ -104,11 +108,9 @@ class LGMRec(Recommender):
 
     def content(self, hide: frozenset[str]) -> dict[str, Tables]:
         """Return by modality the projected items [I, D] and their hyperedge logits [I, H], from one product."""
-        dim = self.config.embedding_dim
-        parts = {}
+        parts, widths = {}, [self.config.embedding_dim, self.config.num_hyperedges]
         for modality, maps in self.maps.items():
-            both = self.item_features(modality, hide).all() @ torch.cat([maps.projection, maps.hyperedge], dim=1)
-            parts[modality] = both.split([dim, self.config.num_hyperedges], dim=1)
+            parts[modality] = self.item_features(modality, hide).through(maps).split(widths, dim=1)
         return parts
 
     def modality_vectors(self, items: torch.Tensor) -> torch.Tensor:

@@ -41,10 +41,10 @@ class Encoder(nn.Module):
         self.first = linear(in_dim, 4 * dim, generator)
         self.second = linear(4 * dim, dim, generator)
 
-    def start(self, content: torch.Tensor, preference: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the vectors before any hop, [N, D], of item inputs [I, in_dim]."""
+    def start(self, hidden: torch.Tensor, preference: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the vectors before any hop, [N, D], from the items' first layer [I, 4 D]."""
         users = self.preference.all() if preference is None else preference
-        return unit(torch.cat([users, self.second(leaky(self.first(content)))]))
+        return unit(torch.cat([users, self.second(leaky(hidden))]))
 
 
 @MODELS.register("mentor")
@@ -114,9 +114,9 @@ class MENTOR(Recommender):
         """Return the vectors of a modality or of IDs, [N, D]; view 1 or 2 adds noise after each hop."""
         key = f"{name}{ID}{view}" if view and self.config.views == "own" else name
         encoder = self.encoders[key]
-        content = self.ids.all() if name == ID else self.item_features(name, hide).all()
-        preference = encoder.preference.all()
-        x = encoder.start(content, preference.mean(0).expand_as(preference) if name in hide else None)
+        first, preference = encoder.first, encoder.preference.all()
+        hidden = first(self.ids.all()) if name == ID else self.item_features(name, hide).through(first)
+        x = encoder.start(hidden, preference.mean(0).expand_as(preference) if name in hide else None)
         if not view:
             return self.graph.propagate(x, 2, "sum")
         total = h = x

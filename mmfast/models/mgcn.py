@@ -69,7 +69,7 @@ class MGCN(Recommender):
 
     def view(self, modality: str, hide: frozenset[str]) -> torch.Tensor:
         """Return the content view of a modality, [N, D]: gated item IDs on the item graph, then users from items."""
-        content = self.projections[modality](self.item_features(modality, hide).all())
+        content = self.item_features(modality, hide).through(self.projections[modality])
         items = self.id_embeddings()[1] * torch.sigmoid(self.gates[modality](content))
         items = self.item_graphs[modality].propagate(items, self.config.num_item_layers, "last")
         return torch.cat([self.block.propagate(items, 1, "last"), items])

@@ -80,7 +80,7 @@ class MICRO(Recommender):
         """Return the learned graphs by modality, with a gradient, each normalised on its own (K-COS)."""
         graphs = {}
         for modality, projection in self.projections.items():
-            near = similarities(projection(self.item_features(modality, hide).all()), self.config.k)
+            near = similarities(self.item_features(modality, hide).through(projection), self.config.k)
             graphs[modality] = near.graph(inverse_root(near.row_sums()))
         return NamedModules(graphs)
 

@@ -98,9 +98,8 @@ class MMGCN(Recommender):
         """Return the vectors of all nodes, [N, D]."""
         total = 0
         for modality, layers in self.layers.items():
-            content = self.item_features(modality, hide).all()
-            if modality in self.inputs:
-                content = self.inputs[modality](content)
+            source = self.item_features(modality, hide)
+            content = source.through(self.inputs[modality]) if modality in self.inputs else source.all()
             x = unit(torch.cat([self.user_preference(modality, hide), content]))
             for layer in layers:
                 x = layer(x, self.ids, self.graph)

@@ -101,7 +101,7 @@ class SMORE(Recommender):
         """Return the filtered content by view, [I, D] each."""
         spectra, fused = {}, None
         for modality, projection in self.projections.items():
-            content = projection(self.item_features(modality, hide).all())
+            content = self.item_features(modality, hide).through(projection)
             spectra[modality] = torch.fft.rfft(content.float(), dim=1, norm="ortho")
             fused = spectra[modality] if fused is None else fused * spectra[modality]
         spectra[FUSION] = fused

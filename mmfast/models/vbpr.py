@@ -6,9 +6,11 @@ Departs from the paper: no bias terms, and every modality is used, not images al
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
@@ -71,7 +73,8 @@ class VBPR(Recommender):
         parts = []
         for modality, weight in zip(self.modalities, weights, strict=True):
             source = self.item_features(modality, hide)
-            parts.append(source.all() @ weight.t() if rows is None else source.project(rows, weight))
+            everywhere = partial(F.linear, weight=weight)
+            parts.append(source.through(everywhere) if rows is None else source.project(rows, weight))
         if channels:
             return [part + self.projections[m].bias for m, part in zip(self.modalities, parts, strict=True)]
         return [sum(parts) + self.projection.bias]

@@ -203,6 +203,15 @@ def test_features_at_length_one_are_kept_where_they_are_frozen():
     assert torch.allclose(HiddenFeatures(frozen).directions(), mean.expand(3, 2))
 
 
+def test_a_hidden_modality_is_mapped_as_one_row():
+    source = FrozenFeatures(np.array([[1.0, 4.0], [3.0, 0.0], [5.0, 2.0]], np.float32))
+    layer, seen = torch.nn.Linear(2, 4), []
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    plain, hidden = source.through(layer), HiddenFeatures(source).through(layer)
+    assert torch.equal(plain, torch.nn.functional.linear(source.all(), layer.weight, layer.bias)) and seen == [3, 1]
+    assert torch.allclose(hidden, layer(HiddenFeatures(source).all()))
+
+
 def test_set_item_features_refuses_another_width():
     model = build("vbpr", block_dataset())
     with pytest.raises(MmfastError, match="feature_dim 4; the model was built for 5"):
