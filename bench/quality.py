@@ -74,7 +74,8 @@ def main() -> None:
     parser.add_argument("--data", default="scientific")
     parser.add_argument("--models", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each")
+    parser.add_argument("--workers", type=int, default=2, help="runs side by side")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a run")
     args = parser.parse_args()
     path = ROOT / "bench" / "results" / f"quality-{args.data}.json"
     results = json.loads(path.read_text()) if path.is_file() else {}
@@ -82,7 +83,7 @@ def main() -> None:
     if not models:
         raise MmfastError(f"no configs/{args.data}_*.yaml; name the models with --models")
     known = {(model, run["seed"]) for model, runs in results.items() for run in runs}
-    jobs = [(args.data, m, s, max(1, 2 // args.workers)) for m in models for s in args.seeds if (m, s) not in known]
+    jobs = [(args.data, m, s, args.threads) for m in models for s in args.seeds if (m, s) not in known]
     context = multiprocessing.get_context("spawn")
     with context.Pool(args.workers, maxtasksperchild=1) as pool:
         for (_, model, _, _), result in zip(jobs, pool.imap(one_run, jobs), strict=True):
