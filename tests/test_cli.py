@@ -268,7 +268,9 @@ def test_mistakes_outside_of_the_model_are_told_without_loading_torch():
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stderr.startswith(message)
-        assert done.stderr.endswith(remark) == ("mistake" in message)
+        assert done.stderr.endswith(remark) == ("mistake" in message and "model" not in message)
+        (["model=lightgnc"], "mmfast: 1 mistake in the config:\n  model.name: unknown model 'lightgnc'. Did you mean"),
+        (["model=bpr", "data=bayb"], "mmfast: unknown data set 'bayb': no built-in name, no folder in '"),
 
 
 def test_modules_run_as_commands():
