@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmfast.data.dataset import Dataset, Interactions
 from mmfast.data.sampler import Sampler
@@ -86,6 +87,24 @@ def test_same_seed_same_bits_and_any_thread_count(name):
     assert train(other, dataset, 2) == losses
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+class NothingRead(TorchDispatchMode):
+    """Refuses to copy a number of a tensor to Python: a GPU would wait for it at every step."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_step_reads_no_number_back(name):
+    dataset = block_dataset()
+    model = build(name, dataset)
+    train(model, dataset, 1)
+    batch = next(Sampler(dataset, 64, seed=0, with_negatives=model.uses_negatives).epoch(0))
+    with NothingRead():
+        sum(model.loss(batch).values()).backward()
 
 
 @pytest.mark.parametrize("name", NAMES)

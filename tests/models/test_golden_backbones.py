@@ -283,7 +283,7 @@ PARITY = {
         },
         lirdrec,
         ranking("reg_users_unweighted", "reg_items_unweighted"),
-        lambda model, case: model.epochs_begun.fill_(case.hyper["epoch"]),
+        lambda model, case: model.set_shares(case.hyper["epoch"]),
     ),
     "mentor": Parity(
         lambda h: {
