@@ -238,9 +238,14 @@ def test_trains_under_bfloat16_autocast(name):
 def test_any_modality_name_will_do(name):
     dataset = block_dataset({"items": 3, "values": 4, "type": 2})
     model = build(name, dataset)
-    train(model, dataset, 1)
+    losses = train(model, dataset, 2)
+    assert np.isfinite(losses).all()
+    assert set(model.modalities) == (set(dataset.features) if build(name, block_dataset()).modalities else set())
     for modality in model.modalities:
-        model.embed(hide={modality})
+        plain, hidden = model.embed(), model.embed(hide={modality})
+        same = all(torch.allclose(a, b, atol=1e-7) for a, b in zip(plain, hidden, strict=True))
+        assert same != model.content_in_scores
+    build(name, dataset).load_state_dict(model.state_dict())
 
 
 def test_freedom_modality_weights():
