@@ -247,9 +247,16 @@ def test_an_interruption_says_how_to_resume(tmp_path, monkeypatch, capsys):
 
 
 def test_a_monitor_that_is_not_evaluated(tmp_path):
-    config = toy_config(tmp_path, train={"monitor": "recall@15"})
-    with pytest.raises(MmfastError, match=r"train.monitor: 'recall@15' is not evaluated\. Did you mean 'recall@5'\?"):
-        fit(config, toy_dataset(), progress=False)
+    for monitor, top_k, nearest in (
+        ("recall@15", [5, 10], "recall@5"),
+        ("recall@20", [5000], "recall@5000"),
+        ("recal@10", [5, 10], "recall@10"),
+    ):
+        config = toy_config(tmp_path, train={"monitor": monitor}, evaluate={"top_k": top_k})
+        with pytest.raises(
+            MmfastError, match=f"'{monitor}' is not evaluated; set train.monitor={nearest}, or another of those "
+        ):
+            fit(config, toy_dataset(), progress=False)
     assert not (tmp_path / "runs").exists()
 
 
