@@ -99,7 +99,7 @@ class EvaluateConfig(Config):
     """Full ranking by protocol section 6."""
 
     top_k: tuple[PositiveInt, ...] = Field((5, 10, 20, 50), min_length=1)
-    """Cut-offs K."""
+    """Cut-offs K; one above the number of ranked items is of the whole ranking, which is told."""
     metrics: tuple[str, ...] = Field(("recall", "ndcg", "precision", "map"), min_length=1)
     """Metrics reported at every cut-off."""
     ndcg: Literal["standard", "retrieved"] = "standard"

@@ -173,6 +173,10 @@ def test_evaluate_repeats_the_runs_numbers_and_takes_options(trained, tmp_path, 
     assert "hide: Toy reads no modality 'image'. It reads: none" in capsys.readouterr().err
     assert main(["evaluate", trained, "--top-k", "0"]) == 2
     assert "--top-k: got 0; give cut-offs of 1 or more" in capsys.readouterr().err
+    assert main(["evaluate", trained, "--top-k", "24", "25", "5000", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["test"]["metrics"]["recall@5000"] == 1
+    assert shown.err == "note: only 24 items are ranked: metrics at 25, 5000 are of the whole ranking\n"
     assert main(["evaluate", trained, "--candidates", "cold"]) == 2
     assert "evaluate.candidates=cold: none of the 30 users" in capsys.readouterr().err
 
@@ -188,6 +192,8 @@ def test_recommend_prints_and_writes(trained, tmp_path, capsys):
     assert pl.read_parquet(out).height == 20
     assert main(["recommend", trained, "--users", "A003", "--out", "x.json"]) == 2
     assert "'.json' is not known; write .parquet or .csv" in capsys.readouterr().err
+    assert main(["recommend", trained, "--users", "A003", "-k", "5000"]) == 2
+    assert "k: got 5000, but there are 24 items to choose from; ask for 1 to 24" in capsys.readouterr().err
     assert main(["recommend", trained, "--users", "A00"]) == 2
     assert "unknown user id 'A00'" in capsys.readouterr().err
 
