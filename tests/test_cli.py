@@ -148,7 +148,7 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys, tmp_path):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "train_epoch", interrupted)
+    monkeypatch.setattr(trainer, "finish", interrupted)
     assert main(["train", *settings(tmp_path), "name=stopped"]) == 130
     assert f"continue with `mmfast train --resume {tmp_path}/runs/stopped`" in capsys.readouterr().err
 
@@ -269,14 +269,14 @@ def test_mistakes_outside_of_the_model_are_told_without_loading_torch():
         (["model=lightgcn", "evaluate.top_k=[]"], "mmfast: 1 mistake in the config:\n  evaluate.top_k: got []"),
         (["configs/none.yaml"], "mmfast: config file 'configs/none.yaml' does not exist."),
         (["epochs"], "mmfast: argument 'epochs' is neither a YAML file nor key=value"),
+        (["model=lightgnc"], "mmfast: 1 mistake in the config:\n  model.name: unknown model 'lightgnc'. Did you mean"),
+        (["model=bpr", "data=bayb"], "mmfast: unknown data set 'bayb': no built-in name, no folder in '"),
     ):
         command = [sys.executable, "-c", code, "train", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stderr.startswith(message)
         assert done.stderr.endswith(remark) == ("mistake" in message and "model" not in message)
-        (["model=lightgnc"], "mmfast: 1 mistake in the config:\n  model.name: unknown model 'lightgnc'. Did you mean"),
-        (["model=bpr", "data=bayb"], "mmfast: unknown data set 'bayb': no built-in name, no folder in '"),
 
 
 def test_modules_run_as_commands():
