@@ -143,7 +143,9 @@ def test_bench_prepares_a_small_file(monkeypatch, capsys):
     script = Path(__file__).parents[2] / "bench" / "prepare.py"
     sizes = ["--rows", "40000", "--users", "3000", "--items", "800"]
     monkeypatch.setenv("PYTHONPATH", str(script.parents[1]))
+    monkeypatch.syspath_prepend(str(script.parent))
     monkeypatch.setattr(sys, "argv", [str(script), *sizes, "--json"])
     runpy.run_path(str(script), run_name="__main__")
     result = json.loads(capsys.readouterr().out)
     assert result["rows"] == 40000 and 0 < result["kept_rows"] < 40000 and result["peak_bytes"] > 1e7
+    assert result["command"] == f"python {script} {' '.join(sizes)} --json" and result["date"].startswith("20")
