@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from _origin import json_line
 
 from mmfast.graph import Graph, user_item_graph
 
@@ -30,6 +30,7 @@ class Shape(NamedTuple):
 
 
 shapes = {
+    "tiny": Shape(400, 300, 4_000),  # to try a script
     "baby": Shape(19_445, 7_050, 119_674),
     "sports": Shape(35_598, 18_357, 218_409),
     "elec": Shape(192_403, 63_001, 1_201_716),
@@ -147,7 +148,7 @@ def measure(
 def emit(case: dict, as_json: bool) -> None:
     """Print one case, as a JSON object or as a line for people."""
     if as_json:
-        print(json.dumps(case), flush=True)
+        print(json_line(case), flush=True)
         return
     ratios = ", ".join(f"{ratio:.2f}x {name}" for name, ratio in case["ratios"].items())
     limit = "" if case["limit_fraction"] is None else f", {case['limit_fraction']:.0%} of the limit"

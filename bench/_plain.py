@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+NAMES = ("bpr", "lightgcn", "vbpr", "freedom")
+
 
 def norm_adjacency(users, items, num_users, num_nodes):
     """Return G-SYM as a torch COO matrix."""

@@ -88,7 +88,7 @@ def main() -> None:
     """Measure one case and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=list(shapes), default="baby")
-    parser.add_argument("--data", type=Path, help="folder with real interactions (plain or prepared)")
+    parser.add_argument("--data", type=Path, help="name or folder of a data set, for its interactions")
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-alternatives", action="store_true")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from _origin import json_line
 
 CHUNK = 1_000_000
 MEASURE = "--measure"
@@ -82,7 +83,7 @@ def main() -> None:
     result = json.loads(done.stdout)
     result = {"op": "prepare", "rows": args.rows, "rows_per_second": args.rows / result["seconds"], **result}
     if args.json:
-        print(json.dumps(result))
+        print(json_line(result))
         return
     print(f"{args.rows:,} rows in {result['seconds']:.1f} s: {result['rows_per_second']:,.0f} rows/s, ", end="")
     print(f"peak {result['peak_bytes'] / 1e9:.2f} GB, kept {result['kept_rows']:,} rows", end="")

@@ -3,7 +3,8 @@
 python bench/quality.py --data scientific                 every model that has configs/scientific_<model>.yaml
 python bench/quality.py --data scientific --models bpr mgcn --seeds 1 2 3
 
-Results go to bench/results/quality-<data>.json; runs that are there already are not repeated.
+Results go to bench/results/quality-<data>.json, each with its command and date; runs that are there already are not
+repeated.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import resource
 import statistics
 import tempfile
 from pathlib import Path
+
+from _origin import origin
 
 from mmfast.config import load_config, read_settings
 from mmfast.errors import MmfastError
@@ -87,7 +90,7 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with context.Pool(args.workers, maxtasksperchild=1) as pool:
         for (_, model, _, _), result in zip(jobs, pool.imap(one_run, jobs), strict=True):
-            results.setdefault(model, []).append(result)
+            results.setdefault(model, []).append(result | origin())
             path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
             print(f"{model} seed {result['seed']}: test recall@20 {result['test']['recall@20']:.4f}", flush=True)
     print(table(results))

@@ -1,13 +1,15 @@
 """Start-up, epoch and evaluation time of a model at a data set's shape, against eager PyTorch in the same run.
 
-python bench/train.py --model freedom --shape baby            synthetic interactions and features
-python bench/train.py --model lightgcn --shape baby --data FOLDER   real interactions, synthetic features where missing
+python bench/train.py --model freedom                     Baby's shape, synthetic interactions and features
+python bench/train.py --model lightgcn --data baby        real interactions, synthetic features where missing
+python bench/train.py --model mentor --no-reference --batches 5 --epochs 1 --evaluations 1       a glance at a slow one
+
+Alternatives: the same model on the plain-PyTorch ops and, where bench/_plain.py has it, as the field writes it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -16,6 +18,8 @@ from pathlib import Path
 import torch
 from _common import shapes
 from _data import AnonymousPeak, shaped_dataset, write_dataset
+from _origin import json_line
+from _plain import NAMES as PLAIN
 from _plain import epoch_seconds, evaluation_seconds
 
 from mmfast.config import build_config
@@ -23,20 +27,32 @@ from mmfast.data.load import load_dataset
 from mmfast.device import keep_freed_memory
 from mmfast.evaluate import evaluate
 from mmfast.ops import use_backend
+from mmfast.registry import MODELS
 from mmfast.seeds import derive_generator
 from mmfast.training import build_training
 
-EVALUATED = ("baby", "sports")  # shapes at which the alternatives' evaluation ends within minutes
-MODELS = ("bpr", "lightgcn", "vbpr", "freedom")
-# Seconds of one epoch and one evaluation of MMRec, measured on another two-core machine (2.7 GHz, AVX-512; 358 GFLOP/s
-# float32, 32.5 GB/s): (model, layers, shape). Ratios to them compare machines too; believe those of one run.
+EVALUATED = ("tiny", "baby", "sports")  # shapes at which the alternatives' evaluation ends within minutes
+# Seconds of one epoch and one evaluation of MMRec in its default configs, measured on another two-core machine (2.7
+# GHz, AVX-512; 358 GFLOP/s float32, 32.5 GB/s): (model, layers where several were measured, shape). Ratios to them
+# compare machines too; believe those of one run.
 MMREC_ELSEWHERE = {
     ("bpr", None, "baby"): (0.9, 1.96),
     ("lightgcn", 1, "baby"): (2.9, 2.08),
     ("lightgcn", 3, "baby"): (5.6, 2.23),
     ("vbpr", None, "baby"): (4.0, 2.12),
     ("freedom", 2, "baby"): (20.4, 2.19),
+    ("bm3", None, "baby"): (21.5, 2.11),
+    ("mgcn", None, "baby"): (24.4, 2.51),
+    ("lgmrec", None, "baby"): (50.0, 2.65),
+    ("smore", None, "baby"): (27.5, 2.53),
+    ("slmrec", None, "baby"): (22.2, 2.19),
+    ("lattice", None, "baby"): (28.9, 29.18),
+    ("grcn", None, "baby"): (64.7, 2.02),
+    ("mmgcn", None, "baby"): (86.3, 2.06),
+    ("lirdrec", None, "baby"): (25.9, 2.05),
+    ("mentor", None, "baby"): (368.0, 2.22),
     ("lightgcn", 2, "elec"): (811.0, None),
+    ("freedom", 2, "elec"): (2152.0, None),
 }
 
 
@@ -122,7 +138,9 @@ def measured(args: argparse.Namespace) -> dict:
         write_dataset(shaped_dataset(args.shape, args.data, Path(work)), folder)
         case = {"bench": "train", "case": f"{args.model} {args.shape}", "device": "cpu", "threads": args.threads}
         case |= {"layers": args.layers, "extrapolated_from_batches": args.batches, **ours(args, folder)}
-        others = {} if args.no_alternatives else {"reference backend": reference_backend, "plain eager": plain}
+        others = {} if args.no_alternatives or args.no_reference else {"reference backend": reference_backend}
+        if args.model in PLAIN and not args.no_alternatives:
+            others["plain eager"] = plain
         times = {f"{name} {part}": (part, s) for name, run in others.items() for part, s in run(args, folder).items()}
     case["ratios"] = {name.removesuffix("_s"): seconds / case[part] for name, (part, seconds) in times.items()}
     layers = args.layers if args.layers is not None else {"lightgcn": 2, "freedom": 2}.get(args.model)
@@ -151,9 +169,9 @@ def show(case: dict) -> None:
 def main() -> None:
     """Measure one case and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--model", choices=MODELS.names(), required=True)
     parser.add_argument("--shape", choices=list(shapes), default="baby")
-    parser.add_argument("--data", type=Path, help="folder with real interactions (plain or prepared)")
+    parser.add_argument("--data", type=Path, help="name or folder of a data set, for its interactions")
     parser.add_argument("--layers", type=int, help="propagation layers; the model's default otherwise")
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--epochs", type=int, default=3, help="epochs measured; median and range are printed")
@@ -161,13 +179,14 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=3)
     parser.add_argument("--reference-batches", type=int, default=6, help="batches of each alternative")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-alternatives", action="store_true")
+    parser.add_argument("--no-reference", action="store_true", help="leave out the plain-PyTorch ops")
+    parser.add_argument("--no-alternatives", action="store_true", help="measure mmfast alone")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     case = measured(args)
-    print(json.dumps(case)) if args.json else show(case)
+    print(json_line(case)) if args.json else show(case)
 
 
 if __name__ == "__main__":

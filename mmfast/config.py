@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -99,7 +99,7 @@ class EvaluateConfig(Config):
     """Full ranking by protocol section 6."""
 
     top_k: tuple[PositiveInt, ...] = Field((5, 10, 20, 50), min_length=1)
-    """Cut-offs K."""
+    """Cut-offs K; one above the number of ranked items is of the whole ranking, which is told."""
     metrics: tuple[str, ...] = Field(("recall", "ndcg", "precision", "map"), min_length=1)
     """Metrics reported at every cut-off."""
     ndcg: Literal["standard", "retrieved"] = "standard"
@@ -175,10 +175,11 @@ def read_settings(path: str | Path | Mapping[str, Any] | None, overrides: Iterab
     return raw
 
 
-def build_config(raw: Mapping[str, Any]) -> RunConfig:
+def build_config(raw: Mapping[str, Any], check: Callable[[RunConfig], None] = lambda run: None) -> RunConfig:
     """Return the RunConfig of a nested mapping, as a YAML file holds it. Raises MmfastError listing all mistakes.
 
-    Before torch is loaded, mistakes outside of the models' and frameworks' own options are told at once, without it.
+    Before torch is loaded, mistakes outside of the models' and frameworks' own options are told at once, without it;
+    what `check` raises for the config without these sections comes next.
     """
     raw, errors = dict(raw), []
     own = {section: raw.pop(section) for section in ("model", "framework") if section in raw}
@@ -191,6 +192,8 @@ def build_config(raw: Mapping[str, Any]) -> RunConfig:
     _import(raw.get("imports"), errors)
     if run is not None:
         _check_metrics(run.evaluate.metrics, errors)
+    if not errors:
+        check(run)
     sections = _own_sections(own, errors)
     if errors:
         raise _mistakes(errors)

@@ -66,7 +66,7 @@ def show_user(finished: Run, user: str | None = None) -> None:
         best.add_column(name)
     start, stop = dataset.test.by_user(dataset.num_users)[0][index : index + 2]
     held_out = {dataset.item_id(item) for item in dataset.test.items[start:stop]}
-    for row in recommend(finished, [user], SHOWN).iter_rows(named=True):
+    for row in recommend(finished, [user], min(SHOWN, dataset.num_items)).iter_rows(named=True):
         mark = "*" if row["item"] in held_out else ""
         best.add_row(str(row["rank"]), row["item"], row["title"], f"{row['score']:.3f}", mark)
     console = Console(markup=False)  # titles may hold square brackets

@@ -132,6 +132,15 @@ def _asked(
     return model, dataset, config or EvaluateConfig()
 
 
+def cut_note(dataset: Dataset, config: EvaluateConfig) -> str:
+    """Return the sentence that names cut-offs above the number of ranked items, or "" where there is none."""
+    count = dataset.num_items if config.candidates == "all" else len(dataset.cold_items)
+    beyond = [str(k) for k in config.top_k if k > count]
+    if not beyond:
+        return ""
+    return f"note: only {count} items are ranked: metrics at {', '.join(beyond)} are of the whole ranking"
+
+
 def user_rows(dataset: Dataset, part: str, users: np.ndarray) -> Rows:
     """Return the items of each of `users` (internal ids, any order) in a part."""
     ptr, items = getattr(dataset, part).by_user(dataset.num_users)

@@ -37,12 +37,12 @@ def recommend(
     """Return the k best items of every user: columns user, rank (from 1), item, title ("" if unknown), score.
 
     `users` are original ids, in any order. Items the user has in training are never recommended unless `exclude_seen`
-    is False. A model needs the `dataset` it was trained on. Raises MmfastError for unknown ids and for k < 1.
+    is False. A model needs the `dataset` it was trained on. Raises MmfastError for unknown ids and k not in 1 to I.
 
     >>> recommend(mmfast.load("runs/quick"), ["A1", "A7"], k=3)  # doctest: +SKIP
     """
     model, dataset = model_and_data(run_or_model, dataset)
-    _check_k(k)
+    _check_k(k, dataset.num_items)
     index = dataset.users_to_index(list(users))
     user_vectors, item_vectors = embed(model)
     seen = user_rows(dataset, "train", index) if exclude_seen else no_rows(len(index))
@@ -55,10 +55,11 @@ def similar_items(
 ) -> pl.DataFrame:
     """Return the k items nearest to each item by the cosine of their vectors: item, rank, similar, title, score.
 
-    `items` are original ids; an item is not similar to itself. Raises MmfastError for unknown ids and for k < 1.
+    `items` are original ids; an item is not similar to itself. Raises MmfastError for unknown ids and k not in
+    1 to I - 1.
     """
     model, dataset = model_and_data(run_or_model, dataset)
-    _check_k(k)
+    _check_k(k, dataset.num_items - 1)
     index = dataset.items_to_index(list(items))
     vectors = F.normalize(embed(model)[1].float(), dim=1)
     itself = Rows(np.arange(len(index) + 1), index.astype(np.int32))
@@ -74,7 +75,6 @@ def top_items(
     `mask` lists per query the items to leave out; places without a candidate are -1 and -inf.
     """
     device = item_vectors.device
-    k = min(k, len(item_vectors))
     nothing = no_rows(BLOCK_USERS)
     tops, scores = [np.zeros((0, k), np.int32)], [np.zeros((0, k), np.float32)]
     for start in range(0, len(queries), BLOCK_USERS):
@@ -142,9 +142,9 @@ def _table(
     return pl.DataFrame(columns)
 
 
-def _check_k(k: int) -> None:
-    if k < 1:
-        raise MmfastError(f"k: got {k}; ask for 1 item or more")
+def _check_k(k: int, most: int) -> None:
+    if not 1 <= k <= most:
+        raise MmfastError(f"k: got {k}, but there are {most} items to choose from; ask for 1 to {most}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ BEST = "best.safetensors"
 LAST = "last.safetensors"
 MAY_CHANGE = {"name", "out", "device", "threads", "tensorboard"}
 TRAIN_MAY_CHANGE = {"epochs", "patience", "checkpoint_every", "checkpoint_seconds"}
+STARTED = {"config.yaml", "environment.json", "log.jsonl", "tb"}  # what a run writes before its first checkpoint
 FOLDER_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
@@ -172,6 +173,14 @@ def new_run_folder(config: RunConfig) -> Path:
         raise MmfastError(_taken(folder, config))
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def drop_if_only_started(folder: Path) -> bool:
+    """Remove the folder of a run without a checkpoint or an artefact, as it cannot be continued; say if it is gone."""
+    if any(path.name not in STARTED for path in folder.iterdir()):
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def _renamed(work: Path, folder: Path) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from mmfast.checkpoint import atomic_write, write_text
 from mmfast.config import RunConfig
 from mmfast.device import cpu_threads, keep_freed_memory, resolve_device
 from mmfast.errors import MmfastError
-from mmfast.evaluate import Evaluation, NotFinite, evaluate
+from mmfast.evaluate import Evaluation, NotFinite, cut_note, evaluate
 from mmfast.frameworks.base import Fit
 from mmfast.logs import RunLog
 from mmfast.progress import Progress
@@ -23,6 +24,7 @@ from mmfast.run import (
     BEST,
     Run,
     dataset_of,
+    drop_if_only_started,
     environment,
     load_best,
     new_config,
@@ -57,7 +59,7 @@ def fit(
     `config` may be a nested mapping. `dataset` overrides the one that config.data names. `resume` continues the
     run in that folder (`config` may then be None); on the CPU the result is bit-identical to a run that was never
     interrupted. test=False leaves the test part alone, for a search; resuming later looks at it. Ctrl-C raises
-    KeyboardInterrupt.
+    KeyboardInterrupt. A new run that ends so, or by an error, before its first checkpoint leaves no folder.
     Raises MmfastError for settings that do not fit, and when the loss is not finite before the first evaluation.
 
     >>> run = fit(load_config("configs/demo_freedom.yaml"))  # doctest: +SKIP
@@ -72,16 +74,28 @@ def fit(
         # The folder comes last: a model that cannot be built leaves none behind.
         run = build_training(config, dataset, folder or Path(), device)
         run.folder = folder or new_run_folder(config)
-        write_text(run.folder / "environment.json", json.dumps(environment(config, device), indent=1) + "\n")
-        shown.say(f"{dataset}\n{'resuming' if folder else 'run'} {run.folder} on {device}")
-        run.framework.prepare(Fit(config, dataset, device, run.folder))
-        if folder:
-            run.restore()
-        try:
+        with continuable(run.folder, shown, new=folder is None):
+            write_text(run.folder / "environment.json", json.dumps(environment(config, device), indent=1) + "\n")
+            shown.say(f"{dataset}\n{'resuming' if folder else 'run'} {run.folder} on {device}")
+            if note := cut_note(dataset, config.evaluate):
+                shown.say(note)
+            run.framework.prepare(Fit(config, dataset, device, run.folder))
+            if folder:
+                run.restore()
             return finish(run, train(run, shown), test)
-        except KeyboardInterrupt:
-            shown.say(f"interrupted; continue with `mmfast train --resume {run.folder}`")
-            raise
+
+
+@contextlib.contextmanager
+def continuable(folder: Path, shown: Progress, new: bool) -> Iterator[None]:
+    """Leave no folder of a `new` run that ends early with nothing to continue; otherwise say after Ctrl-C how to."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if new and drop_if_only_started(folder):
+            shown.say(f"ended before the first checkpoint: '{folder}' held nothing to continue and is removed")
+        elif isinstance(error, KeyboardInterrupt):
+            shown.say(f"interrupted; continue with `mmfast train --resume {folder}`")
+        raise
 
 
 def train(run: Training, shown: Progress) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import torch
 from mmfast.checkpoint import check_fingerprint, disk_errors, load_checkpoint, load_state, save_checkpoint
 from mmfast.config import RunConfig
 from mmfast.embeddings import row_tables
-from mmfast.errors import MmfastError, suggest
+from mmfast.errors import MmfastError
 from mmfast.frameworks.base import Framework
 from mmfast.optim import Adam
 from mmfast.run import BEST, LAST, build_model, drop_results
@@ -180,10 +181,12 @@ def build_sampler(config: RunConfig, dataset: Dataset, with_negatives: bool) -> 
 def check_monitor(config: RunConfig) -> None:
     """Raise MmfastError when the metric that selects the checkpoint is not among those evaluated."""
     computed = [f"{name}@{k}" for name in config.evaluate.metrics for k in config.evaluate.top_k]
-    if config.train.monitor not in computed:
+    monitor = config.train.monitor
+    if monitor not in computed:
+        nearest = get_close_matches(monitor, computed, 1, cutoff=0)[0]
         raise MmfastError(
-            f"train.monitor: '{config.train.monitor}' is not evaluated.{suggest(config.train.monitor, computed)} "
-            f"Evaluated (evaluate.metrics x evaluate.top_k): {', '.join(computed)}"
+            f"train.monitor: '{monitor}' is not evaluated; set train.monitor={nearest}, or another of those evaluated "
+            f"(evaluate.metrics x evaluate.top_k): {', '.join(computed)}"
         )
 
 

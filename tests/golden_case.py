@@ -63,6 +63,15 @@ class GoldenCase:
         return dense
 
 
+def assert_gradient_close(got, want, largest: float, what: str, tolerance: float = TOLERANCE) -> None:
+    """Assert that a gradient is close; `largest`, of all parameters, is the scale of one that is 0 but for rounding.
+
+    A projection's bias, for example, adds the same to both items of a pair: rounding of large terms is what is left.
+    """
+    nothing = np.abs(want).max(initial=0.0) < 1e-6 * largest
+    assert_close(got, want, f"gradient of {what}", tolerance, floor=largest if nothing else 1e-30)
+
+
 def assert_close(got, want, what: str, tolerance: float = TOLERANCE, floor: float = 1e-30) -> None:
     """Assert that the largest difference is at most `tolerance` of the largest wanted entry, or of `floor`."""
     got = got.detach().double().numpy() if isinstance(got, torch.Tensor) else np.asarray(got, dtype=np.float64)

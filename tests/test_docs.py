@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mmfast.cli import VERBS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -41,3 +43,18 @@ def test_the_table_of_models_is_of_this_code():
     assert done.returncode == 0, done.stderr
     written = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     assert done.stdout == written, "run `python bench/models_table.py`"
+
+
+def test_what_the_readme_names_is_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:configs|docs|bench|mmfast)/[\w./-]*\w\.(?:yaml|md|json|py)\b", text))
+    made = {f"bench/results/quality-{data}.json" for data in re.findall(r"bench/quality\.py --data (\w+)", text)}
+    assert len(named) > 8 and all((ROOT / name).is_file() for name in named - made)
+    (commands,) = re.findall(r"```bash\n(mmfast .*?)```", text, re.DOTALL)
+    verbs = [line.split()[1] for line in commands.splitlines()]
+    assert len(verbs) > 5 and set(verbs) <= set(VERBS)
+
+
+def test_readme_and_package_ask_for_the_same_python():
+    (readme,) = re.findall(r"Python (3\.\d+) or newer", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert f'requires-python = ">={readme}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -140,6 +140,16 @@ def test_public_names_have_docstrings(path):
     assert not untold(read(path)), f"{label(path)}: {', '.join(untold(read(path)))} have no docstring"
 
 
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_what_is_not_implemented_is_an_abstract_method_that_says_so(path):
+    tree = read(path)
+    owners = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    abstract = [f for f in owners if "(abstract)" in (ast.get_docstring(f) or "")]
+    raised = ast.unparse(tree).count("NotImplementedError")
+    assert all([ast.unparse(line) for line in f.body[1:]] == ["raise NotImplementedError"] for f in abstract)
+    assert len(abstract) == raised
+
+
 @pytest.mark.parametrize(
     ("text", "room"),
     [

@@ -81,8 +81,12 @@ def test_unknown_ids_and_sizes_are_told(run):
         recommend(run, ["A007", "A0071"])
     with pytest.raises(MmfastError, match="unknown item id 'Q1'"):
         similar_items(run, ["Q1"])
-    with pytest.raises(MmfastError, match="k: got 0; ask for 1 item or more"):
-        recommend(run, ["A007"], k=0)
+    for k in (0, 25):
+        with pytest.raises(MmfastError, match=f"k: got {k}, but there are 24 items to choose from; ask for 1 to 24"):
+            recommend(run, ["A007"], k=k)
+    with pytest.raises(MmfastError, match="k: got 24, but there are 23 items to choose from; ask for 1 to 23"):
+        similar_items(run, ["B004"], k=24)
+    assert similar_items(run, ["B004"], k=23).height == 23
 
 
 def test_no_users_give_an_empty_table(run):

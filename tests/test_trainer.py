@@ -174,6 +174,7 @@ def test_a_nan_loss_before_any_evaluation_is_an_error(tmp_path):
     config = toy_config(tmp_path, model={"explode_at": 0})
     with pytest.raises(MmfastError, match=r"became nan at epoch 1, batch 1.*nothing to keep"):
         fit(config, toy_dataset(), progress=False)
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_vectors_that_break_in_the_last_step_of_an_epoch_keep_the_best(tmp_path, capsys):
@@ -197,6 +198,14 @@ def test_a_mapping_is_a_config(tmp_path):
     for wrong in (None, "configs/demo.yaml"):
         with pytest.raises(MmfastError, match=f"fit: config: got {type(wrong).__name__}; give load_config"):
             fit(wrong, toy_dataset(), progress=False)
+
+
+def test_cut_offs_above_the_number_of_items_are_told(tmp_path, capsys):
+    note = "note: only 24 items are ranked: metrics at 50 are of the whole ranking\n"
+    for top_k in ([5, 24], [5, 50]):
+        run = fit(toy_config(tmp_path, evaluate={"top_k": top_k}, train={"epochs": 1}), toy_dataset())
+        assert (note in capsys.readouterr().err) == (50 in top_k)
+    assert run.metrics["test"]["recall@50"] == 1
 
 
 def test_a_run_is_evaluated_with_its_own_settings(tmp_path):
@@ -236,20 +245,17 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path):
         fit(toy_config(tmp_path, name="mine"), toy_dataset(), progress=False)
 
 
-def test_an_interruption_says_how_to_resume(tmp_path, monkeypatch, capsys):
-    def interrupted(row_log, row):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainer.RunLog, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fit(toy_config(tmp_path, name="stopped"), toy_dataset())
-    assert f"continue with `mmfast train --resume {tmp_path}/runs/stopped`" in capsys.readouterr().err
-
-
 def test_a_monitor_that_is_not_evaluated(tmp_path):
-    config = toy_config(tmp_path, train={"monitor": "recall@15"})
-    with pytest.raises(MmfastError, match=r"train.monitor: 'recall@15' is not evaluated\. Did you mean 'recall@5'\?"):
-        fit(config, toy_dataset(), progress=False)
+    for monitor, top_k, nearest in (
+        ("recall@15", [5, 10], "recall@5"),
+        ("recall@20", [5000], "recall@5000"),
+        ("recal@10", [5, 10], "recall@10"),
+    ):
+        config = toy_config(tmp_path, train={"monitor": monitor}, evaluate={"top_k": top_k})
+        with pytest.raises(
+            MmfastError, match=f"'{monitor}' is not evaluated; set train.monitor={nearest}, or another of those "
+        ):
+            fit(config, toy_dataset(), progress=False)
     assert not (tmp_path / "runs").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mmfast evaluate`."""
     parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run")
     parser.add_argument("--part", choices=("valid", "test"), help="one part alone (default: both)")
-    parser.add_argument("--top-k", type=int, nargs="+", metavar="K", help="cut-offs (default: the run's)")
+    top_k = "cut-offs (default: the run's); one above the number of ranked items is of the whole ranking"
+    parser.add_argument("--top-k", type=int, nargs="+", metavar="K", help=top_k)
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics (default: the run's)")
     parser.add_argument("--hide", nargs="+", default=[], metavar="MODALITY", help="show the mean row of these features")
     parser.add_argument("--candidates", choices=("all", "cold"), help="items that are ranked (default: the run's)")
@@ -40,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the metrics of a run."""
-    from mmfast.commands.show import metric_lines
-    from mmfast.evaluate import evaluate
+    from mmfast.evaluate import cut_note, evaluate
     from mmfast.run import Run
 
     finished = Run.load(args.run_folder, device=args.device)
@@ -56,13 +57,22 @@ def run(args: argparse.Namespace) -> int:
             for part, result in results.items()
         }
         print(json.dumps(report, indent=1))
-        return 0
-    print(f"{args.run_folder}, best epoch {finished.metrics['best_epoch'] + 1}")
+    else:
+        print(f"{args.run_folder}, best epoch {finished.metrics['best_epoch'] + 1}")
+        show(results)
+    if note := cut_note(finished.dataset, config):
+        print(note, file=sys.stderr)
+    return 0
+
+
+def show(results: Mapping[str, Evaluation]) -> None:
+    """Print how many users each part has, and a table of the metrics."""
+    from mmfast.commands.show import metric_lines
+
     for part, result in results.items():
         left_out = f", {result.left_out} without a cold item left out" if result.left_out else ""
         print(f"{part}: {len(result.users)} users{left_out}")
     print(metric_lines({part: result.metrics for part, result in results.items()}))
-    return 0
 
 
 def settings(stored: EvaluateConfig, args: argparse.Namespace) -> EvaluateConfig:

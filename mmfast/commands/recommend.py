@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--users", nargs="+", metavar="ID", help="original user ids")
     who.add_argument("--users-file", metavar="FILE", help=".txt (one id a line), .csv or .parquet (column user)")
-    parser.add_argument("-k", type=int, default=10, help="items per user (default 10)")
+    parser.add_argument("-k", type=int, default=10, help="items per user, at most all items (default 10)")
     parser.add_argument("--include-seen", action="store_true", help="also recommend items of the training history")
     parser.add_argument("--out", metavar="FILE", help="write .parquet or .csv there instead of printing")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmfast.commands.train import file_and_settings
-from mmfast.config import load_config, read_settings
+from mmfast.commands.train import check_data, file_and_settings
+from mmfast.config import build_config, read_settings
 from mmfast.errors import MmfastError
 
 EXAMPLES = """examples:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search, and print the trials and the metrics of the best."""
     raw, axes = split_axes(read_settings(*file_and_settings(args.config)))
-    config = load_config(raw)
+    config = build_config(raw, check_data)
     data = Path(config.data.name).name
     folder = args.out or Path(config.out) / f"search-{data}-{config.model.name}"
     from mmfast.commands.show import metric_lines, table

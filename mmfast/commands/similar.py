@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mmfast similar`."""
     parser.add_argument("run_folder", metavar="RUN", help="folder of a finished run")
     parser.add_argument("--items", nargs="+", required=True, metavar="ID", help="original item ids")
-    parser.add_argument("-k", type=int, default=10, help="items per item (default 10)")
+    parser.add_argument("-k", type=int, default=10, help="items per item, at most all others (default 10)")
     parser.add_argument("--out", metavar="FILE", help="write .parquet or .csv there instead of printing")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 

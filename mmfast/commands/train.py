@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmfast.config import Config, RunConfig, load_config
+from mmfast.config import Config, RunConfig, build_config, load_config, read_settings
 from mmfast.errors import MmfastError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, or show the config, and print the final metrics."""
-    config = resolve(args.config, args.resume)
+    config = resolve(args.config, args.resume, show=args.show)
     if args.show:
         print(config.to_yaml(), end="")
         return 0
@@ -67,18 +67,30 @@ def is_section(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, Config)
 
 
-def resolve(arguments: list[str], resume: str | None) -> RunConfig:
-    """Return the config of the command line. Raises MmfastError for two files, or a file beside --resume."""
+def resolve(arguments: list[str], resume: str | None, show: bool = False) -> RunConfig:
+    """Return the config of the command line, to `show` it or to train by it.
+
+    Raises MmfastError for two files, a file beside --resume, or data that are not there.
+    """
     file, overrides = file_and_settings(arguments)
     if resume is None:
         if not arguments:
             raise MmfastError("nothing to train; give a YAML file or key=value arguments, see `mmfast train --help`")
-        return load_config(file, overrides)
+        raw = read_settings(file, overrides)
+        return build_config(raw) if show else build_config(raw, check_data)
     if file is not None:
         raise MmfastError(f"--resume uses the config of '{resume}'; leave out '{file}'")
     from mmfast.run import check_run_folder
 
     return load_config(check_run_folder(resume) / "config.yaml", overrides)
+
+
+def check_data(config: RunConfig) -> None:
+    """Raise MmfastError for a data set that is not there: the model's file, and torch with it, is not imported yet."""
+    from mmfast.data.locate import DEMO, locate
+
+    if config.data.name != DEMO:  # which is made when it is first used
+        locate(config.data.name, config.data.root)
 
 
 def file_and_settings(arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -49,7 +49,7 @@ def build(
     dropped: dict[str, Any] = {"incomplete_rows": raw.incomplete_rows}
     stage("dropping repeated rows")
     rows = _without_repeats(raw.rows, dropped)
-    stage(f"{settings.k_core}-core")
+    stage(f"{settings.k_core}-core" if settings.k_core > 1 else "numbering users and items")
     rows, user_codes, item_codes = _core(raw, rows, settings.k_core, dropped)
     stage("splitting")
     rows, split = label_rows(rows, settings.split, settings.split_seed, raw.time_kind)

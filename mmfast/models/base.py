@@ -100,7 +100,7 @@ class Recommender(nn.Module):
         return frozenset(hide)
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return final vectors (users [U, D], items [I, D]) by the current parameters; score = inner product."""
+        """Return final vectors (users [U, D], items [I, D]) by the current parameters, to be multiplied (abstract)."""
         raise NotImplementedError
 
     def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,7 +112,7 @@ class Recommender(nn.Module):
         return nodes.split([self.num_users, self.num_items])
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return named, already weighted scalar terms; their sum is minimised."""
+        """Return named, already weighted scalar terms; their sum is minimised (abstract)."""
         raise NotImplementedError
 
     def add_memory(self, dim: int) -> None:

@@ -20,11 +20,11 @@ class FeatureSource(nn.Module):
     feature_dim: int
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the features of items `ids`, [R, F]; sorted unique ids keep the gradient row-sparse."""
+        """Return the features of items `ids`, [R, F]; sorted unique ids keep the gradient row-sparse (abstract)."""
         raise NotImplementedError
 
     def all(self) -> torch.Tensor:
-        """Return the features of every item, [I, F]."""
+        """Return the features of every item, [I, F] (abstract)."""
         raise NotImplementedError
 
     def directions(self) -> torch.Tensor:
@@ -44,7 +44,7 @@ class TableFeatures(FeatureSource):
     """Features that lie in one table: its rows are projected without a copy of them."""
 
     def table(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the table [I, F], in the type it is kept in, of which only the rows `ids` may be read."""
+        """Return the table [I, F], in the type it is kept in, of which only the rows `ids` may be read (abstract)."""
         raise NotImplementedError
 
     def project(self, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -108,7 +108,7 @@ class LIRDRec(Recommender):
         self.theta = nn.Parameter(torch.empty(self.num_users, len(blocks)))
         xavier(self.theta.data, "xavier_normal", generator)
         self.register_buffer("last_attention", torch.zeros_like(self.theta))
-        self.register_buffer("epochs_begun", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("network_share", torch.full((len(blocks),), config.tau))
         weights = mixing_weights(self.modalities, config.image_weight)
         self.item_graph = mean_graph(dataset, weights, config.k)
         sizes = [self.num_users, self.num_items]
@@ -130,11 +130,17 @@ class LIRDRec(Recommender):
         if epoch > 0:
             with torch.no_grad():
                 self.theta.copy_(self.last_attention)
-        self.epochs_begun.fill_(epoch + 1)
+        self.set_shares(epoch + 1)
         if self.config.edge_dropout > 0:
             seed = int(torch.randint(2**62, (1,), generator=generator))
             kept = keep_edges(self.graph, self.config.edge_dropout, seed)
             self.active_graph = subgraph(self.graph, kept).to(self.theta.device)
+
+    def set_shares(self, epoch: int) -> None:
+        """Weigh the network against theta as the schedule says for `epoch` (from 1)."""
+        config = self.config
+        share = schedule_weights(config.schedule, config.tau, config.gamma, epoch, len(self.blocks))
+        self.network_share.copy_(torch.tensor(share))
 
     def hidden_layer(self, hide: frozenset[str]) -> dict[str, torch.Tensor]:
         """Return the first layers [I, 4 D] before their bias, by block: one product for each modality."""
@@ -153,12 +159,7 @@ class LIRDRec(Recommender):
     def attention(self, users: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (softmax over blocks, logits), [U, blocks] each, of the user parts by block."""
         logits = torch.cat([self.weights[b](part) for b, part in zip(self.blocks, users, strict=True)], dim=1)
-        config, epoch = self.config, int(self.epochs_begun)
-        network = torch.full_like(logits[0], config.tau)
-        if epoch:
-            share = schedule_weights(config.schedule, config.tau, config.gamma, epoch, len(self.blocks))
-            network = logits.new_tensor(share)
-        mixed = network * logits + (1 - network) * self.theta
+        mixed = self.network_share * logits + (1 - self.network_share) * self.theta
         return torch.softmax(mixed, dim=1), mixed
 
     def vectors(self, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

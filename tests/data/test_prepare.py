@@ -45,6 +45,25 @@ def test_options_reach_the_manifest(tmp_path):
     assert manifest["features"]["text"]["source"] == "a_feat.npy" and manifest["split"]["seed"] == 999
 
 
+def test_stages_say_what_is_done(tmp_path):
+    source = write_plain(tmp_path / "shop", features={"text_feat": numbered(9, 3)})
+    for k_core, words in ((None, "numbering users and items"), (0, "numbering users and items"), (2, "2-core")):
+        heard = []
+        prepare(source, tmp_path / f"out {k_core}", k_core=k_core, stage=heard.append)
+        assert heard == [
+            "looking for files",
+            "hashing the source files",
+            "reading interactions",
+            "dropping repeated rows",
+            words,
+            "splitting",
+            "describing items",
+            "writing interactions",
+            "writing features",
+            "hashing",
+        ]
+
+
 def test_the_cold_split_has_its_own_seed(tmp_path):
     source = write_plain(tmp_path / "shop", rows=[(u, (u + s) % 20) for u in range(20) for s in range(9)])
     manifest = json.loads((prepare(source, tmp_path / "out", split="cold") / "manifest.json").read_text())
@@ -124,7 +143,9 @@ def test_bench_prepares_a_small_file(monkeypatch, capsys):
     script = Path(__file__).parents[2] / "bench" / "prepare.py"
     sizes = ["--rows", "40000", "--users", "3000", "--items", "800"]
     monkeypatch.setenv("PYTHONPATH", str(script.parents[1]))
+    monkeypatch.syspath_prepend(str(script.parent))
     monkeypatch.setattr(sys, "argv", [str(script), *sizes, "--json"])
     runpy.run_path(str(script), run_name="__main__")
     result = json.loads(capsys.readouterr().out)
     assert result["rows"] == 40000 and 0 < result["kept_rows"] < 40000 and result["peak_bytes"] > 1e7
+    assert result["command"] == f"python {script} {' '.join(sizes)} --json" and result["date"].startswith("20")

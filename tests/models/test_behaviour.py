@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmfast.data.dataset import Dataset, Interactions
 from mmfast.data.sampler import Sampler
@@ -86,6 +87,24 @@ def test_same_seed_same_bits_and_any_thread_count(name):
     assert train(other, dataset, 2) == losses
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+class NothingRead(TorchDispatchMode):
+    """Refuses to copy a number of a tensor to Python: a GPU would wait for it at every step."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_step_reads_no_number_back(name):
+    dataset = block_dataset()
+    model = build(name, dataset)
+    train(model, dataset, 1)
+    batch = next(Sampler(dataset, 64, seed=0, with_negatives=model.uses_negatives).epoch(0))
+    with NothingRead():
+        sum(model.loss(batch).values()).backward()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -239,9 +258,14 @@ def test_trains_under_bfloat16_autocast(name):
 def test_any_modality_name_will_do(name):
     dataset = block_dataset({"items": 3, "values": 4, "type": 2})
     model = build(name, dataset)
-    train(model, dataset, 1)
+    losses = train(model, dataset, 2)
+    assert np.isfinite(losses).all()
+    assert set(model.modalities) == (set(dataset.features) if build(name, block_dataset()).modalities else set())
     for modality in model.modalities:
-        model.embed(hide={modality})
+        plain, hidden = model.embed(), model.embed(hide={modality})
+        same = all(torch.allclose(a, b, atol=1e-7) for a, b in zip(plain, hidden, strict=True))
+        assert same != model.content_in_scores
+    build(name, dataset).load_state_dict(model.state_dict())
 
 
 def test_freedom_modality_weights():

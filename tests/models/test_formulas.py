@@ -271,5 +271,9 @@ def test_lirdrec_schedules_give_the_weights_of_the_table():
     for schedule, wanted in (("code", code), ("eq19", eq19)):
         got = [schedule_weights(schedule, 0.95, 0.9, n, 3)[0] for n in range(1, 11)]
         assert np.round(got, 4).tolist() == wanted
+    model = build("lirdrec", block_dataset(), tau=0.95)
+    assert model.network_share.tolist() == pytest.approx([0.95] * 4)
+    model.on_epoch_start(6, torch.Generator())
+    assert model.network_share.tolist() == pytest.approx([code[6]] * 4, abs=1e-4)
     alg2 = [np.round(schedule_weights("alg2", 0.95, 0.9, n, 3), 3).tolist() for n in (1, 2, 3)]
     assert alg2 == [[0.945, 0.75, 0.598], [0.452, 0.286, 0.184], [0.108, 0.056, 0.03]]

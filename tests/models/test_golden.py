@@ -11,7 +11,7 @@ import torch
 from mmfast.models.base import Recommender
 from mmfast.ops import use_backend
 from mmfast.registry import MODELS
-from tests.golden_case import GoldenCase, assert_close, golden
+from tests.golden_case import GoldenCase, assert_close, assert_gradient_close, golden
 
 
 @dataclass
@@ -120,10 +120,7 @@ def test_loss_terms_and_gradients(name, backend):
     grads = parity.parameters(model, gradient)
     largest = max(abs(case[f"grad/{key}"]).max() for key in grads)
     for key, grad in grads.items():
-        # A projection's bias adds the same to both items of a pair: its gradient is what rounding leaves of sums of the
-        # size of the others, so they are its scale.
-        floor = largest if key.endswith("bias") else 1e-3 * largest
-        assert_close(grad, case[f"grad/{key}"], f"gradient of {key}", floor=floor)
+        assert_gradient_close(grad, case[f"grad/{key}"], largest, key)
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
