@@ -141,7 +141,7 @@ Plans make_plans(const std::vector<Job>& jobs, const Settings& set, int64_t step
 #pragma omp parallel for schedule(dynamic) num_threads(at::get_num_threads())
   for (size_t i = 0; i < plans.since.size(); ++i) {
     const int64_t t = plans.since[i];
-    const ReplayAtoms atoms{decay1.data(), decay2.data(), bias1.data() - first, bias2.data() - first, t};
+    const ReplayAtoms atoms{decay1.data(), decay2.data(), bias1.data(), bias2.data(), t - first};
     for_rules(atoms, OneLane(), steps_that_count(set.beta1, step - t, tolerance), tolerance,
               [&](const ReplayRule& rule) { plans.rules[i].push_back(rule); });
   }

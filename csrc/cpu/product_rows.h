@@ -81,11 +81,13 @@ MMFAST_INLINE void gather_sparse(const Product<In, Out>& p, int64_t begin, int64
   }
 }
 
-// Where row `node` of a table with a row per node, or per slot, begins; null where there is none.
+// Where row `node` of a table with a row per node, or per slot, begins; null where there is none. Without a table there
+// may be no slot for the node: the rows of an operator that is not square are other nodes than its columns.
 template <Kind kKind, typename In, typename Out>
 MMFAST_INLINE const In* row_of(const Product<In, Out>& p, const In* table, int64_t node, int64_t column) {
+  if (!table) return nullptr;
   const int64_t row = kKind == Kind::kAny && p.slot ? p.slot[node] : node;
-  return table && row >= 0 ? table + row * p.dim + column : nullptr;
+  return row >= 0 ? table + row * p.dim + column : nullptr;
 }
 
 // Columns [column, column + V vectors) of output row i, which belongs to `node`.
