@@ -31,13 +31,14 @@ test-cuda: $(VENV)/.installed-dev
 	fi
 
 # The sanitizers are the first libraries of the process, and find C++ exceptions in libstdc++ only where it is there from
-# the start, which Python does not see to. --capture=sys lets a report through although the process ends with it.
+# the start, which Python does not see to. --capture=sys lets a report through although the process ends with it. Freed
+# memory is kept back as far as the tests that measure memory allow.
 sanitize: $(VENV)/.installed-dev
 	$(CONFIGURE) -B build/sanitize -DMMFAST_CUDA=0 -DMMFAST_SANITIZE=ON -DMMFAST_OUT=$(abspath build/sanitize)
 	cmake --build build/sanitize --target _C
 	LD_PRELOAD="$(foreach library,asan ubsan stdc++,$$($(CXX) -print-file-name=lib$(library).so))" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=2 MMFAST_TEST_EXTENSION=build/sanitize \
-	  $(BIN)/python -m pytest --capture=sys $(SANITIZED)
+	  ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=4 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=2 \
+	  MMFAST_TEST_EXTENSION=build/sanitize $(BIN)/python -m pytest --capture=sys $(SANITIZED)
 
 cuda-check: $(VENV)/.installed-dev
 	$(CONFIGURE) -B build/kernels -DMMFAST_CUDA=kernels -DMMFAST_OUT=$(abspath build/kernels)
