@@ -156,28 +156,31 @@ MMFAST_INLINE void blocks(const Product<In, Out>& p, int64_t first, int64_t last
   }
 }
 
-template <Kind kKind, typename In, typename Out>
-MMFAST_INLINE void multiply_rows(const Product<In, Out>& p, int64_t first, int64_t last) {
+// The columns that eight vectors at a time take up, which are most of them, by the kind of the product.
+template <typename In, typename Out>
+MMFAST_INLINE void wide_blocks(const Product<In, Out>& p, int64_t first, int64_t last, int64_t& column) {
+  const Graph<Sum<In>>& graph = p.graph;
+  if constexpr (sizeof(In) < sizeof(double)) {  // float64 is for checks, not speed
+    if (!p.rows && !p.slot && !(graph.values && graph.col_scale)) {
+      if (graph.values) return blocks<Kind::kValues, 8>(p, first, last, column);
+      if (graph.col_scale) return blocks<Kind::kColScale, 8>(p, first, last, column);
+      return blocks<Kind::kOnes, 8>(p, first, last, column);
+    }
+  }
+  blocks<Kind::kAny, 8>(p, first, last, column);
+}
+
+template <typename In, typename Out>
+MMFAST_INLINE void multiply_rows(const Product<In, Out>& product, int64_t first, int64_t last) {
+  const Product<In, Out> p = product;  // a copy that no store can change
   int64_t column = 0;
-  blocks<kKind, 8>(p, first, last, column);
+  wide_blocks(p, first, last, column);
   blocks<Kind::kAny, 4>(p, first, last, column);
   blocks<Kind::kAny, 2>(p, first, last, column);
   blocks<Kind::kAny, 1>(p, first, last, column);
   if (p.stream) end_stream();
   if (column == p.dim) return;
   for (int64_t i = first; i < last; ++i) tail(p, i, p.rows ? p.rows[i] : i, column);
-}
-
-template <typename In, typename Out>
-MMFAST_INLINE void multiply_by_kind(const Product<In, Out>& product, int64_t first, int64_t last) {
-  const Product<In, Out> p = product;  // a copy that no store can change
-  const Graph<Sum<In>>& graph = p.graph;
-  if constexpr (sizeof(In) == sizeof(double))
-    return multiply_rows<Kind::kAny>(p, first, last);  // for checks, not speed
-  if (p.rows || p.slot || (graph.values && graph.col_scale)) return multiply_rows<Kind::kAny>(p, first, last);
-  if (graph.values) return multiply_rows<Kind::kValues>(p, first, last);
-  if (graph.col_scale) return multiply_rows<Kind::kColScale>(p, first, last);
-  multiply_rows<Kind::kOnes>(p, first, last);
 }
 
 }  // namespace
