@@ -15,6 +15,16 @@ inline void check_dtype(const at::Tensor& t, at::ScalarType type, const char* op
   TORCH_CHECK(t.scalar_type() == type, op, ": ", name, " is ", t.scalar_type(), "; wanted ", type);
 }
 
+// Every tensor that a kernel reads must lie on the device of the first.
+inline void check_device(const at::Tensor& t, const at::Tensor& like, const char* op, const char* name) {
+  TORCH_CHECK(t.device() == like.device(), op, ": ", name, " is on ", t.device(), "; wanted ", like.device());
+}
+
+inline void check_like(const at::Tensor& t, const at::Tensor& like, const char* op, const char* name) {
+  check_dtype(t, like.scalar_type(), op, name);
+  check_device(t, like, op, name);
+}
+
 // float32 and float64 are the types every CPU kernel serves.
 inline void check_real(const at::Tensor& t, const char* op, const char* name) {
   TORCH_CHECK(t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble, op, ": ", name, " is ", t.scalar_type(),

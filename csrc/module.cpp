@@ -163,6 +163,9 @@ TORCH_LIBRARY(mmfast, m) {
   m.def(
       "adam_lazy_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) row_steps, Tensor rows, "
       "Tensor grad, float lr, float beta1, float beta2, float eps, int step) -> ()");
+
+  // A copy of x [R, D]: the pattern of a new op, docs/adding_an_op.md.
+  m.def("template_op(Tensor x) -> Tensor");
 }
 
 namespace py = pybind11;

@@ -37,7 +37,7 @@ MMFAST_HOST_DEVICE inline double at_one(const ReplayRule& rule) {
 }
 
 // The atoms of the measure. Powers are looked up: decay[j] = beta^j; bias1[s] = 1 / (1 - beta1^s) and bias2[s] = 1 /
-// sqrt(1 - beta2^s) for steps s; root2 = sqrt(beta2).
+// sqrt(1 - beta2^s) for steps s, which count, like t, from the first step of the tables; root2 = sqrt(beta2).
 struct ReplayAtoms {
   const double *decay1, *decay_root2, *bias1, *bias2;
   int64_t t;

@@ -1,13 +1,26 @@
-"""Which kernels the tests run against: the CPU's, the emulated CUDA kernels (MMFAST_TEST_EMULATED), or a GPU's."""
+"""Which kernels the tests run against: the CPU's, the emulated CUDA kernels (MMFAST_TEST_EMULATED), or a GPU's.
+
+MMFAST_TEST_EXTENSION names a folder whose _C takes the place of the package's own.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 
 import torch
 
-import mmfast.ops  # noqa: F401 - registers the schemas
+import mmfast
+
+EXTENSION = os.environ.get("MMFAST_TEST_EXTENSION", "")
+if EXTENSION:
+    mmfast.__path__.insert(0, str(Path(EXTENSION).resolve()))
+
+from mmfast.ops import _backend  # noqa: E402 - loads _C and registers the schemas
+
+if EXTENSION and not (_backend._C and Path(_backend._C.__file__).parent == Path(EXTENSION).resolve()):
+    raise ImportError(f"MMFAST_TEST_EXTENSION: no _C of this code was loaded from {EXTENSION}; build it there")
 
 EMULATED = os.environ.get("MMFAST_TEST_EMULATED", "")
 DEVICE = os.environ.get("MMFAST_TEST_DEVICE", "cpu")

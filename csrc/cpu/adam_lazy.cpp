@@ -9,7 +9,7 @@
 #include <optional>
 #include <vector>
 
-#include "../check.h"
+#include "../adam_checks.h"
 #include "../replay.h"
 #include "simd.h"
 
@@ -141,7 +141,7 @@ Plans make_plans(const std::vector<Job>& jobs, const Settings& set, int64_t step
 #pragma omp parallel for schedule(dynamic) num_threads(at::get_num_threads())
   for (size_t i = 0; i < plans.since.size(); ++i) {
     const int64_t t = plans.since[i];
-    const ReplayAtoms atoms{decay1.data(), decay2.data(), bias1.data() - first, bias2.data() - first, t};
+    const ReplayAtoms atoms{decay1.data(), decay2.data(), bias1.data(), bias2.data(), t - first};
     for_rules(atoms, OneLane(), steps_that_count(set.beta1, step - t, tolerance), tolerance,
               [&](const ReplayRule& rule) { plans.rules[i].push_back(rule); });
   }
@@ -214,23 +214,6 @@ Table<T> table_of(const at::Tensor& param, const at::Tensor& exp_avg, const at::
           row_steps.mutable_data_ptr<int32_t>(), param.size(1)};
 }
 
-void check_table(const char* op, const at::Tensor& param, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
-                 const at::Tensor& row_steps, int64_t step) {
-  check_dim(param, 2, op, "param");
-  check_real(param, op, "param");
-  for (const auto& [t, name] :
-       {std::pair{param, "param"}, std::pair{exp_avg, "exp_avg"}, std::pair{exp_avg_sq, "exp_avg_sq"}}) {
-    check_dtype(t, param.scalar_type(), op, name);
-    TORCH_CHECK(t.sizes() == param.sizes(), op, ": ", name, " is ", t.sizes(), "; wanted ", param.sizes());
-    TORCH_CHECK(t.is_contiguous(), op, ": ", name, " is not contiguous and is written in place; wanted a whole table");
-  }
-  check_dtype(row_steps, at::kInt, op, "row_steps");
-  TORCH_CHECK(
-      row_steps.is_contiguous() && row_steps.dim() == 2 && row_steps.size(0) == param.size(0) && row_steps.size(1) == 2,
-      op, ": row_steps is ", row_steps.sizes(), "; wanted a contiguous [", param.size(0), ", 2]");
-  TORCH_CHECK(step >= 0 && step < (int64_t{1} << 31), op, ": step is ", step, "; wanted 0 to 2^31 - 1");
-}
-
 at::Tensor checked_rows(const char* op, const at::Tensor& rows, const at::Tensor& param) {
   check_dim(rows, 1, op, "rows");
   check_dtype(rows, at::kLong, op, "rows");
@@ -243,7 +226,8 @@ void adam_catch_up(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_s
                    const std::optional<at::Tensor>& rows, double lr, double beta1, double beta2, double eps,
                    int64_t step) {
   const char* op = "adam_catch_up_";
-  check_table(op, param, exp_avg, exp_avg_sq, row_steps, step);
+  check_adam(param, exp_avg, exp_avg_sq, op);
+  check_row_steps(row_steps, param, step, op);
   const at::Tensor ids = rows ? checked_rows(op, *rows, param) : at::Tensor();
   const int64_t* r = rows ? ids.const_data_ptr<int64_t>() : nullptr;
   const int64_t count = rows ? ids.numel() : param.size(0);
@@ -259,16 +243,13 @@ void adam_lazy(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, a
                const at::Tensor& rows, const at::Tensor& grad, double lr, double beta1, double beta2, double eps,
                int64_t step) {
   const char* op = "adam_lazy_";
-  check_table(op, param, exp_avg, exp_avg_sq, row_steps, step);
-  TORCH_CHECK(step >= 1, op, ": step is ", step, "; wanted 1 for the first step");
+  check_adam(param, exp_avg, exp_avg_sq, op);
+  check_row_steps(row_steps, param, step, op);
+  check_adam_step(rows, grad, param, step, op);
   const at::Tensor ids = checked_rows(op, rows, param), dense = grad.contiguous();
   const int64_t* r = ids.const_data_ptr<int64_t>();
   TORCH_CHECK(std::adjacent_find(r, r + ids.numel(), std::greater_equal<>()) == r + ids.numel(), op,
               ": rows are not sorted and unique; coalesce the gradient");
-  check_dim(grad, 2, op, "grad");
-  check_dtype(grad, param.scalar_type(), op, "grad");
-  check_size(grad, 0, ids.numel(), op, "grad");
-  check_size(grad, 1, param.size(1), op, "grad");
   const Settings set{lr, beta1, beta2, eps};
   if (param.scalar_type() == at::kFloat) {
     step_rows(table_of<float>(param, exp_avg, exp_avg_sq, row_steps), r, ids.numel(), dense.const_data_ptr<float>(),

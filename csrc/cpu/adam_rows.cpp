@@ -7,7 +7,7 @@
 #include <cmath>
 #include <functional>
 
-#include "../check.h"
+#include "../adam_checks.h"
 #include "simd.h"
 
 namespace mmfast {
@@ -91,21 +91,8 @@ void adam_rows(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, c
                const at::Tensor& grad, double lr, double beta1, double beta2, double eps, double weight_decay,
                int64_t step) {
   const char* op = "adam_rows_";
-  check_dim(param, 2, op, "param");
-  check_real(param, op, "param");
-  for (const auto& [t, name] :
-       {std::pair{param, "param"}, std::pair{exp_avg, "exp_avg"}, std::pair{exp_avg_sq, "exp_avg_sq"}}) {
-    check_dtype(t, param.scalar_type(), op, name);
-    TORCH_CHECK(t.sizes() == param.sizes(), op, ": ", name, " is ", t.sizes(), "; wanted ", param.sizes());
-    TORCH_CHECK(t.is_contiguous(), op, ": ", name, " is not contiguous and is written in place; wanted a whole table");
-  }
-  check_dim(rows, 1, op, "rows");
-  check_dtype(rows, at::kLong, op, "rows");
-  check_dim(grad, 2, op, "grad");
-  check_dtype(grad, param.scalar_type(), op, "grad");
-  check_size(grad, 0, rows.numel(), op, "grad");
-  check_size(grad, 1, param.size(1), op, "grad");
-  TORCH_CHECK(step >= 1, op, ": step is ", step, "; wanted 1 for the first step");
+  check_adam(param, exp_avg, exp_avg_sq, op);
+  check_adam_step(rows, grad, param, step, op);
   const at::Tensor nodes = rows.contiguous(), dense = grad.contiguous();
   check_ids(nodes, param.size(0), op, "rows");
   const int64_t* r = nodes.const_data_ptr<int64_t>();

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "../check.h"
+#include "../loss_checks.h"
 #include "simd.h"
 #include "table.h"
 
@@ -44,17 +44,6 @@ std::pair<T, T> loss_of(T margin, Kind kind) {
   if (kind == Kind::kRaw) return {-std::log(s), -rest};
   return {-std::log2(s), -rest * T(1.442695040888963407360)};
 }
-
-template <typename T>
-struct Triples {
-  const T* users;
-  const T* items;
-  const int64_t* user;
-  const int64_t* pos;
-  const int64_t* neg;
-  int64_t count;
-  int64_t dim;
-};
 
 // margins[b] = u . (p - n) for b in [first, last).
 template <typename T>
@@ -145,13 +134,7 @@ class Checked {
   Checked(const char* op, const at::Tensor& users, const at::Tensor& items, const at::Tensor& user,
           const at::Tensor& pos, const at::Tensor& neg)
       : users_(users.contiguous()), items_(items.contiguous()) {
-    check_dim(users, 2, op, "users");
-    check_dim(items, 2, op, "items");
-    check_real(users, op, "users");
-    check_dtype(items, users.scalar_type(), op, "items");
-    check_size(items, 1, users.size(1), op, "items");
-    check_dim(user, 1, op, "user_index");
-    TORCH_CHECK(user.size(0) > 0, op, ": the batch is empty; wanted at least one (user, item, item) row");
+    check_triples(users, items, user, op);
     user_ = ids(user, user.size(0), users.size(0), op, "user_index");
     pos_ = ids(pos, user.size(0), items.size(0), op, "pos_index");
     neg_ = ids(neg, user.size(0), items.size(0), op, "neg_index");

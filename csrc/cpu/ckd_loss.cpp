@@ -6,33 +6,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <initializer_list>
 #include <string_view>
 #include <tuple>
-#include <utility>
 #include <vector>
 
-#include "../check.h"
+#include "../loss_checks.h"
 #include "logistic.h"
 
 namespace mmfast {
 namespace {
 
 constexpr int64_t kBlock = 512;  // margins are summed in blocks of this size, then the blocks in order
-constexpr const char* kOp = "ckd_loss";
-
-enum class Specific { kHinge, kCrossEntropy, kSquare };
-enum class Weights { kPaper, kCode, kUniform, kOnes };
-
-// The place of `name` among the names of an enum's values.
-template <typename Kind>
-Kind parse(std::string_view name, const char* argument, std::initializer_list<std::string_view> names) {
-  const auto found = std::find(names.begin(), names.end(), name);
-  TORCH_CHECK_VALUE(found != names.end(), kOp, ": ", argument, " is '", name, "'; wanted ",
-                    c10::Join(", ", at::ArrayRef<std::string_view>(names)));
-  return static_cast<Kind>(found - names.begin());
-}
-
 // A bound that a share without meaning, 0 / 0, meets at its lower end.
 template <typename T>
 MMFAST_INLINE T bounded(T share) {
@@ -126,21 +110,9 @@ double blocked_sum(int64_t size, const Body& body) {
   return total;
 }
 
-template <typename T>
-struct Margins {
-  const T *margin, *student, *masked, *teacher, *universal_student, *universal_teacher;
-  int64_t modalities, count, universal;
-};
-
-struct Options {
-  double generic_weight, temperature, eps;
-  Specific specific;
-  Weights weights;
-};
-
 // The paper's weights: one a modality, from the means over the batch.
 template <typename T>
-void paper_weights(const Margins<T>& in, double* mean) {
+void paper_weights(const CkdMargins<T>& in, double* mean) {
   std::vector<double> share(in.modalities);
   double total = 0;
   for (int64_t m = 0; m < in.modalities; ++m) {
@@ -157,7 +129,7 @@ void paper_weights(const Margins<T>& in, double* mean) {
 
 // The released code's: two a triple, of sum 2, against the student's own margins; each written, their mean returned.
 template <typename T>
-void code_weights(const Margins<T>& in, T* weight, double* mean) {
+void code_weights(const CkdMargins<T>& in, T* weight, double* mean) {
   mean[0] = mean[1] = 0;
   for (int64_t b = 0; b < in.count; ++b) {
     T share[2];
@@ -172,12 +144,12 @@ void code_weights(const Margins<T>& in, T* weight, double* mean) {
 }
 
 template <typename T>
-T run(const Margins<T>& in, const Options& options, T* weights, T* slope, T* universal_slope) {
-  std::vector<T> each(options.weights == Weights::kCode ? in.modalities * in.count : 0);
-  std::vector<double> mean(in.modalities, options.weights == Weights::kOnes ? 1 : 1 - 1.0 / in.modalities);
-  if (options.weights == Weights::kPaper) paper_weights(in, mean.data());
-  if (options.weights == Weights::kCode) code_weights(in, each.data(), mean.data());
-  const T inverse_tau = static_cast<T>(1 / options.temperature), eps = static_cast<T>(options.eps);
+T run(const CkdMargins<T>& in, const CkdOptions& options, T* weights, T* slope, T* universal_slope) {
+  std::vector<T> each(options.weights == CkdWeights::kCode ? in.modalities * in.count : 0);
+  std::vector<double> mean(in.modalities, options.weights == CkdWeights::kOnes ? 1 : 1 - 1.0 / in.modalities);
+  if (options.weights == CkdWeights::kPaper) paper_weights(in, mean.data());
+  if (options.weights == CkdWeights::kCode) code_weights(in, each.data(), mean.data());
+  const T inverse_tau = static_cast<T>(options.inverse_tau), eps = static_cast<T>(options.eps);
   double loss = 0;
   for (int64_t m = 0; m < in.modalities; ++m) {
     weights[m] = static_cast<T>(mean[m]);
@@ -186,8 +158,8 @@ T run(const Margins<T>& in, const Options& options, T* weights, T* slope, T* uni
               const int64_t at = m * in.count + first;
               const T *t = in.teacher + at, *s = in.student + at, *w = each.empty() ? nullptr : each.data() + at;
               const T scale = static_cast<T>(outer);
-              if (options.specific == Specific::kHinge) return hinge(t, s, w, count, scale, slope + at);
-              if (options.specific == Specific::kSquare) return square(t, s, w, count, scale, slope + at);
+              if (options.specific == CkdSpecific::kHinge) return hinge(t, s, w, count, scale, slope + at);
+              if (options.specific == CkdSpecific::kSquare) return square(t, s, w, count, scale, slope + at);
               if (options.eps == 0) return cross_entropy(t, s, w, count, inverse_tau, scale, slope + at);
               return cross_entropy_eps(t, s, w, count, inverse_tau, eps, scale, slope + at);
             });
@@ -203,54 +175,18 @@ T run(const Margins<T>& in, const Options& options, T* weights, T* slope, T* uni
   return static_cast<T>(loss);
 }
 
-// A stack of margins [M, size] like the student's.
-void check_stack(const at::Tensor& t, const at::Tensor& like, int64_t size, const char* name) {
-  check_dim(t, 2, kOp, name);
-  check_dtype(t, like.scalar_type(), kOp, name);
-  check_size(t, 0, like.size(0), kOp, name);
-  check_size(t, 1, size, kOp, name);
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> ckd_loss(
     const at::Tensor& margin, const at::Tensor& student, const at::Tensor& masked, const at::Tensor& teacher,
     const at::Tensor& universal_student, const at::Tensor& universal_teacher, double generic_weight, double temperature,
     double eps, std::string_view specific, std::string_view weights) {
-  check_dim(student, 2, kOp, "student");
-  check_real(student, kOp, "student");
-  check_dim(universal_student, 2, kOp, "universal_student");
-  check_dim(margin, 1, kOp, "margin");
-  check_dtype(margin, student.scalar_type(), kOp, "margin");
-  const int64_t modalities = student.size(0), count = student.size(1), universal = universal_student.size(1);
-  check_size(margin, 0, count, kOp, "margin");
-  check_stack(masked, student, count, "masked");
-  check_stack(teacher, student, count, "teacher");
-  check_stack(universal_student, student, universal, "universal_student");
-  check_stack(universal_teacher, student, universal, "universal_teacher");
-  TORCH_CHECK_VALUE(modalities > 0 && count > 0 && universal > 0, kOp, ": got ", modalities, " modalities, ", count,
-                    " training and ", universal, " universal triples; wanted at least one of each");
-  TORCH_CHECK_VALUE(temperature > 0, kOp, ": temperature=", temperature, "; choose a number above zero");
-  const Options options{generic_weight, temperature, eps,
-                        parse<Specific>(specific, "specific", {"hinge", "cross_entropy", "square"}),
-                        parse<Weights>(weights, "weights", {"paper", "code", "uniform", "ones"})};
-  TORCH_CHECK_VALUE(options.weights != Weights::kCode || modalities == 2, kOp, ": weights='code' is defined for 2 ",
-                    "modalities, got ", modalities, "; choose weights='paper'");
-  const at::Tensor all[] = {margin.contiguous(),  student.contiguous(),           masked.contiguous(),
-                            teacher.contiguous(), universal_student.contiguous(), universal_teacher.contiguous()};
-  at::Tensor loss = at::empty({}, student.options()), mean = at::empty({modalities}, student.options());
+  const CkdArguments arguments(margin, student, masked, teacher, universal_student, universal_teacher);
+  const CkdOptions options = arguments.options(generic_weight, temperature, eps, specific, weights);
+  at::Tensor loss = at::empty({}, student.options()), mean = at::empty({student.size(0)}, student.options());
   at::Tensor slope = at::empty(student.sizes(), student.options());
   at::Tensor universal_slope = at::empty(universal_student.sizes(), student.options());
   const auto go = [&]<typename T>(T) {
-    const Margins<T> in{all[0].const_data_ptr<T>(),
-                        all[1].const_data_ptr<T>(),
-                        all[2].const_data_ptr<T>(),
-                        all[3].const_data_ptr<T>(),
-                        all[4].const_data_ptr<T>(),
-                        all[5].const_data_ptr<T>(),
-                        modalities,
-                        count,
-                        universal};
-    *loss.mutable_data_ptr<T>() = run(in, options, mean.mutable_data_ptr<T>(), slope.mutable_data_ptr<T>(),
-                                      universal_slope.mutable_data_ptr<T>());
+    *loss.mutable_data_ptr<T>() = run(arguments.view<T>(), options, mean.mutable_data_ptr<T>(),
+                                      slope.mutable_data_ptr<T>(), universal_slope.mutable_data_ptr<T>());
   };
   student.scalar_type() == at::kDouble ? go(double{}) : go(float{});
   return {loss, mean, slope, universal_slope};

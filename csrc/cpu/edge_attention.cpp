@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../attention_checks.h"
 #include "edges.h"
 #include "exp.h"
 #include "graph.h"
@@ -19,23 +20,6 @@ namespace mmfast {
 namespace {
 
 using Optional = std::optional<at::Tensor>;
-
-template <typename T>
-struct Attention {
-  const int64_t* ptr;
-  const int32_t* cols;
-  const int64_t* ptr_t;
-  const int32_t* rows_t;
-  const int32_t* edges_t;
-  const bool* choice;  // null: no entry chooses the second half of k and v
-  int64_t num_rows, num_cols, num_entries;
-  const T *q, *k, *v;
-  int64_t dim, dim_v;
-  T scale;
-  T *out, *alpha;                            // forward
-  const T *weights, *grad_out, *grad_alpha;  // backward: alpha; null: no gradient
-  T *slope, *grad_q, *grad_k, *grad_v;       // slope [E]: the gradient of the dot products
-};
 
 // The entries of a row from e on, at most kChunk of them.
 template <typename T>
@@ -160,57 +144,19 @@ void for_rows(const int64_t* ptr, int64_t rows, const Body& body) {
   for (int64_t piece = 0; piece < num_pieces; ++piece) body(bounds[piece], bounds[piece + 1]);
 }
 
-// The arguments of both passes, checked and contiguous.
-class Arguments {
- public:
-  Arguments(const char* op, const at::Tensor& ptr, const at::Tensor& cols, const at::Tensor& ptr_t,
-            const at::Tensor& rows_t, const at::Tensor& edges_t, const Optional& choice, const at::Tensor& q,
-            const at::Tensor& k, const at::Tensor& v) {
-    const int64_t entries = cols.numel();
-    TORCH_CHECK(entries < (int64_t(1) << 31), op, ": there are ", entries, " entries; wanted less than 2^31");
-    ptr_ = checked_ptr(ptr, entries, op, "ptr"), ptr_t_ = checked_ptr(ptr_t, entries, op, "ptr_t");
-    num_rows_ = ptr.numel() - 1, num_cols_ = ptr_t.numel() - 1;
-    cols_ = checked_ids(cols, entries, num_cols_, op, "cols");
-    rows_t_ = checked_ids(rows_t, entries, num_rows_, op, "rows_t");
-    edges_t_ = checked_ids(edges_t, entries, entries, op, "edges_t");
-    if (choice) {
-      check_dim(*choice, 1, op, "choice");
-      check_size(*choice, 0, entries, op, "choice");
-      check_dtype(*choice, at::kBool, op, "choice");
-      choice_ = choice->contiguous();
-    }
-    check_real(q, op, "q");
-    q_ = table(q, num_rows_, q.scalar_type(), op, "q");
-    k_ = table(k, num_cols_ * (choice ? 2 : 1), q.scalar_type(), op, "k");
-    v_ = table(v, num_cols_ * (choice ? 2 : 1), q.scalar_type(), op, "v");
-    check_size(k, 1, q.size(1), op, "k");
-  }
-
-  template <typename T>
-  Attention<T> view(double scale) const {
-    Attention<T> a{};
-    a.ptr = ptr_.const_data_ptr<int64_t>(), a.ptr_t = ptr_t_.const_data_ptr<int64_t>();
-    a.cols = cols_.const_data_ptr<int32_t>(), a.rows_t = rows_t_.const_data_ptr<int32_t>();
-    a.edges_t = edges_t_.const_data_ptr<int32_t>();
-    a.choice = choice_.defined() ? choice_.const_data_ptr<bool>() : nullptr;
-    a.num_rows = num_rows_, a.num_cols = num_cols_, a.num_entries = cols_.numel();
-    a.q = q_.const_data_ptr<T>(), a.k = k_.const_data_ptr<T>(), a.v = v_.const_data_ptr<T>();
-    a.dim = q_.size(1), a.dim_v = v_.size(1);
-    a.scale = static_cast<T>(scale);
-    return a;
-  }
-
- private:
-  static at::Tensor table(const at::Tensor& t, int64_t rows, at::ScalarType type, const char* op, const char* name) {
-    check_dim(t, 2, op, name);
-    check_size(t, 0, rows, op, name);
-    check_dtype(t, type, op, name);
-    return t.contiguous();
-  }
-
-  at::Tensor ptr_, cols_, ptr_t_, rows_t_, edges_t_, choice_, q_, k_, v_;
-  int64_t num_rows_ = 0, num_cols_ = 0;
-};
+AttentionArguments checked(const char* op, const at::Tensor& ptr, const at::Tensor& cols, const at::Tensor& ptr_t,
+                           const at::Tensor& rows_t, const at::Tensor& edges_t, const Optional& choice,
+                           const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  check_num_entries(cols, op);
+  const int64_t entries = cols.numel();
+  AttentionEntries e;
+  e.ptr = checked_ptr(ptr, entries, op, "ptr");
+  e.ptr_t = checked_ptr(ptr_t, entries, op, "ptr_t");
+  e.cols = checked_ids(cols, entries, ptr_t.numel() - 1, op, "cols");
+  e.rows_t = checked_ids(rows_t, entries, ptr.numel() - 1, op, "rows_t");
+  e.edges_t = checked_ids(edges_t, entries, entries, op, "edges_t");
+  return {op, e, choice, q, k, v};
+}
 
 template <typename T>
 void forward(Attention<T> a, at::Tensor& out, at::Tensor& alpha) {
@@ -236,7 +182,7 @@ std::tuple<at::Tensor, at::Tensor> edge_attention(const at::Tensor& ptr, const a
                                                   const at::Tensor& edges_t, const Optional& choice,
                                                   const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                                   double scale) {
-  const Arguments arguments("edge_attention", ptr, cols, ptr_t, rows_t, edges_t, choice, q, k, v);
+  const AttentionArguments arguments = checked("edge_attention", ptr, cols, ptr_t, rows_t, edges_t, choice, q, k, v);
   at::Tensor out = empty_table({q.size(0), v.size(1)}, q.options());
   at::Tensor alpha = empty_table({cols.numel()}, q.options());
   if (q.scalar_type() == at::kFloat) {
@@ -247,21 +193,15 @@ std::tuple<at::Tensor, at::Tensor> edge_attention(const at::Tensor& ptr, const a
   return {out, alpha};
 }
 
-at::Tensor checked_grad(const Optional& grad, at::IntArrayRef sizes, const at::Tensor& q, const char* name) {
-  if (!grad) return {};
-  check_dtype(*grad, q.scalar_type(), "edge_attention_backward", name);
-  TORCH_CHECK(grad->sizes() == sizes, "edge_attention_backward: ", name, " is ", grad->sizes(), "; wanted ", sizes);
-  return grad->contiguous();
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> edge_attention_backward(
     const at::Tensor& ptr, const at::Tensor& cols, const at::Tensor& ptr_t, const at::Tensor& rows_t,
     const at::Tensor& edges_t, const Optional& choice, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     double scale, const at::Tensor& alpha, const Optional& grad_out, const Optional& grad_alpha) {
-  const Arguments arguments("edge_attention_backward", ptr, cols, ptr_t, rows_t, edges_t, choice, q, k, v);
-  const at::Tensor weights = checked_grad(alpha, {cols.numel()}, q, "alpha");
-  const at::Tensor by_out = checked_grad(grad_out, {q.size(0), v.size(1)}, q, "grad_out");
-  const at::Tensor by_alpha = checked_grad(grad_alpha, {cols.numel()}, q, "grad_alpha");
+  const char* op = "edge_attention_backward";
+  const AttentionArguments arguments = checked(op, ptr, cols, ptr_t, rows_t, edges_t, choice, q, k, v);
+  const at::Tensor weights = checked_like(alpha, {cols.numel()}, q, op, "alpha");
+  const at::Tensor by_out = checked_like(grad_out, {q.size(0), v.size(1)}, q, op, "grad_out");
+  const at::Tensor by_alpha = checked_like(grad_alpha, {cols.numel()}, q, op, "grad_alpha");
   at::Tensor grad_q = empty_table(q.sizes(), q.options()), grad_k = empty_table(k.sizes(), q.options());
   at::Tensor grad_v = empty_table(v.sizes(), q.options());
   if (q.scalar_type() == at::kFloat) {

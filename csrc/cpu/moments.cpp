@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../check.h"
+#include "../loss_checks.h"
 #include "simd.h"
 #include "table.h"
 
@@ -69,13 +69,8 @@ void forward(const T* x, int64_t size, T* out) {
   out[1] = static_cast<T>(all.squares / (seen - 1));
 }
 
-void check_table(const at::Tensor& x, const char* op) {
-  check_real(x, op, "x");
-  TORCH_CHECK_VALUE(x.numel() >= 2, op, ": x holds ", x.numel(), " numbers; a variance needs at least two");
-}
-
 at::Tensor moments(const at::Tensor& x) {
-  check_table(x, "moments");
+  check_moments(x, "moments");
   const at::Tensor dense = x.contiguous();
   at::Tensor out = at::empty({2}, x.options());
   const auto run = [&]<typename T>(T) { forward(dense.const_data_ptr<T>(), dense.numel(), out.mutable_data_ptr<T>()); };
@@ -84,13 +79,7 @@ at::Tensor moments(const at::Tensor& x) {
 }
 
 at::Tensor moments_backward(const at::Tensor& grad, const at::Tensor& moments, const at::Tensor& x) {
-  const char* op = "moments_backward";
-  check_table(x, op);
-  for (const auto& [name, t] : {std::pair{"grad", &grad}, {"moments", &moments}}) {
-    check_dtype(*t, x.scalar_type(), op, name);
-    check_dim(*t, 1, op, name);
-    check_size(*t, 0, 2, op, name);
-  }
+  check_moments_backward(grad, moments, x, "moments_backward");
   const at::Tensor dense = x.contiguous();
   at::Tensor out = empty_table(x.sizes(), x.options());
   const auto run = [&]<typename T>(T) {

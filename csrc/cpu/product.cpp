@@ -11,16 +11,16 @@
 namespace mmfast {
 
 MMFAST_CLONES void multiply_range(const Product<float>& p, int64_t first, int64_t last) {
-  multiply_by_kind(p, first, last);
+  multiply_rows(p, first, last);
 }
 MMFAST_CLONES void multiply_range(const Product<double>& p, int64_t first, int64_t last) {
-  multiply_by_kind(p, first, last);
+  multiply_rows(p, first, last);
 }
 MMFAST_CLONES void multiply_range(const Product<c10::BFloat16>& p, int64_t first, int64_t last) {
-  multiply_by_kind(p, first, last);
+  multiply_rows(p, first, last);
 }
 MMFAST_CLONES void multiply_range(const Product<c10::BFloat16, float>& p, int64_t first, int64_t last) {
-  multiply_by_kind(p, first, last);
+  multiply_rows(p, first, last);
 }
 
 namespace {

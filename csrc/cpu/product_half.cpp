@@ -11,10 +11,8 @@
 
 namespace mmfast {
 
-void multiply_range(const Product<c10::Half>& p, int64_t first, int64_t last) { multiply_by_kind(p, first, last); }
-void multiply_range(const Product<c10::Half, float>& p, int64_t first, int64_t last) {
-  multiply_by_kind(p, first, last);
-}
+void multiply_range(const Product<c10::Half>& p, int64_t first, int64_t last) { multiply_rows(p, first, last); }
+void multiply_range(const Product<c10::Half, float>& p, int64_t first, int64_t last) { multiply_rows(p, first, last); }
 
 #if defined(MMFAST_F16C)
 #pragma GCC pop_options

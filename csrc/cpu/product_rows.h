@@ -81,11 +81,13 @@ MMFAST_INLINE void gather_sparse(const Product<In, Out>& p, int64_t begin, int64
   }
 }
 
-// Where row `node` of a table with a row per node, or per slot, begins; null where there is none.
+// Where row `node` of a table with a row per node, or per slot, begins; null where there is none. Without a table there
+// may be no slot for the node: the rows of an operator that is not square are other nodes than its columns.
 template <Kind kKind, typename In, typename Out>
 MMFAST_INLINE const In* row_of(const Product<In, Out>& p, const In* table, int64_t node, int64_t column) {
+  if (!table) return nullptr;
   const int64_t row = kKind == Kind::kAny && p.slot ? p.slot[node] : node;
-  return table && row >= 0 ? table + row * p.dim + column : nullptr;
+  return row >= 0 ? table + row * p.dim + column : nullptr;
 }
 
 // Columns [column, column + V vectors) of output row i, which belongs to `node`.
@@ -154,28 +156,31 @@ MMFAST_INLINE void blocks(const Product<In, Out>& p, int64_t first, int64_t last
   }
 }
 
-template <Kind kKind, typename In, typename Out>
-MMFAST_INLINE void multiply_rows(const Product<In, Out>& p, int64_t first, int64_t last) {
+// The columns that eight vectors at a time take up, which are most of them, by the kind of the product.
+template <typename In, typename Out>
+MMFAST_INLINE void wide_blocks(const Product<In, Out>& p, int64_t first, int64_t last, int64_t& column) {
+  const Graph<Sum<In>>& graph = p.graph;
+  if constexpr (sizeof(In) < sizeof(double)) {  // float64 is for checks, not speed
+    if (!p.rows && !p.slot && !(graph.values && graph.col_scale)) {
+      if (graph.values) return blocks<Kind::kValues, 8>(p, first, last, column);
+      if (graph.col_scale) return blocks<Kind::kColScale, 8>(p, first, last, column);
+      return blocks<Kind::kOnes, 8>(p, first, last, column);
+    }
+  }
+  blocks<Kind::kAny, 8>(p, first, last, column);
+}
+
+template <typename In, typename Out>
+MMFAST_INLINE void multiply_rows(const Product<In, Out>& product, int64_t first, int64_t last) {
+  const Product<In, Out> p = product;  // a copy that no store can change
   int64_t column = 0;
-  blocks<kKind, 8>(p, first, last, column);
+  wide_blocks(p, first, last, column);
   blocks<Kind::kAny, 4>(p, first, last, column);
   blocks<Kind::kAny, 2>(p, first, last, column);
   blocks<Kind::kAny, 1>(p, first, last, column);
   if (p.stream) end_stream();
   if (column == p.dim) return;
   for (int64_t i = first; i < last; ++i) tail(p, i, p.rows ? p.rows[i] : i, column);
-}
-
-template <typename In, typename Out>
-MMFAST_INLINE void multiply_by_kind(const Product<In, Out>& product, int64_t first, int64_t last) {
-  const Product<In, Out> p = product;  // a copy that no store can change
-  const Graph<Sum<In>>& graph = p.graph;
-  if constexpr (sizeof(In) == sizeof(double))
-    return multiply_rows<Kind::kAny>(p, first, last);  // for checks, not speed
-  if (p.rows || p.slot || (graph.values && graph.col_scale)) return multiply_rows<Kind::kAny>(p, first, last);
-  if (graph.values) return multiply_rows<Kind::kValues>(p, first, last);
-  if (graph.col_scale) return multiply_rows<Kind::kColScale>(p, first, last);
-  multiply_rows<Kind::kOnes>(p, first, last);
 }
 
 }  // namespace

@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <span>
 
-#include "../check.h"
 #include "../philox.h"
+#include "../sample_checks.h"
 
 namespace mmfast {
 namespace {
@@ -50,23 +50,9 @@ int64_t draw(Items candidates, Items positives, uint64_t seed, uint64_t position
   return free_candidate(candidates, positives, seed, position);
 }
 
-void check_arguments(const at::Tensor& users, const at::Tensor& user_ptr, const at::Tensor& user_items,
-                     const at::Tensor& candidates) {
-  check_dim(users, 1, kOp, "users");
-  check_dim(user_ptr, 1, kOp, "user_ptr");
-  check_dim(user_items, 1, kOp, "user_items");
-  check_dim(candidates, 1, kOp, "candidates");
-  check_dtype(users, at::kLong, kOp, "users");
-  check_dtype(user_ptr, at::kLong, kOp, "user_ptr");
-  check_dtype(user_items, at::kInt, kOp, "user_items");
-  check_dtype(candidates, at::kInt, kOp, "candidates");
-  TORCH_CHECK(candidates.numel() > 0, kOp, ": candidates is empty; wanted at least one item");
-  TORCH_CHECK(user_ptr.numel() > 0, kOp, ": user_ptr is empty; wanted num_users + 1 offsets");
-}
-
 at::Tensor sample_negatives(const at::Tensor& users, const at::Tensor& user_ptr, const at::Tensor& user_items,
                             const at::Tensor& candidates, int64_t seed, int64_t offset) {
-  check_arguments(users, user_ptr, user_items, candidates);
+  check_sample_negatives(users, user_ptr, user_items, candidates, kOp);
   const auto entries = users.contiguous(), ptr = user_ptr.contiguous(), items = user_items.contiguous(),
              allowed = candidates.contiguous();
   check_ids(entries, ptr.numel() - 1, kOp, "users");

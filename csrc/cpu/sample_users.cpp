@@ -8,8 +8,8 @@
 #include <limits>
 #include <vector>
 
-#include "../check.h"
 #include "../philox.h"
+#include "../sample_checks.h"
 
 namespace mmfast {
 namespace {
@@ -21,13 +21,7 @@ struct Draws {
 
 Draws checked(const char* op, const at::Tensor& users, int64_t num_entries, int64_t num_draws, int64_t seed,
               int64_t first_draw) {
-  check_dim(users, 1, op, "users");
-  check_dtype(users, at::kLong, op, "users");
-  TORCH_CHECK(num_entries >= 0 && num_draws >= 0, op, ": num_entries=", num_entries, ", num_draws=", num_draws,
-              "; wanted 0 or more");
-  TORCH_CHECK(users.numel() < std::numeric_limits<uint32_t>::max(), op, ": there are ", users.numel(),
-              " users; wanted fewer than 2^32");
-  TORCH_CHECK(users.numel() > 0 || num_entries * num_draws == 0, op, ": users is empty; wanted at least one user");
+  check_sample_users(users, num_entries, num_draws, op);
   return {users.numel(), num_entries, num_draws, static_cast<uint64_t>(seed), static_cast<uint64_t>(first_draw)};
 }
 

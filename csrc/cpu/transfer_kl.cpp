@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "../check.h"
+#include "../loss_checks.h"
 #include "exp.h"
 #include "workers.h"
 
@@ -24,7 +24,6 @@ namespace {
 
 constexpr int64_t kUsers = 128;    // rows of a tile of scores
 constexpr int64_t kColumns = 256;  // and its columns
-constexpr int64_t kMost = 8;       // modalities
 
 // A softmax in the making: weights are exp(score - highest).
 template <typename T>
@@ -37,8 +36,8 @@ struct Softmax {
 // w are taken from their highest.
 template <typename T>
 struct User {
-  Softmax<T> ids, content[kMost];
-  double gap[kMost] = {};
+  Softmax<T> ids, content[kKlModalities];
+  double gap[kKlModalities] = {};
 };
 
 // sum_c weight[c] * ((z[c] - z_shift) - (w[c] - w_shift))
@@ -137,7 +136,7 @@ class TransferKl {
       for (int64_t first = 0; first < size_; first += kUsers) {
         const int64_t rows = std::min(kUsers, size_ - first);
         const auto blocks = scores(first, rows, begin, count, store);
-        T* pointers[kMost];
+        T* pointers[kKlModalities];
         for (int64_t m = 0; m < modalities(); ++m) pointers[m] = blocks[1 + m].template mutable_data_ptr<T>();
         slopes(blocks[0].template mutable_data_ptr<T>(), pointers, rows, count, saved, first, grad);
         for (int64_t m = 0; m < modalities(); ++m) {
@@ -179,9 +178,9 @@ class TransferKl {
                 std::vector<at::Tensor>& sums) const {
     const int64_t count = std::min(kColumns, size_ - begin);
     const auto blocks = scores(first, rows, begin, count, store);
-    T* pointers[kMost];
+    T* pointers[kKlModalities];
     for (int64_t m = 0; m < modalities(); ++m) pointers[m] = blocks[1 + m].template mutable_data_ptr<T>();
-    T rescale[(1 + kMost) * kUsers];
+    T rescale[(1 + kKlModalities) * kUsers];
     weigh(blocks[0].template mutable_data_ptr<T>(), pointers, modalities(), rows, count, seen.data(), rescale);
     for (int64_t m = 0; m < modalities(); ++m) {
       const at::Tensor tile = content_[m].narrow(0, begin, count);
@@ -232,26 +231,9 @@ class TransferKl {
   const int64_t size_;
 };
 
-void check_arguments(const char* op, const at::Tensor& users, const at::Tensor& items, const at::Tensor& content,
-                     double temperature) {
-  check_dim(users, 2, op, "users");
-  check_real(users, op, "users");
-  check_dim(items, 2, op, "items");
-  check_dim(content, 3, op, "content");
-  for (const auto& [name, t] : {std::pair{"items", &items}, {"content", &content}}) {
-    check_dtype(*t, users.scalar_type(), op, name);
-    check_size(*t, t->dim() - 2, users.size(0), op, name);
-    check_size(*t, t->dim() - 1, users.size(1), op, name);
-  }
-  TORCH_CHECK_VALUE(users.size(0) > 0, op, ": the batch is empty; wanted at least one user");
-  TORCH_CHECK_VALUE(content.size(0) >= 1 && content.size(0) <= kMost, op, ": content holds ", content.size(0),
-                    " modalities; wanted 1 to ", kMost);
-  TORCH_CHECK_VALUE(temperature > 0, op, ": temperature=", temperature, "; choose a number above zero");
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> transfer_kl(const at::Tensor& users, const at::Tensor& items,
                                                            const at::Tensor& content, double temperature) {
-  check_arguments("transfer_kl", users, items, content, temperature);
+  check_transfer_kl(users, items, content, temperature, "transfer_kl");
   at::Tensor loss = at::empty({users.size(0)}, users.options()), slope = at::empty(users.sizes(), users.options());
   at::Tensor softmax = at::empty({2, 1 + content.size(0), users.size(0)}, users.options());
   const auto run = [&]<typename T>(T) {
@@ -266,15 +248,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> transfer_kl(const at::Tensor& use
 at::Tensor transfer_kl_backward(const at::Tensor& grad, const at::Tensor& softmax, const at::Tensor& users,
                                 const at::Tensor& items, const at::Tensor& content, double temperature) {
   const char* op = "transfer_kl_backward";
-  check_arguments(op, users, items, content, temperature);
-  check_dtype(grad, users.scalar_type(), op, "grad");
-  check_dtype(softmax, users.scalar_type(), op, "softmax");
-  check_dim(grad, 1, op, "grad");
-  check_dim(softmax, 3, op, "softmax");
-  check_size(grad, 0, users.size(0), op, "grad");
-  check_size(softmax, 0, 2, op, "softmax");
+  check_transfer_kl(users, items, content, temperature, op);
+  check_softmax(grad, softmax, users, 3, op);
   check_size(softmax, 1, 1 + content.size(0), op, "softmax");
-  check_size(softmax, 2, users.size(0), op, "softmax");
   const at::Tensor slope = grad.contiguous(), total = softmax.contiguous();
   at::Tensor out = at::empty(content.sizes(), content.options());
   const auto run = [&]<typename T>(T) {

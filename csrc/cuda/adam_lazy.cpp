@@ -4,8 +4,8 @@
 #include <ATen/ops/empty.h>
 
 #include <optional>
-#include <utility>
 
+#include "../adam_checks.h"
 #include "bind.h"
 
 namespace mmfast {
@@ -15,22 +15,8 @@ struct State {
   const at::Tensor &param, &exp_avg, &exp_avg_sq, &row_steps;
 
   void check(const char* op, int64_t step) const {
-    check_dim(param, 2, op, "param");
-    check_real(param, op, "param");
-    for (const auto& [t, name] :
-         {std::pair{param, "param"}, std::pair{exp_avg, "exp_avg"}, std::pair{exp_avg_sq, "exp_avg_sq"}}) {
-      check_device(t, param, op, name);
-      check_dtype(t, param.scalar_type(), op, name);
-      TORCH_CHECK(t.sizes() == param.sizes(), op, ": ", name, " is ", t.sizes(), "; wanted ", param.sizes());
-      TORCH_CHECK(t.is_contiguous(), op, ": ", name,
-                  " is not contiguous and is written in place; wanted a whole table");
-    }
-    check_device(row_steps, param, op, "row_steps");
-    check_dtype(row_steps, at::kInt, op, "row_steps");
-    TORCH_CHECK(row_steps.is_contiguous() && row_steps.dim() == 2 && row_steps.size(0) == param.size(0) &&
-                    row_steps.size(1) == 2,
-                op, ": row_steps is ", row_steps.sizes(), "; wanted a contiguous [", param.size(0), ", 2]");
-    TORCH_CHECK(step >= 0 && step < (int64_t{1} << 31), op, ": step is ", step, "; wanted 0 to 2^31 - 1");
+    check_adam(param, exp_avg, exp_avg_sq, op);
+    check_row_steps(row_steps, param, step, op);
   }
 
   template <typename T>
@@ -82,15 +68,9 @@ void adam_lazy_op(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq
   const DeviceScope scope(param);
   const State state{param, exp_avg, exp_avg_sq, row_steps};
   state.check(op, step);
-  TORCH_CHECK(step >= 1, op, ": step is ", step, "; wanted 1 for the first step");
-  check_device(rows, param, op, "rows");
+  check_adam_step(rows, grad, param, step, op);
   const at::Tensor ids = checked_device_rows(rows, param.size(0), op, scope.stream(), "coalesce the gradient");
   const at::Tensor dense = grad.contiguous();
-  check_dim(grad, 2, op, "grad");
-  check_dtype(grad, param.scalar_type(), op, "grad");
-  check_device(grad, param, op, "grad");
-  check_size(grad, 0, ids.numel(), op, "grad");
-  check_size(grad, 1, param.size(1), op, "grad");
   if (ids.numel() == 0) return;
   const AdamSettings set{lr, beta1, beta2, eps};
   const auto run = [&]<typename T>(T) {

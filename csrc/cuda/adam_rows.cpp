@@ -5,8 +5,8 @@
 
 #include <cmath>
 #include <limits>
-#include <utility>
 
+#include "../adam_checks.h"
 #include "bind.h"
 
 namespace mmfast {
@@ -14,34 +14,14 @@ namespace {
 
 constexpr const char* kOp = "adam_rows_";
 
-void check_arguments(const at::Tensor& param, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
-                     const at::Tensor& rows, const at::Tensor& grad, int64_t step) {
-  check_dim(param, 2, kOp, "param");
-  check_real(param, kOp, "param");
-  for (const auto& [t, name] :
-       {std::pair{param, "param"}, std::pair{exp_avg, "exp_avg"}, std::pair{exp_avg_sq, "exp_avg_sq"}}) {
-    check_device(t, param, kOp, name);
-    check_dtype(t, param.scalar_type(), kOp, name);
-    TORCH_CHECK(t.sizes() == param.sizes(), kOp, ": ", name, " is ", t.sizes(), "; wanted ", param.sizes());
-    TORCH_CHECK(t.is_contiguous(), kOp, ": ", name, " is not contiguous and is written in place; wanted a whole table");
-  }
-  check_device(rows, param, kOp, "rows");
-  check_dim(rows, 1, kOp, "rows");
-  check_dim(grad, 2, kOp, "grad");
-  check_dtype(grad, param.scalar_type(), kOp, "grad");
-  check_device(grad, param, kOp, "grad");
-  check_size(grad, 0, rows.numel(), kOp, "grad");
-  check_size(grad, 1, param.size(1), kOp, "grad");
-  TORCH_CHECK(rows.numel() <= std::numeric_limits<int32_t>::max(), kOp, ": rows has ", rows.numel(),
-              " ids; wanted fewer than 2^31");
-  TORCH_CHECK(step >= 1, kOp, ": step is ", step, "; wanted 1 for the first step");
-}
-
 void adam_rows(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, const at::Tensor& rows,
                const at::Tensor& grad, double lr, double beta1, double beta2, double eps, double weight_decay,
                int64_t step) {
   const DeviceScope scope(param);
-  check_arguments(param, exp_avg, exp_avg_sq, rows, grad, step);
+  check_adam(param, exp_avg, exp_avg_sq, kOp);
+  check_adam_step(rows, grad, param, step, kOp);
+  TORCH_CHECK(rows.numel() <= std::numeric_limits<int32_t>::max(), kOp, ": rows has ", rows.numel(),
+              " ids; wanted fewer than 2^31");
   const at::Tensor nodes = checked_device_rows(rows, param.size(0), kOp, scope.stream(), "coalesce the gradient");
   const at::Tensor dense = grad.contiguous();
   const at::Tensor place = at::full({param.size(0)}, -1, rows.options().dtype(at::kInt));

@@ -47,11 +47,6 @@ inline void check(cudaError_t error) {
               "); set CUDA_LAUNCH_BLOCKING=1 to see where");
 }
 
-// Every tensor that a kernel reads must lie on the device of the first.
-inline void check_device(const at::Tensor& t, const at::Tensor& like, const char* op, const char* name) {
-  TORCH_CHECK(t.device() == like.device(), op, ": ", name, " is on ", t.device(), "; wanted ", like.device());
-}
-
 inline void check_device(const std::optional<at::Tensor>& t, const at::Tensor& like, const char* op, const char* name) {
   if (t) check_device(*t, like, op, name);
 }

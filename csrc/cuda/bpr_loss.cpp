@@ -10,7 +10,9 @@
 #include <string_view>
 #include <tuple>
 
+#include "../loss_checks.h"
 #include "bind.h"
+#include "triple_margins.h"
 
 namespace mmfast {
 namespace {
@@ -28,14 +30,7 @@ struct Batch {
   Batch(const char* op, const at::Tensor& users, const at::Tensor& items, const at::Tensor& user, const at::Tensor& pos,
         const at::Tensor& neg, cudaStream_t stream)
       : users(users.contiguous()), items(items.contiguous()) {
-    check_dim(users, 2, op, "users");
-    check_dim(items, 2, op, "items");
-    check_real(users, op, "users");
-    check_dtype(items, users.scalar_type(), op, "items");
-    check_size(items, 1, users.size(1), op, "items");
-    check_device(items, users, op, "items");
-    check_dim(user, 1, op, "user_index");
-    TORCH_CHECK(user.size(0) > 0, op, ": the batch is empty; wanted at least one (user, item, item) row");
+    check_triples(users, items, user, op);
     const auto ids = [&](const at::Tensor& index, int64_t rows, const char* name) {
       check_dim(index, 1, op, name);
       check_size(index, 0, user.size(0), op, name);
@@ -114,11 +109,24 @@ std::tuple<at::Tensor, at::Tensor> backward_op(const at::Tensor& grad, const at:
   return {grad_users, grad_items};
 }
 
+at::Tensor triple_margins(const at::Tensor& users, const at::Tensor& items, const at::Tensor& user,
+                          const at::Tensor& pos, const at::Tensor& neg) {
+  const DeviceScope scope(users);
+  const Batch batch("triple_margins", users, items, user, pos, neg, scope.stream());
+  const at::Tensor margins = at::empty({user.size(0)}, users.options());
+  const auto run = [&]<typename T>(T) {
+    check(triple_margins_forward(batch.view<T>(), margins.mutable_data_ptr<T>(), scope.stream()));
+  };
+  users.scalar_type() == at::kFloat ? run(float{}) : run(double{});
+  return margins;
+}
+
 }  // namespace
 
 MMFAST_CUDA_LIBRARY(m) {
   m.impl("bpr_loss", &loss_op);
   m.impl("bpr_loss_backward", &backward_op);
+  m.impl("triple_margins", &triple_margins);
 }
 
 }  // namespace mmfast

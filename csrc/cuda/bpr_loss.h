@@ -1,24 +1,11 @@
 // Launchers of the BPR kernels.
 #pragma once
-#include <cstdint>
-
+#include "../losses.h"
 #include "runtime.h"
 
 namespace mmfast {
 
 enum class BprKind { kLogSigmoid, kEps, kRaw, kLog2 };
-
-// Rows user[b], pos[b], neg[b] of the tables users and items, which are `dim` wide.
-template <typename T>
-struct Triples {
-  const T* users;
-  const T* items;
-  const int64_t* user;
-  const int64_t* pos;
-  const int64_t* neg;
-  int64_t count;
-  int64_t dim;
-};
 
 // Numbers of the work space `sums` of the forward pass.
 int64_t bpr_loss_sums(int64_t count);

@@ -1,23 +1,9 @@
 // CKD's distillation losses, on the device.
 #pragma once
+#include "../losses.h"
 #include "runtime.h"
 
 namespace mmfast {
-
-enum class CkdSpecific { kHinge, kCrossEntropy, kSquare };
-enum class CkdWeights { kPaper, kCode, kUniform, kOnes };
-
-template <typename T>
-struct CkdMargins {
-  const T *margin, *student, *masked, *teacher, *universal_student, *universal_teacher;
-  int64_t modalities, count, universal;
-};
-
-struct CkdOptions {
-  double generic_weight, inverse_tau, eps;
-  CkdSpecific specific;
-  CkdWeights weights;
-};
 
 // Partial sums that ckd_loss_forward needs room for.
 constexpr int64_t kCkdSums = 256;

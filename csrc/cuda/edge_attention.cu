@@ -7,7 +7,7 @@ namespace mmfast {
 namespace {
 
 template <typename T>
-__device__ int64_t source(const DeviceAttention<T>& a, int64_t e) {
+__device__ int64_t source(const Attention<T>& a, int64_t e) {
   return a.cols[e] + (a.choice && a.choice[e] ? a.num_cols : 0);
 }
 
@@ -59,7 +59,7 @@ struct All {
 };
 
 template <int W, typename T>
-__global__ void forward_kernel(DeviceAttention<T> a) {
+__global__ void forward_kernel(Attention<T> a) {
   const Team<W> team;
   const auto row = [&](int64_t e) { return source(a, e); };
   for (int64_t r = team.first; r < a.num_rows; r += team.step) {
@@ -76,7 +76,7 @@ __global__ void forward_kernel(DeviceAttention<T> a) {
 
 // slope_e = scale alpha_e (d_e - sum_row alpha d), d_e = <grad_out_row, v_e> + grad_alpha_e; grad_q of the rows.
 template <int W, typename T>
-__global__ void rows_backward_kernel(DeviceAttention<T> a) {
+__global__ void rows_backward_kernel(Attention<T> a) {
   const Team<W> team;
   const auto row = [&](int64_t e) { return source(a, e); };
   for (int64_t r = team.first; r < a.num_rows; r += team.step) {
@@ -98,7 +98,7 @@ __global__ void rows_backward_kernel(DeviceAttention<T> a) {
 
 // grad_k and grad_v of row `c` of each half, from the entries that chose the half.
 template <int W, typename T>
-__global__ void columns_backward_kernel(DeviceAttention<T> a) {
+__global__ void columns_backward_kernel(Attention<T> a) {
   const Team<W> team;
   const int64_t halves = a.choice ? 2 : 1;
   const auto row = [&](int64_t t) { return int64_t{a.rows_t[t]}; };
@@ -118,7 +118,7 @@ __global__ void columns_backward_kernel(DeviceAttention<T> a) {
 }  // namespace
 
 template <typename T>
-cudaError_t edge_attention_forward(const DeviceAttention<T>& a, cudaStream_t stream) {
+cudaError_t edge_attention_forward(const Attention<T>& a, cudaStream_t stream) {
   const int64_t blocks = blocks_for(a.num_rows, kTeamWarps), long_blocks = blocks_for(a.num_rows, kTeamThreads);
   MMFAST_LAUNCH((forward_kernel<1, T>), blocks, kTeamThreads, 0, stream, a);
   MMFAST_LAUNCH((forward_kernel<kTeamWarps, T>), long_blocks, kTeamThreads, 0, stream, a);
@@ -126,7 +126,7 @@ cudaError_t edge_attention_forward(const DeviceAttention<T>& a, cudaStream_t str
 }
 
 template <typename T>
-cudaError_t edge_attention_backward(const DeviceAttention<T>& a, cudaStream_t stream) {
+cudaError_t edge_attention_backward(const Attention<T>& a, cudaStream_t stream) {
   const int64_t blocks = blocks_for(a.num_rows, kTeamWarps), long_blocks = blocks_for(a.num_rows, kTeamThreads);
   MMFAST_LAUNCH((rows_backward_kernel<1, T>), blocks, kTeamThreads, 0, stream, a);
   MMFAST_LAUNCH((rows_backward_kernel<kTeamWarps, T>), long_blocks, kTeamThreads, 0, stream, a);
@@ -137,9 +137,9 @@ cudaError_t edge_attention_backward(const DeviceAttention<T>& a, cudaStream_t st
   return cudaGetLastError();
 }
 
-#define MMFAST_INSTANTIATE(T)                                                           \
-  template cudaError_t edge_attention_forward(const DeviceAttention<T>&, cudaStream_t); \
-  template cudaError_t edge_attention_backward(const DeviceAttention<T>&, cudaStream_t);
+#define MMFAST_INSTANTIATE(T)                                                     \
+  template cudaError_t edge_attention_forward(const Attention<T>&, cudaStream_t); \
+  template cudaError_t edge_attention_backward(const Attention<T>&, cudaStream_t);
 MMFAST_INSTANTIATE(float)
 MMFAST_INSTANTIATE(double)
 

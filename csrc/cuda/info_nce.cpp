@@ -10,6 +10,7 @@
 #include <tuple>
 #include <utility>
 
+#include "../loss_checks.h"
 #include "bind.h"
 
 namespace mmfast {
@@ -128,14 +129,7 @@ struct Arguments {
   Arguments(const char* op, const at::Tensor& x_in, const at::Tensor& y_in, const at::Tensor& index_in,
             const std::optional<at::Tensor>& skip_in, double temperature, cudaStream_t stream)
       : x(x_in.contiguous()), y(y_in.contiguous()), index(index_in.contiguous()) {
-    check_dim(x, 2, op, "x");
-    check_dim(y, 2, op, "y");
-    check_real(x, op, "x");
-    check_dtype(y, x.scalar_type(), op, "y");
-    check_size(y, 1, x.size(1), op, "y");
-    check_device(y, x, op, "y");
-    TORCH_CHECK_VALUE(x.size(0) > 0, op, ": there are no anchors; wanted at least one row of x");
-    TORCH_CHECK_VALUE(temperature > 0, op, ": temperature=", temperature, "; choose a number above zero");
+    check_info_nce(x, y, temperature, op);
     check_column(index, op, "index", stream);
     if (!skip_in) return;
     skip = skip_in->contiguous();
@@ -174,14 +168,7 @@ at::Tensor backward(const at::Tensor& grad, const at::Tensor& softmax, const at:
   const char* op = "info_nce_backward";
   const DeviceScope scope(x);
   const Arguments in(op, x, y, index, skip, temperature, scope.stream());
-  check_dim(grad, 1, op, "grad");
-  check_dim(softmax, 2, op, "softmax");
-  check_size(softmax, 0, 2, op, "softmax");
-  for (const auto& [name, t] : {std::pair{"grad", &grad}, {"softmax", &softmax}}) {
-    check_dtype(*t, x.scalar_type(), op, name);
-    check_size(*t, -1, x.size(0), op, name);
-    check_device(*t, x, op, name);
-  }
+  check_softmax(grad, softmax, x, 2, op);
   const at::Tensor slope = grad.contiguous(), total = softmax.contiguous(), out = at::empty(y.sizes(), y.options());
   const auto run = [&]<typename T>(T) {
     const T* highest = total.const_data_ptr<T>();

@@ -3,20 +3,14 @@
 
 #include <ATen/ops/empty.h>
 
-#include <utility>
-
+#include "../loss_checks.h"
 #include "bind.h"
 
 namespace mmfast {
 namespace {
 
-void check_table(const at::Tensor& x, const char* op) {
-  check_real(x, op, "x");
-  TORCH_CHECK_VALUE(x.numel() >= 2, op, ": x holds ", x.numel(), " numbers; a variance needs at least two");
-}
-
 at::Tensor forward(const at::Tensor& x) {
-  check_table(x, "moments");
+  check_moments(x, "moments");
   const DeviceScope scope(x);
   const at::Tensor dense = x.contiguous(), out = at::empty({2}, x.options());
   const at::Tensor parts = at::empty({2 * kMomentParts}, x.options().dtype(at::kDouble));
@@ -29,14 +23,7 @@ at::Tensor forward(const at::Tensor& x) {
 }
 
 at::Tensor backward(const at::Tensor& grad, const at::Tensor& moments, const at::Tensor& x) {
-  const char* op = "moments_backward";
-  check_table(x, op);
-  for (const auto& [name, t] : {std::pair{"grad", &grad}, {"moments", &moments}}) {
-    check_dtype(*t, x.scalar_type(), op, name);
-    check_dim(*t, 1, op, name);
-    check_size(*t, 0, 2, op, name);
-    check_device(*t, x, op, name);
-  }
+  check_moments_backward(grad, moments, x, "moments_backward");
   const DeviceScope scope(x);
   const at::Tensor dense = x.contiguous(), slope = grad.contiguous(), out = at::empty(x.sizes(), x.options());
   const auto run = [&]<typename T>(T) {

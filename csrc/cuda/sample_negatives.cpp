@@ -4,29 +4,13 @@
 #include <ATen/ops/amin.h>
 #include <ATen/ops/empty.h>
 
+#include "../sample_checks.h"
 #include "bind.h"
 
 namespace mmfast {
 namespace {
 
 constexpr const char* kOp = "sample_negatives";
-
-void check_arguments(const at::Tensor& users, const at::Tensor& user_ptr, const at::Tensor& user_items,
-                     const at::Tensor& candidates) {
-  check_dim(users, 1, kOp, "users");
-  check_dim(user_ptr, 1, kOp, "user_ptr");
-  check_dim(user_items, 1, kOp, "user_items");
-  check_dim(candidates, 1, kOp, "candidates");
-  check_dtype(users, at::kLong, kOp, "users");
-  check_dtype(user_ptr, at::kLong, kOp, "user_ptr");
-  check_dtype(user_items, at::kInt, kOp, "user_items");
-  check_dtype(candidates, at::kInt, kOp, "candidates");
-  check_device(user_ptr, users, kOp, "user_ptr");
-  check_device(user_items, users, kOp, "user_items");
-  check_device(candidates, users, kOp, "candidates");
-  TORCH_CHECK(candidates.numel() > 0, kOp, ": candidates is empty; wanted at least one item");
-  TORCH_CHECK(user_ptr.numel() > 0, kOp, ": user_ptr is empty; wanted num_users + 1 offsets");
-}
 
 // Raises for the first entry without a negative.
 void refuse(const at::Tensor& drawn, const at::Tensor& users, const at::Tensor& user_ptr, int64_t num_pairs,
@@ -46,7 +30,7 @@ void refuse(const at::Tensor& drawn, const at::Tensor& users, const at::Tensor& 
 at::Tensor sample_negatives(const at::Tensor& users, const at::Tensor& user_ptr, const at::Tensor& user_items,
                             const at::Tensor& candidates, int64_t seed, int64_t offset) {
   const DeviceScope scope(users);
-  check_arguments(users, user_ptr, user_items, candidates);
+  check_sample_negatives(users, user_ptr, user_items, candidates, kOp);
   const auto entries = users.contiguous(), ptr = user_ptr.contiguous(), items = user_items.contiguous(),
              allowed = candidates.contiguous();
   auto drawn = at::empty(entries.sizes(), entries.options());

@@ -5,6 +5,7 @@
 
 #include <tuple>
 
+#include "../loss_checks.h"
 #include "edges.h"
 
 namespace mmfast {
@@ -12,27 +13,13 @@ namespace {
 
 constexpr const char* kOp = "target_contrast";
 
-void check_rows(const at::Tensor& t, const at::Tensor& like, const char* name) {
-  check_dim(t, 2, kOp, name);
-  check_dtype(t, like.scalar_type(), kOp, name);
-  check_size(t, 1, like.size(1), kOp, name);
-  check_device(t, like, kOp, name);
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> target_contrast(const at::Tensor& image_target,
                                                                const at::Tensor& image_aux, const at::Tensor& image_ptr,
                                                                const at::Tensor& text_target,
                                                                const at::Tensor& text_aux, const at::Tensor& text_ptr,
                                                                double temperature, bool with_positive) {
-  check_dim(image_target, 2, kOp, "image_target");
-  check_real(image_target, kOp, "image_target");
-  check_rows(image_aux, image_target, "image_aux");
-  check_rows(text_target, image_target, "text_target");
-  check_rows(text_aux, image_target, "text_aux");
+  check_target_contrast(image_target, image_aux, text_target, text_aux, temperature, kOp);
   const int64_t rows = image_target.size(0), dim = image_target.size(1);
-  check_size(text_target, 0, rows, kOp, "text_target");
-  TORCH_CHECK_VALUE(rows > 0, kOp, ": the batch is empty; wanted at least one item");
-  TORCH_CHECK_VALUE(temperature > 0, kOp, ": temperature=", temperature, "; choose a number above zero");
   const DeviceScope scope(image_target);
   const auto checked = [&](const at::Tensor& ptr, const at::Tensor& aux, const char* name) {
     check_size(ptr, 0, rows + 1, kOp, name);

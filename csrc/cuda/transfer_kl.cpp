@@ -6,28 +6,11 @@
 #include <tuple>
 #include <utility>
 
+#include "../loss_checks.h"
 #include "bind.h"
 
 namespace mmfast {
 namespace {
-
-void check_arguments(const char* op, const at::Tensor& users, const at::Tensor& items, const at::Tensor& content,
-                     double temperature) {
-  check_dim(users, 2, op, "users");
-  check_real(users, op, "users");
-  check_dim(items, 2, op, "items");
-  check_dim(content, 3, op, "content");
-  for (const auto& [name, t] : {std::pair{"items", &items}, {"content", &content}}) {
-    check_dtype(*t, users.scalar_type(), op, name);
-    check_size(*t, t->dim() - 2, users.size(0), op, name);
-    check_size(*t, t->dim() - 1, users.size(1), op, name);
-    check_device(*t, users, op, name);
-  }
-  TORCH_CHECK_VALUE(users.size(0) > 0, op, ": the batch is empty; wanted at least one user");
-  TORCH_CHECK_VALUE(content.size(0) >= 1 && content.size(0) <= kKlModalities, op, ": content holds ", content.size(0),
-                    " modalities; wanted 1 to ", kKlModalities);
-  TORCH_CHECK_VALUE(temperature > 0, op, ": temperature=", temperature, "; choose a number above zero");
-}
 
 // The arguments, contiguous.
 struct Tables {
@@ -48,7 +31,7 @@ struct Tables {
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& users, const at::Tensor& items,
                                                        const at::Tensor& content, double temperature) {
-  check_arguments("transfer_kl", users, items, content, temperature);
+  check_transfer_kl(users, items, content, temperature, "transfer_kl");
   const DeviceScope scope(users);
   const Tables in{users.contiguous(), items.contiguous(), content.contiguous(), temperature};
   const at::Tensor loss = at::empty({users.size(0)}, users.options());
@@ -65,17 +48,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(const at::Tensor& users, 
 at::Tensor backward(const at::Tensor& grad, const at::Tensor& softmax, const at::Tensor& users, const at::Tensor& items,
                     const at::Tensor& content, double temperature) {
   const char* op = "transfer_kl_backward";
-  check_arguments(op, users, items, content, temperature);
-  for (const auto& [name, t] : {std::pair{"grad", &grad}, {"softmax", &softmax}}) {
-    check_dtype(*t, users.scalar_type(), op, name);
-    check_device(*t, users, op, name);
-  }
-  check_dim(grad, 1, op, "grad");
-  check_dim(softmax, 3, op, "softmax");
-  check_size(softmax, 0, 2, op, "softmax");
-  check_size(grad, 0, users.size(0), op, "grad");
+  check_transfer_kl(users, items, content, temperature, op);
+  check_softmax(grad, softmax, users, 3, op);
   check_size(softmax, 1, 1 + content.size(0), op, "softmax");
-  check_size(softmax, 2, users.size(0), op, "softmax");
   const DeviceScope scope(users);
   const Tables in{users.contiguous(), items.contiguous(), content.contiguous(), temperature};
   const at::Tensor slope = grad.contiguous(), total = softmax.contiguous();

@@ -1,10 +1,9 @@
 // PTMRec's in-batch KL, on the device.
 #pragma once
+#include "../losses.h"
 #include "runtime.h"
 
 namespace mmfast {
-
-constexpr int64_t kKlModalities = 8;
 
 // users [size, dim], items [size, dim], content [modalities, size, dim]
 template <typename T>

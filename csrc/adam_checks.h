@@ -1,0 +1,45 @@
+// Arguments of the Adam ops, checked alike on every device; the values of ids are left to the device.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <utility>
+
+#include "check.h"
+
+namespace mmfast {
+
+// The tables that a step writes.
+inline void check_adam(const at::Tensor& param, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
+                       const char* op) {
+  check_dim(param, 2, op, "param");
+  check_real(param, op, "param");
+  for (const auto& [name, t] : {std::pair{"param", &param}, {"exp_avg", &exp_avg}, {"exp_avg_sq", &exp_avg_sq}}) {
+    check_like(*t, param, op, name);
+    TORCH_CHECK(t->sizes() == param.sizes(), op, ": ", name, " is ", t->sizes(), "; wanted ", param.sizes());
+    TORCH_CHECK(t->is_contiguous(), op, ": ", name, " is not contiguous and is written in place; wanted a whole table");
+  }
+}
+
+inline void check_row_steps(const at::Tensor& row_steps, const at::Tensor& param, int64_t step, const char* op) {
+  check_dtype(row_steps, at::kInt, op, "row_steps");
+  check_device(row_steps, param, op, "row_steps");
+  TORCH_CHECK(
+      row_steps.is_contiguous() && row_steps.dim() == 2 && row_steps.size(0) == param.size(0) && row_steps.size(1) == 2,
+      op, ": row_steps is ", row_steps.sizes(), "; wanted a contiguous [", param.size(0), ", 2]");
+  TORCH_CHECK(step >= 0 && step < (int64_t{1} << 31), op, ": step is ", step, "; wanted 0 to 2^31 - 1");
+}
+
+// The gradient [B, D] of B rows, and the number of its step.
+inline void check_adam_step(const at::Tensor& rows, const at::Tensor& grad, const at::Tensor& param, int64_t step,
+                            const char* op) {
+  check_dim(rows, 1, op, "rows");
+  check_dtype(rows, at::kLong, op, "rows");
+  check_device(rows, param, op, "rows");
+  check_dim(grad, 2, op, "grad");
+  check_like(grad, param, op, "grad");
+  check_size(grad, 0, rows.numel(), op, "grad");
+  check_size(grad, 1, param.size(1), op, "grad");
+  TORCH_CHECK(step >= 1, op, ": step is ", step, "; wanted 1 for the first step");
+}
+
+}  // namespace mmfast
