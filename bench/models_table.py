@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from quality import table
 
 from mmfast.commands.show import option_lines
 from mmfast.data.dataset import Dataset, Interactions
@@ -38,6 +39,19 @@ here: by LIRDRec (Table II), PTMRec (Table 1) or TargetMR (Table 1), in this ord
 
 | model | Scientific | MMRec there | Baby, published | Sports, published | Clothing, published |
 |---|---|---|---|---|---|
+"""
+MEASURED = """
+### Measured: {data}
+
+Test metrics, mean over the seeds (least to most); epochs until early stopping, the median seconds of an epoch without
+its validation, and the peak memory of a run, on one thread of a machine that did other work beside. From
+`bench/results/{file}`, made by
+
+```
+{commands}
+```
+
+{table}
 """
 
 
@@ -83,13 +97,21 @@ def figures_row(name: str, published: dict, reached: dict) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def measured(path: Path) -> str:
+    """Return the section of one file of bench/quality.py: metrics, epochs, time and memory by model, the best first."""
+    data, results = path.stem.removeprefix("quality-"), json.loads(path.read_text())
+    commands = "\n".join(sorted({run["command"] for runs in results.values() for run in runs}))
+    return MEASURED.format(data=data, file=path.name, commands=commands, table=table(results))
+
+
 def page() -> str:
     """Return docs/models.md."""
     dataset = small_dataset()
     names = [name for name in MODELS.names() if MODELS.get(name).__module__.startswith("mmfast.")]
     published = json.loads((ROOT / "docs" / "published.json").read_text())
-    path = ROOT / "bench" / "results" / "quality-scientific.json"
-    reached = json.loads(path.read_text()) if path.is_file() else {}
+    files = {path.stem: path for path in sorted((ROOT / "bench" / "results").glob("quality-*.json"))}
+    path = files.get("quality-scientific")
+    reached = json.loads(path.read_text()) if path else {}
     text, options = HEAD, "\n## Options\n"
     for name in names:
         model = build(name, dataset)
@@ -99,7 +121,7 @@ def page() -> str:
         fields = {key: field for key, field in type(model).Config.model_fields.items() if key != "name"}
         options += f"\n### {name}\n\n```\n{option_lines(fields)}\n```\n"
     rows = "\n".join(figures_row(name, published, reached) for name in names)
-    return text + FIGURES + rows + "\n" + options
+    return text + FIGURES + rows + "\n" + "".join(map(measured, files.values())) + options
 
 
 if __name__ == "__main__":
