@@ -50,13 +50,13 @@ def save_checkpoint(path: Path | str, tensors: Mapping[str, torch.Tensor], meta:
 def load_checkpoint(path: Path | str, advice: str = "train again") -> Checkpoint:
     """Read and check a checkpoint. Raises MmfastError when it is missing, damaged or of another format version.
 
-    `advice` ends the message about a damaged file.
+    `advice` ends the message about a damaged or missing file.
     """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     if not path.is_file():
-        raise MmfastError(f"checkpoint '{path}' does not exist; train first, or give another run folder")
+        raise MmfastError(f"checkpoint '{path}' does not exist; {advice}, or give another run folder")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = json.loads((file.metadata() or {}).get("mmfast", "null"))
@@ -167,9 +167,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _cannot_write(path: Path, error: Exception, kept: str) -> MmfastError:
-    return MmfastError(
-        f"cannot write '{path}': {error}; {kept}. Free space on that disk or choose another folder (out=...)"
-    )
+    return MmfastError(f"cannot write '{path}': {error}; {kept}. Free space on that disk, or choose another place")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -175,34 +174,33 @@ def read_settings(path: str | Path | Mapping[str, Any] | None, overrides: Iterab
     return raw
 
 
-def build_config(raw: Mapping[str, Any], check: Callable[[RunConfig], None] = lambda run: None) -> RunConfig:
+def build_config(raw: Mapping[str, Any], check: Callable[[DataConfig], None] = lambda data: None) -> RunConfig:
     """Return the RunConfig of a nested mapping, as a YAML file holds it. Raises MmfastError listing all mistakes.
 
-    Before torch is loaded, mistakes outside of the models' and frameworks' own options are told at once, without it;
-    what `check` raises for the config without these sections comes next.
+    `check` may raise for the section of the data.
     """
     raw, errors = dict(raw), []
     own = {section: raw.pop(section) for section in ("model", "framework") if section in raw}
     if isinstance(raw.get("data"), str):
         raw["data"] = {"name": raw["data"]}
     run = _parse(RunConfig, raw, "", errors)
-    if errors and "torch" not in sys.modules:
-        # The options of a model are declared in its file, whose import of torch takes seconds.
-        raise _mistakes(errors, "(the options of model and framework are checked after that)" if own else "")
     _import(raw.get("imports"), errors)
     if run is not None:
         _check_metrics(run.evaluate.metrics, errors)
-    if not errors:
-        check(run)
+    data = run.data if run is not None else _parse(DataConfig, raw.get("data"), "data.", [])
+    if data is not None:
+        try:
+            check(data)
+        except MmfastError as error:
+            errors.append(f"data: {error}")
     sections = _own_sections(own, errors)
     if errors:
         raise _mistakes(errors)
     return run.model_copy(update=sections)
 
 
-def _mistakes(errors: list[str], remark: str = "") -> MmfastError:
-    heading = f"{len(errors)} mistake{'s' * (len(errors) > 1)} in the config:"
-    return MmfastError("\n  ".join([heading, *errors, *filter(None, [remark])]))
+def _mistakes(errors: list[str]) -> MmfastError:
+    return MmfastError("\n  ".join([f"{len(errors)} mistake{'s' * (len(errors) > 1)} in the config:", *errors]))
 
 
 def _import(modules: Any, errors: list[str]) -> None:
@@ -258,9 +256,9 @@ def _named_section(registry: Any, section: Any, place: str, errors: list[str]) -
     return _parse(entry.Config, section, f"{place}.", errors)
 
 
-def _parse(kind: type[C], raw: Mapping[str, Any], prefix: str, errors: list[str]) -> C | None:
+def _parse(kind: type[C], raw: Any, prefix: str, errors: list[str]) -> C | None:
     try:
-        return kind.model_validate(dict(raw))
+        return kind.model_validate(raw)
     except pydantic.ValidationError as failure:
         for mistake in failure.errors():
             errors.append(_sentence(kind, mistake, prefix))

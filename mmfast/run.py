@@ -104,7 +104,16 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.json"
     if not path.is_file():
         raise _unfinished(folder)
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in ("best_epoch", "valid") if key not in metrics]
+    except (ValueError, TypeError) as error:
+        missing = [str(error)]
+    if missing:
+        raise MmfastError(
+            f"'{path}' is damaged ({', '.join(missing)}); remove it and `mmfast train --resume {folder}` writes it anew"
+        )
+    return metrics
 
 
 def _unfinished(folder: Path) -> MmfastError:

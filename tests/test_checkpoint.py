@@ -66,7 +66,7 @@ def test_model_state_comes_back(saved):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(MmfastError, match="does not exist; train first"):
+    with pytest.raises(MmfastError, match="does not exist; train again"):
         load_checkpoint(tmp_path / "best.safetensors")
 
 

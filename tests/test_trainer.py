@@ -21,7 +21,7 @@ from mmfast.progress import Progress
 from mmfast.run import Run, dataset_of, with_data_place
 from mmfast.trainer import fit
 from tests.data.sources import write_plain
-from tests.toys import toy_config, toy_dataset
+from tests.toys import Toy, toy_config, toy_dataset
 
 
 def same_log(a, b):
@@ -153,6 +153,20 @@ def test_weight_decay_leaves_parameters_without_a_gradient_alone(tmp_path):
     assert torch.equal(fit(config, toy_dataset(), progress=False).model.unused.data, torch.ones(3))
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_losses_are_computed_under_the_autocast_that_was_asked_for(tmp_path, monkeypatch, precision):
+    seen, loss = set(), Toy.loss
+
+    def watched(self, batch):
+        seen.add((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return loss(self, batch)
+
+    monkeypatch.setattr(Toy, "loss", watched)
+    fit(toy_config(tmp_path, train={"precision": precision}), toy_dataset(), progress=False)
+    assert {on for on, _ in seen} == {precision == "bfloat16"}
+    assert precision == "float32" or {dtype for _, dtype in seen} == {torch.bfloat16}
+
+
 def test_bfloat16_runs_and_keeps_float32_parameters(tmp_path):
     run = fit(toy_config(tmp_path, train={"precision": "bfloat16"}), toy_dataset(), progress=False)
     assert run.model.table.dtype == torch.float32
@@ -241,7 +255,7 @@ def test_preparing_data_is_told_unless_progress_is_off(tmp_path, monkeypatch, ca
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(MmfastError, match=r"cannot write '.*/runs/mine': .*choose another folder \(out=\.\.\.\)"):
+    with pytest.raises(MmfastError, match=r"cannot write '.*/runs/mine': .*choose another place"):
         fit(toy_config(tmp_path, name="mine"), toy_dataset(), progress=False)
 
 
@@ -355,3 +369,15 @@ def test_progress_is_throttled():
 
 def test_the_result_types():
     assert Evaluation.__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [('{"a', "Unterminated string"), ("{}", "best_epoch, valid"), ("3", "int")]
+)
+def test_damaged_metrics_are_one_sentence_that_says_how_they_come_back(tmp_path, content, what):
+    run = fit(toy_config(tmp_path, train={"epochs": 2}), toy_dataset(), progress=False)
+    (run.folder / "metrics.json").write_text(content)
+    with pytest.raises(
+        MmfastError, match=rf"metrics.json' is damaged \(.*{what}.*; remove it and `mmfast train --resume"
+    ):
+        Run.load(run.folder, toy_dataset())

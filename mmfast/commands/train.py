@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmfast.config import Config, RunConfig, build_config, load_config, read_settings
+from mmfast.config import Config, DataConfig, RunConfig, build_config, load_config, read_settings
 from mmfast.errors import MmfastError
 
 if TYPE_CHECKING:
@@ -85,12 +85,12 @@ def resolve(arguments: list[str], resume: str | None, show: bool = False) -> Run
     return load_config(check_run_folder(resume) / "config.yaml", overrides)
 
 
-def check_data(config: RunConfig) -> None:
-    """Raise MmfastError for a data set that is not there: the model's file, and torch with it, is not imported yet."""
+def check_data(data: DataConfig) -> None:
+    """Raise MmfastError for a data set that is not there."""
     from mmfast.data.locate import DEMO, locate
 
-    if config.data.name != DEMO:  # which is made when it is first used
-        locate(config.data.name, config.data.root)
+    if data.name != DEMO:  # which is made when it is first used
+        locate(data.name, data.root)
 
 
 def file_and_settings(arguments: list[str]) -> tuple[str | None, list[str]]:

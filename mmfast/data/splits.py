@@ -19,12 +19,18 @@ COLD_SHARE = 0.2
 LABELS = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "testing": 2}
 TIME_CUTS = (0.8, 0.9)
 DEFAULT_SEED = 999
+MOST_SEED = 2**63 - 1  # as for every seed of a config
 COLD_SEED = 123  # the seed of the LATTICE cold-start script
 
 
 def seed_of(rule: str, seed: int | None) -> int:
-    """Return the seed of a random split: the one given, else the reference's own for the rule."""
+    """Return the seed of a random split: the one given, else the reference's own for the rule.
+
+    Raises MmfastError for a seed that no generator takes.
+    """
     if seed is not None:
+        if not 0 <= seed <= MOST_SEED:
+            raise MmfastError(f"split_seed is {seed}; want a whole number from 0 to {MOST_SEED}")
         return seed
     return COLD_SEED if rule == "cold" else DEFAULT_SEED
 

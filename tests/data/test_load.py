@@ -99,6 +99,16 @@ def test_settings_are_part_of_the_key(tmp_path, cache):
     assert len(fingerprints) >= 3 and len(list(cache.iterdir())) == 4
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_no_generator_takes(tmp_path, cache, seed):
+    folder = write_plain(tmp_path / "shop", rows=plain_rows(20, 15, 8))
+    with pytest.raises(MmfastError, match=rf"split_seed is {seed}; want a whole number from 0 to"):
+        load_dataset(str(folder), split_seed=seed)
+    with pytest.raises(MmfastError, match=rf"split_seed is {seed}; want"):
+        prepare(folder, tmp_path / "out", seed=seed)
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_processes_at_once(tmp_path, cache):
     folder = write_plain(tmp_path / "shop", features={"text_feat": numbered(9, 3)})
     code = f"from mmfast.data.load import load_dataset; print(load_dataset({str(folder)!r}).fingerprint)"

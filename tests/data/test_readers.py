@@ -223,12 +223,21 @@ def test_feature_files_with_faults(tmp_path, array, message):
     assert not any((tmp_path / "cache").rglob("*.*"))
 
 
-def test_a_feature_file_cut_short(tmp_path):
-    folder = write_plain(tmp_path / "shop", features={"text_feat": numbered(9, 200)})
-    path = folder / "text_feat.npy"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(MmfastError, match=r"text_feat.npy' cannot be read as .npy"):
+@pytest.mark.parametrize("stem", ["text_feat", "text", "audio"])
+@pytest.mark.parametrize("size", [0, 40, 1000])
+def test_a_feature_file_cut_short(tmp_path, stem, size):
+    folder = write_plain(tmp_path / "shop", features={stem: numbered(9, 200)})
+    path = folder / f"{stem}.npy"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(MmfastError, match=rf"{stem}.npy' cannot be read as .npy"):
         load_dataset(str(folder))
+
+
+def test_whole_numbers_are_features_and_other_arrays_are_not(tmp_path):
+    arrays = {"audio": numbered(9, 2).astype(np.int64), "ids": np.arange(9), "names": np.array([["a"]] * 9)}
+    folder = write_plain(tmp_path / "shop", features=arrays)
+    np.save(folder / "graph.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
+    assert {m: f.dtype.kind for m, f in load_dataset(str(folder)).features.items()} == {"audio": "f"}
 
 
 def test_doubles_become_floats_and_zero_rows_missing(tmp_path):

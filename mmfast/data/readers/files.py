@@ -76,14 +76,15 @@ def find_features(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]
     """Return (modality -> file, modality -> files to choose from) by the names of the `.npy` files.
 
     `image_feat`, `image_features` and `feature_image` are "image"; `text_feat_minilm` is "text" when no plain file
-    is; any other stem is a modality of its own if the file holds a matrix of floats.
+    is; any other stem is a modality of its own if the file holds a matrix of numbers, or cannot be read, which is told
+    when it is read.
     """
     plain: dict[str, list[Path]] = {}
     variants: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.npy")):
         match = PREFIXED.match(path.stem) or NAMED.match(path.stem)
         if match is None:
-            if _is_matrix(path):
+            if _may_hold_features(path):
                 plain.setdefault(path.stem, []).append(path)
         elif match.groupdict().get("variant"):
             variants.setdefault(match["modality"], []).append(path)
@@ -121,10 +122,10 @@ def first_file(folder: Path, *names: str) -> Path | None:
     return None
 
 
-def _is_matrix(path: Path) -> bool:
-    # Other arrays lie next to features, such as pickled graphs; only the header is read.
+def _may_hold_features(path: Path) -> bool:
+    # Other arrays lie next to features, such as pickled graphs and lists of ids; only the header is read.
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError):
-        return False
-    return array.ndim == 2 and array.dtype.kind == "f"
+    except (ValueError, OSError, EOFError) as error:
+        return "Python objects" not in str(error)
+    return array.ndim == 2 and array.dtype.kind in "fiu"
