@@ -23,7 +23,7 @@ class BackboneEncoder:
         need_package("torchvision", "features of torchvision backbones")
         import torchvision
 
-        self.name = spec.name
+        self.name = spec.label
         self._device, self._precision = resolve_device(config.device), config.precision
         network, self.transform = _load(spec)
         self._network = _without_classifier(network, self.name).eval().to(self._device)

@@ -30,7 +30,7 @@ class ClipEncoder:
         need_package("open_clip", "CLIP features")
         import open_clip
 
-        self.name, self.modality = spec.name, spec.modality
+        self.name, self.modality = spec.label, spec.modality
         self._device, self._precision = resolve_device(config.device), config.precision
         model, transform, source = _load(spec)
         self._tower = model.eval().to(self._device)

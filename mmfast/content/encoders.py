@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -93,6 +94,12 @@ class Spec(NamedTuple):
     def name(self) -> str:
         """The full name, without a preset's shortness."""
         return f"{self.family}:{self.rest}" if self.rest else self.family
+
+    @property
+    def label(self) -> str:
+        """The name to keep: of files and folders only their own names, since the weights' hash tells them apart."""
+        parts = [Path(part).name if Path(part).expanduser().exists() else part for part in self.name.split(":")]
+        return ":".join(parts)
 
 
 def parse_encoder(modality: str, name: str) -> Spec:
