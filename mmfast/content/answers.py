@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -15,12 +16,26 @@ from typing import Any
 
 from mmfast.checkpoint import disk_errors
 from mmfast.content.chat import Question, Reply, Talker
+from mmfast.data.storage import sync
 from mmfast.errors import MmfastError
 from mmfast.logs import AppendedFile
 
 Respond = Callable[[Sequence[Question]], list[Reply]]
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, bool], None]
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a set of answers took: all of it, whichever run asked; `new` counts the answers of this run."""
+
+    answers: int
+    new: int
+    failures: int
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,7 @@ class Answers:
             raise MmfastError(f"another process is writing '{path}'; wait until it ends, then run again") from None
         self._rows, self.damaged, whole = _read(path)
         self._file, self._lock = AppendedFile(path, whole), threading.Lock()
+        sync(path.parent)
 
     def __enter__(self) -> Answers:
         return self
@@ -83,9 +99,32 @@ class Answers:
             self._rows.update({one.place: row for one, row in zip(asked, rows, strict=True)})
 
 
+def answer_file(folder: Path, task: str, tag: str) -> Path:
+    """Return where the answers of a model to a task lie.
+
+    >>> answer_file(Path("answers"), "label", "meta-llama/Llama-2-7b-chat-hf@f5db02db724555f9").name
+    'label-meta-llama-Llama-2-7b-chat-hf-f5db02db724555f9.jsonl'
+    """
+    return Path(folder) / f"{task}-{re.sub(r'[^A-Za-z0-9._]+', '-', tag)}.jsonl"
+
+
 def read_answers(path: Path) -> list[Row]:
     """Return the lines of an answer file, the latest per item and key, without holding or mending it."""
     return list(_read(path)[0].values()) if path.is_file() else []
+
+
+def count_answers(folder: Path) -> dict[str, dict[str, int]]:
+    """Return, per answer file in a folder, how many answers, final failures, and questions to be asked again it holds.
+
+    >>> count_answers(Path("no such folder"))
+    {}
+    """
+    counts = {}
+    for path in sorted(Path(folder).glob("*.jsonl")):
+        rows = read_answers(path)
+        again, failed = sum(row["again"] for row in rows), sum(bool(row["failure"]) for row in rows)
+        counts[path.name] = {"answers": len(rows) - failed, "failures": failed - again, "again": again}
+    return counts
 
 
 def ask_missing(
@@ -95,21 +134,20 @@ def ask_missing(
     respond: Respond | None = None,
     *,
     stop_after: int = 20,
-    progress: Progress = lambda done, total: None,
-) -> None:
+    progress: Progress = lambda count, cached: None,
+) -> Usage:
     """Ask what `answers` does not settle, in fixed blocks of `asked`, and keep every reply as soon as it is there.
 
     respond: asks a block through the talker (None: `talker.reply`). stop_after: give up after so many replies in a
-    row that failed but may succeed later. progress: told (items done, items in all).
+    row that failed but may succeed later. progress: told (items done now, whether they were there before).
     A block that a kill cut in two is asked whole, so that padding and bits are those of a run in one go; for an
     endpoint a block is one question. On an error or Ctrl-C what is under way is waited for and kept.
     """
     _check_items(asked)
     blocks = [asked[start : start + talker.block] for start in range(0, len(asked), talker.block)]
     todo = [block for block in blocks if not all(map(answers.settled, block))]
-    done = len(asked) - sum(map(len, todo))
-    progress(done, len(asked))
-    failing = _Failing(stop_after)
+    progress(len(asked) - sum(map(len, todo)), True)
+    failing, before = _Failing(stop_after), sum(map(answers.settled, asked))
 
     def work(block: Sequence[Asked]) -> int:
         replies = (respond or talker.reply)([one.question for one in block])
@@ -123,9 +161,10 @@ def ask_missing(
         running = {pool.submit(work, block) for block in islice(waiting, talker.concurrency)}
         while running:
             ended, running = wait(running, return_when=FIRST_COMPLETED)
-            done += sum(future.result() for future in ended)
-            progress(done, len(asked))
+            for future in ended:
+                progress(future.result(), False)
             running |= {pool.submit(work, block) for block in islice(waiting, len(ended))}
+    return _usage([row for row in map(answers.find, asked) if row is not None], talker, before)
 
 
 class _Failing:
@@ -155,6 +194,15 @@ def _workers(talker: Talker) -> Iterator[ThreadPoolExecutor]:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _usage(rows: Sequence[Row], talker: Talker, before: int) -> Usage:
+    prompt, completion, requests = (
+        sum(row[name] for row in rows) for name in ("prompt_tokens", "completion_tokens", "attempts")
+    )
+    failures = sum(1 for row in rows if row["failure"])
+    cost = talker.cost(prompt, completion)
+    return Usage(len(rows) - failures, len(rows) - before, failures, requests, prompt, completion, cost)
 
 
 def _check_items(asked: Sequence[Asked]) -> None:
@@ -189,6 +237,7 @@ def _parse(line: bytes) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
-    wanted = {"item": str, "key": str, "text": str, "failure": str, "again": bool}
+    wanted = {"item": str, "key": str, "text": str, "failure": str, "again": bool, "scores": list}
+    wanted |= dict.fromkeys(("prompt_tokens", "completion_tokens", "attempts"), int)
     good = isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in wanted.items())
     return row if good else None

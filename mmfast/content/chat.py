@@ -14,11 +14,12 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one item: a prompt, and a picture file for models that see."""
+    """One question about one item: a prompt, and for models that see a picture file with its sha256."""
 
     item: str
     prompt: str
     image: Path | None = None
+    image_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Talker(Protocol):
 
     def reply(self, questions: Sequence[Question]) -> list[Reply]:
         """Return a reply per question, in order. Raises MmfastError when asking on makes no sense."""
+        ...
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Return the price of so many tokens; 0 on this machine."""
         ...
 
     def stop(self) -> None:

@@ -16,15 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from PIL import Image
 from pydantic import Field
 
 from mmfast.config import Config
 from mmfast.content.chat import Question, Reply, Stopped
+from mmfast.content.images import Unreadable, open_picture
 from mmfast.errors import MmfastError
 
 PATH = "/chat/completions"
@@ -122,7 +121,10 @@ class Endpoint:
         return [self._ask(question) for question in questions]
 
     def _ask(self, question: Question) -> Reply:
-        body = json.dumps(self._body(question)).encode()
+        try:
+            body = json.dumps(self._body(question)).encode()
+        except Unreadable as error:
+            return Reply(failure=f"picture: {error}", attempts=0)
         reason, attempts = "", 1 + self._options.retries
         for attempt in range(1, attempts + 1):
             self._wait_for_turn()
@@ -140,7 +142,7 @@ class Endpoint:
     def _body(self, question: Question) -> dict[str, Any]:
         content: Any = question.prompt
         if question.image is not None:
-            picture = {"type": "image_url", "image_url": {"url": data_url(question.image, self._options.image_side)}}
+            picture = {"type": "image_url", "image_url": {"url": self._data_url(question)}}
             content = [{"type": "text", "text": question.prompt}, picture]
         body = {
             "model": self._options.model,
@@ -150,6 +152,13 @@ class Endpoint:
             **self._options.extra,
         }
         return {name: value for name, value in body.items() if value is not None}
+
+    def _data_url(self, question: Question) -> str:
+        picture = open_picture(question.image, question.image_hash)
+        picture.thumbnail((self._options.image_side, self._options.image_side))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
     def _post(self, body: bytes) -> Reply:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "mmfast"}
@@ -217,16 +226,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *args: Any, **options: Any) -> None:
         """Follow nothing; the caller sees the 3xx as an error."""
-
-
-def data_url(path: Path, side: int) -> str:
-    """Return a picture file as a base64 JPEG data URL, at most `side` pixels on its longer side."""
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    picture.thumbnail((side, side))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _address(url: str) -> str:
