@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 
 from mmfast.data.cache import cache_root
 from mmfast.data.hashing import hash_json
+from mmfast.data.storage import replace_file
 from mmfast.errors import MmfastError
 
 FORMAT = 1  # raised whenever what is kept under a key would come out otherwise
@@ -164,17 +164,10 @@ class Store:
         return self._path(kind, key, "failed")
 
     def _write(self, path: Path, content: bytes) -> None:
-        part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            sync_folder(path.parent)
+            replace_file(path, content)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise MmfastError(
                 f"store: cannot write '{path}': {error.strerror or error}; free space on that disk, "
                 "or set MMFAST_CACHE to another folder"
@@ -185,15 +178,6 @@ class Store:
             f"store: cannot read '{path}': {error.strerror or error}; check its rights, or set MMFAST_CACHE to "
             "another folder"
         )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, such as one that a rename has just put there."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _head(body: bytes | memoryview) -> bytes:
