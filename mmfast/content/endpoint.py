@@ -47,12 +47,12 @@ class EndpointSettings(Config):
     """Requests under way at once."""
     timeout_seconds: float = Field(120.0, gt=0)
     """Longest time for one request."""
-    retries: int = Field(6, ge=0)
+    retries: int = Field(6, ge=0, le=30)
     """Further attempts after a passing failure: no connection, time-out, 408, 429, 5xx, malformed reply."""
     backoff_seconds: float = Field(1.0, ge=0)
     """Wait before the first further attempt, doubled each time; Retry-After of the server counts if it is longer."""
     longest_wait_seconds: float = Field(300.0, ge=0)
-    """No single wait is longer than this."""
+    """No wait after a failure is longer than this."""
     requests_per_minute: float | None = Field(None, gt=0)
     """Most requests started per minute, further attempts included."""
     temperature: float = Field(0.0, ge=0)
@@ -95,6 +95,10 @@ class Endpoint:
             # What was got is not shown: it is probably the key itself.
             raise MmfastError("endpoint.key_variable is the name of an environment variable, such as OPENAI_API_KEY")
         self._key = os.environ.get(settings.key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise MmfastError(
+                f"the environment variable {settings.key_variable} holds characters that no key has; set it anew"
+            )
         self.tag, self.concurrency, self.requests = settings.model, settings.concurrency, 0
         self.settings = {
             "max_new_tokens": max_new_tokens,
@@ -136,7 +140,7 @@ class Endpoint:
                 # A random share of the wait keeps many askers from coming back all at the same moment.
                 wait = self._options.backoff_seconds * 2 ** (attempt - 1) * self._random.uniform(0.5, 1.0)
             if attempt < attempts:
-                self._sleep(wait)
+                self._sleep(min(wait, self._options.longest_wait_seconds))
         return Reply(attempts=attempts, failure=f"{reason} (after {attempts} attempts)", again=True)
 
     def _body(self, question: Question) -> dict[str, Any]:
@@ -217,7 +221,7 @@ class Endpoint:
                 self._next_start = max(self._next_start, until)
 
     def _sleep(self, seconds: float) -> None:
-        if self._stopped.wait(min(max(seconds, 0.0), self._options.longest_wait_seconds)):
+        if self._stopped.wait(max(seconds, 0.0)):
             raise Stopped
 
 
@@ -258,7 +262,7 @@ def _read_completion(body: bytes) -> Reply:
         message, ended = choice["message"], choice.get("finish_reason")
         text = message.get("content") or ""
         text = text.encode("utf-8", "replace").decode()  # half a surrogate pair could not be written to a file
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise _Passing(f"the reply is no chat completion: {_words(body.decode('utf-8', 'replace'))}") from None
     usage = data.get("usage")
     counts = {name: _count(usage, name) for name in ("prompt_tokens", "completion_tokens")}

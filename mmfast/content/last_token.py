@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from pydantic import Field
 from mmfast.config import Config
 from mmfast.content.hub_models import find_model, load_network, load_part
 from mmfast.content.language_models import pick_device
+
+if TYPE_CHECKING:
+    from mmfast.content.encoders import EncodeConfig, Spec
 
 INSTEAD = (
     "With its folder on this machine: give the folder; without it: a smaller encoder (minilm) or the light one (light)"
@@ -101,6 +104,19 @@ class LastTokenEncoder:
         rows = last_token(hidden, mask).float()
         rows = torch.nn.functional.normalize(rows, dim=-1) if self._options.normalize else rows
         return rows.cpu().numpy()
+
+
+def last_token_encoder(spec: Spec, config: EncodeConfig) -> LastTokenEncoder:
+    """Return the encoder `last-token:MODEL` for one modality; what the config leaves open is as e5-mistral wants it.
+
+    `precision` is the type of the weights here, bfloat16 unless it is given; `batch_size` is 8 unless it is given.
+    """
+    given = {name: getattr(config, name) for name in ("batch_size", "device") if name in config.model_fields_set}
+    if "precision" in config.model_fields_set:
+        given["dtype"] = config.precision
+    if config.max_length is not None:
+        given["max_tokens"] = config.max_length
+    return LastTokenEncoder(LastTokenSettings(model=spec.rest, **given))
 
 
 def last_token(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

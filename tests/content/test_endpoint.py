@@ -66,6 +66,7 @@ def test_without_the_variable_no_key_is_sent(monkeypatch):
         raw(b"<html>gateway</html>"),
         raw(b""),
         raw(b"[1, 2]"),
+        raw(b"[" * 100_000),
         raw(b'{"choices": []}'),
         raw(b'{"choices": [{"message": {"content": 7}}]}'),
         raw(b"\xff\xfe\x00"),
@@ -126,7 +127,9 @@ def test_back_off_doubles():
 
 def test_requests_are_paced():
     with ChatServer([say("x")]) as server:
-        endpoint(server, requests_per_minute=600).reply([Question(str(n), "What?") for n in range(4)])
+        endpoint(server, requests_per_minute=600, longest_wait_seconds=0.01).reply(
+            [Question(str(n), "What?") for n in range(4)]
+        )
     assert server.times[3] - server.times[0] > 0.28
 
 
@@ -227,6 +230,13 @@ def test_settings_that_cannot_be_right_are_told(settings, told):
     with pytest.raises(MmfastError, match=told) as error:
         Endpoint(EndpointSettings(**{"model": "m", **settings}), max_new_tokens=16)
     assert "secret" not in str(error.value)
+
+
+def test_a_key_that_cannot_be_sent_is_told_but_not_shown(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "geheim-schlüssel")
+    with pytest.raises(MmfastError, match=KEY_VARIABLE) as error:
+        Endpoint(EndpointSettings(model="m", key_variable=KEY_VARIABLE), max_new_tokens=16)
+    assert "geheim" not in str(error.value)
 
 
 def test_cost_is_counted_from_tokens():

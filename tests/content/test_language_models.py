@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
 
 from mmfast.content.chat import Question
+from mmfast.content.encode import EncodedFeatures
+from mmfast.content.encoders import EncodeConfig, Spec
 from mmfast.content.hub_models import PRESETS, find_model
 from mmfast.content.language_models import LocalChat, LocalSettings, LocalVision, VisionSettings
-from mmfast.content.last_token import LastTokenEncoder, LastTokenSettings, last_token
+from mmfast.content.last_token import LastTokenEncoder, LastTokenSettings, last_token, last_token_encoder
+from mmfast.content.store import Store
 from mmfast.errors import MmfastError
 from tests.content.tiny_models import LLAMA2_CHAT, save_llama, save_mistral, save_mllama
 
@@ -186,6 +190,21 @@ def test_no_texts_make_no_rows_and_load_no_weights(folders):
     made = encoder(folders["mistral"][1])
     assert made.encode([]).shape == (0, 32) and "model" not in vars(made)
     assert made.settings["weights"] != encoder(folders["llama"][1]).settings["weights"]
+
+
+def test_vectors_become_features_of_items(folders, tmp_path):
+    folder = folders["mistral"][1]
+    config = EncodeConfig(model=f"last-token:{folder}", precision="float32", max_length=20, device="cpu")
+    made = last_token_encoder(Spec("text", "last-token", str(folder)), config)
+    assert made.settings["max_tokens"] == 20 and made.settings["batch_size"] == 8
+    source = EncodedFeatures(made, TEXTS, config, Store(tmp_path / "store"))
+    missing = source.write(tmp_path / "text.npy", "text", np.arange(4), pl.Series(["a", "b", "c", "d"]))
+    rows = np.load(tmp_path / "text.npy")
+    assert missing.tolist() == [1]  # the empty text gets the mean of the others
+    np.testing.assert_allclose(rows[[0, 2, 3]], made.encode([TEXTS[0], TEXTS[2], TEXTS[3]]), atol=1e-5)
+    np.testing.assert_allclose(rows[1], rows[[0, 2, 3]].mean(axis=0), atol=1e-6)
+    default = last_token_encoder(Spec("text", "last-token", str(folder)), EncodeConfig(model="last-token:x"))
+    assert default.settings["dtype"] == "bfloat16" and default.settings["max_tokens"] == 512
 
 
 def test_bfloat16_is_near_float32(folders):
