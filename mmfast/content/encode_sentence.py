@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfast.content.encoders import EncodeConfig, Spec, hash_weights
+from mmfast.content.encoders import EncodeConfig, Spec, autocast, hash_weights
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
 from mmfast.data.hashing import hash_json
 from mmfast.device import resolve_device
@@ -31,7 +31,7 @@ class SentenceEncoder:
         import transformers
 
         self.name = spec.label
-        self._device, self._precision = resolve_device(config.device), config.precision
+        self._device, self._precision = resolve_device(config.device), config.precision or "float32"
         self._batch_size = config.batch_size
         self._model = _load(spec, str(self._device)).eval()
         if config.max_length is not None:
@@ -52,10 +52,7 @@ class SentenceEncoder:
 
     def encode(self, batch: list[str]) -> np.ndarray:
         """Return rows float32 [n, D] of texts; those of one call are sorted by length inside, for less padding."""
-        import torch
-
-        half = None if self._precision == "float32" else getattr(torch, self._precision)
-        with torch.autocast(self._device.type, dtype=half, enabled=half is not None):
+        with autocast(self._device, self._precision):
             rows = self._model.encode(list(batch), batch_size=self._batch_size, show_progress_bar=False)
         return np.asarray(rows, np.float32)
 

@@ -53,7 +53,7 @@ class LastTokenEncoder:
 
     def __init__(self, settings: LastTokenSettings) -> None:
         self._options, self._files = settings, find_model(settings.model, INSTEAD)
-        self.name = f"last-token:{settings.model}"
+        self.name = f"last-token:{self._files.name}"
         own = settings.model_dump(include={"max_tokens", "normalize", "batch_size", "dtype"})
         self.settings = {"encoder": self.name, "weights": self._files.version, **own}
 
