@@ -18,6 +18,7 @@ from mmfast.content.encoders import EncodeConfig, Encoder, WholeEncoder
 from mmfast.content.images import Pictures, Unreadable, open_picture
 from mmfast.content.progress import Meter
 from mmfast.content.store import Store, content_key
+from mmfast.data.features import zero_rows
 from mmfast.data.hashing import row_blocks
 from mmfast.data.storage import new_matrix
 from mmfast.errors import MmfastError
@@ -87,28 +88,33 @@ class EncodedFeatures:
     def write(self, path: Path, modality: str, codes: np.ndarray, ids: pl.Series) -> np.ndarray:
         """Write [I, F] as `.npy`; return the items without a usable picture or text, whose rows are the mean row.
 
-        Raises MmfastError when no item has one.
+        Raises MmfastError when no item has one, or when the model gave a number that is not finite.
         """
         known = np.zeros(len(ids), bool)
-        if hasattr(self.model, "transform"):
-            target = new_matrix(path, np.dtype(self.config.dtype), (len(ids), self.model.dim))
-            self._in_blocks(target, known)
-        else:
-            rows = self._whole(known)
-            target = new_matrix(path, np.dtype(self.config.dtype), rows.shape)
-            target[:] = rows
+        # A number beyond float16 becomes infinite and is refused below with its row.
+        with np.errstate(over="ignore"):
+            target = self._rows(path, known)
         if not known.any():
             raise MmfastError(f"features '{modality}': none of the {len(ids)} items could be encoded")
-        missing = np.flatnonzero(~known)
+        zeros, missing = zero_rows(f"{modality}' of '{self.model.name}", target), np.flatnonzero(~known)
         target[missing] = 0 if self.config.missing == "zero" else mean_row(target, known)
         target.flush()
         if isinstance(self.contents, Pictures):
             self.unreadable = {ids[item]: self._reason(item) for item in missing.tolist()}
         else:
-            self.unreadable = {
-                ids[item]: self.reasons[ids[item]] for item in missing.tolist() if ids[item] in self.reasons
-            }
-        return missing
+            self.unreadable = {ids[n]: self.reasons[ids[n]] for n in missing.tolist() if ids[n] in self.reasons}
+        return np.union1d(missing, zeros).astype(np.int64)
+
+    def _rows(self, path: Path, known: np.ndarray) -> np.ndarray:
+        """Return the new file [I, F] with the rows of the `known` items in it."""
+        if hasattr(self.model, "transform"):
+            target = new_matrix(path, np.dtype(self.config.dtype), (len(known), self.model.dim))
+            self._in_blocks(target, known)
+            return target
+        rows = self._whole(known)
+        target = new_matrix(path, np.dtype(self.config.dtype), rows.shape)
+        target[:] = rows
+        return target
 
     def sidecar(self) -> dict[str, Any]:
         """Return what the feature's sidecar tells besides its shape and its missing items."""
@@ -117,7 +123,7 @@ class EncodedFeatures:
 
     def settings(self) -> dict[str, Any]:
         """All that determines the rows besides the contents."""
-        own = {"batch_size": self.config.batch_size} if hasattr(self.model, "transform") else {}
+        own = {"inputs_per_call": self.config.batch_size} if hasattr(self.model, "transform") else {}
         if isinstance(self.contents, Pictures):
             own |= {"most_pixels": self.config.most_pixels, "pillow": PIL.__version__}
         return {**self.model.settings, **own}

@@ -213,6 +213,28 @@ def test_nothing_to_encode_is_told(sentence_folder, tmp_path):
         written(f"sentence:{sentence_folder}", ["", " "], tmp_path)
 
 
+class Constant:
+    """An encoder of one number per text."""
+
+    name, dim, transform = "constant", 2, None
+
+    def __init__(self, value):
+        self.value, self.settings = value, {"value": str(value)}
+
+    def encode(self, batch):
+        return np.full((len(batch), 2), self.value, np.float32)
+
+
+def test_rows_of_zeros_are_missing_and_no_number_is_infinite(tmp_path):
+    for value, dtype in ((np.nan, "float32"), (np.inf, "float32"), (1e6, "float16")):
+        config = EncodeConfig(model="constant", dtype=dtype)
+        source = EncodedFeatures(Constant(value), ["a", "b"], config, Store(tmp_path))
+        with pytest.raises(MmfastError, match=r"features 'text' of 'constant' have NaN or infinite values in 2 of 2"):
+            source.write(tmp_path / "rows.npy", "text", np.arange(2), pl.Series(["a", "b"]))
+    source = EncodedFeatures(Constant(0), ["a", "b"], EncodeConfig(model="constant"), Store(tmp_path))
+    assert source.write(tmp_path / "rows.npy", "text", np.arange(2), pl.Series(["a", "b"])).tolist() == [0, 1]
+
+
 def test_weights_that_are_not_there_name_file_page_and_the_light_way(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     for modality, name, words in (

@@ -51,7 +51,7 @@ def test_one_command_writes_both_modalities(shop, clip_folder, sentence_folder, 
     verify_prepared(folder)
     sidecar = json.loads((folder / data.manifest["features"]["image"]["file"]).with_suffix(".json").read_text())
     assert sidecar["missing"] == ["B003", "B005"] and sidecar["unreadable"].keys() == {"B003", "B005"}
-    assert sidecar["settings"]["batch_size"] == 8 and sidecar["settings"]["precision"] == "float32"
+    assert sidecar["settings"]["inputs_per_call"] == 8 and sidecar["settings"]["precision"] == "float32"
     before = content(folder)
     assert main([*command, "--quiet"]) == 0
     assert content(folder) == before
