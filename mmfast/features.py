@@ -10,13 +10,26 @@ from typing import Any
 from mmfast.errors import MmfastError
 
 # second word -> module with `add_arguments` and `run`; without one of them the verb computes features
-SUBVERBS = {"status": "mmfast.commands.features_status"}
+SUBVERBS = {
+    "status": "mmfast.commands.features_status",
+    "objects": "mmfast.commands.features_objects",
+    "segment": "mmfast.commands.features_segment",
+    "describe": "mmfast.commands.features_describe",
+    "label": "mmfast.commands.features_label",
+    "train-parser": "mmfast.commands.features_train_parser",
+}
 EXAMPLES = """examples:
   mmfast features demo --image clip --text minilm
   mmfast features data/shop --image torchvision:resnet50 --pictures photos/ --workers 4
   mmfast features baby --text stsb-roberta-large --compat lattice --out data/baby-ckd
   mmfast features demo --image light --text light      back to the built-in encoders
+  mmfast features demo --image light --text light --objects parser --masks light
   mmfast features status demo                          what is there, what is missing, what failed
+
+stages of their own (mmfast features STAGE --help):
+  objects DATA              objects that the texts name       segment DATA      objects in the photos
+  describe DATA             photos described by a model       label DATA        which object an item sells
+  train-parser TREEBANK OUT                                   status [DATA]
 
 Encoders: light; clip, clip-b16, clip:MODEL:TAG_OR_FILE, clip:FOLDER; torchvision:NETWORK[:WEIGHTS_OR_FILE];
 amazon-cnn:FILE.b; minilm, stsb-roberta-large, e5-mistral, sentence:NAME_OR_FOLDER. Finished blocks are kept under the
@@ -30,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="demo, a data set's name, or a prepared or plain folder")
     parser.add_argument("--image", metavar="ENCODER", help="encoder of the pictures")
     parser.add_argument("--text", metavar="ENCODER", help="encoder of the texts")
+    parser.add_argument(
+        "--objects", metavar="PARSER", help="also find objects in texts: a spaCy pipeline or its folder"
+    )
+    parser.add_argument("--masks", choices=("light", "sam"), help="also segment the photos")
     parser.add_argument("--pictures", nargs="+", default=[], metavar="FOLDER", help="where the picture files lie")
     parser.add_argument("--root", help="folder that holds the data sets (MMFAST_DATA, else ./data)")
     parser.add_argument("--out", help="write into this copy and leave the data as they are")
@@ -50,12 +67,36 @@ def run(args: argparse.Namespace) -> int:
     from mmfast.data.load import prepared_folder
 
     configs = {m: _config(m, args) for m in ("image", "text") if getattr(args, m)}
+    if not (configs or args.objects or args.masks):
+        raise MmfastError(
+            "nothing to compute; give --image ENCODER, --text ENCODER, --objects PARSER, --masks SEGMENTER or several, "
+            "such as --text minilm"
+        )
+    _objects_and_masks(args)
     if not configs:
-        raise MmfastError("nothing to encode; give --image ENCODER, --text ENCODER or both, such as --text minilm")
+        return 0
     folder, source = prepared_folder(args.data, root=args.root)
     changed = write_features(folder, configs, pictures=[*args.pictures, source], out=args.out, show=not args.quiet)
     print("\n".join([f"{changed}:", *(line for m in configs for line in feature_lines(changed, m))]))
     return 0
+
+
+def _objects_and_masks(args: argparse.Namespace) -> None:
+    """Run the stages `objects` and `segment` with their defaults where the arguments ask for them."""
+    common = argparse.Namespace(
+        **{name: getattr(args, name) for name in ("data", "root", "pictures", "quiet")}, out=None
+    )
+    if args.objects:
+        from mmfast.commands import features_objects
+
+        common.settings = [f"parse.pipeline={args.objects}"]
+        features_objects.run(common)
+    if args.masks:
+        from mmfast.commands import features_segment
+
+        common.settings, common.segmenter = [], args.masks
+        common.masks, common.processes = features_segment.MASKS, max(1, args.workers or 1)
+        features_segment.run(common)
 
 
 def _config(modality: str, args: argparse.Namespace) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ class Blocks:
 class EncodedFeatures:
     """The rows of one modality as a source that a prepared folder takes (`mmfast.data.raw.FeatureSource`).
 
-    contents: a text per item, or `Pictures`. After `write`, `unreadable` maps original item ids to the reason why not.
+    contents: a text per item, or `Pictures`. made_from: what the texts are, where they are not the items' own; reasons:
+    why an item has none, by original id. After `write`, `unreadable` maps original item ids to the reason why not.
     """
 
     model: Encoder | WholeEncoder
@@ -66,6 +67,8 @@ class EncodedFeatures:
     config: EncodeConfig
     store: Store
     show: bool = False
+    made_from: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -77,6 +80,8 @@ class EncodedFeatures:
     @property
     def origin(self) -> str:
         """What the rows were computed from."""
+        if self.made_from:
+            return self.made_from
         return "pictures" if isinstance(self.contents, Pictures) else f"texts ({self.config.string})"
 
     def write(self, path: Path, modality: str, codes: np.ndarray, ids: pl.Series) -> np.ndarray:
@@ -99,6 +104,10 @@ class EncodedFeatures:
         target.flush()
         if isinstance(self.contents, Pictures):
             self.unreadable = {ids[item]: self._reason(item) for item in missing.tolist()}
+        else:
+            self.unreadable = {
+                ids[item]: self.reasons[ids[item]] for item in missing.tolist() if ids[item] in self.reasons
+            }
         return missing
 
     def sidecar(self) -> dict[str, Any]:

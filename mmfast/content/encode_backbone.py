@@ -23,8 +23,8 @@ class BackboneEncoder:
         need_package("torchvision", "features of torchvision backbones")
         import torchvision
 
-        self.name = spec.name
-        self._device, self._precision = resolve_device(config.device), config.precision
+        self.name = spec.label
+        self._device, self._precision = resolve_device(config.device), config.precision or "float32"
         network, self.transform = _load(spec)
         self._network = _without_classifier(network, self.name).eval().to(self._device)
         self.settings: dict[str, Any] = {

