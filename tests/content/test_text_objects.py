@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmfast.content.parse import POS, Parses
-from mmfast.content.text_objects import WITHOUT_POS, WITHOUT_SYP, ObjectRule, TextObjects, choose_objects
+from mmfast.content.text_objects import WIDER, WITHOUT_POS, WITHOUT_SYP, ObjectRule, TextObjects, choose_objects
 from mmfast.errors import MmfastError
 
 RELATIONS = ("", "ROOT", "compound", "conj", "det", "dobj", "nsubj", "nsubjpass", "pobj")
@@ -65,6 +65,8 @@ def test_both_sets_can_be_widened(parses):
     names = choose_objects(parses, ObjectRule(pos=("NOUN", "PROPN")))
     assert names.words(2) == ["Acme"]
     assert names.step[2] == 0
+    assert [choose_objects(parses, WIDER).words(item) for item in (2, 5)] == [["Acme"], ["lamps"]]
+    assert choose_objects(parses, WIDER).counts()["rule"] == 3
 
 
 def test_the_ablations_drop_one_test_each(parses):
