@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   mmfast features data/shop --image torchvision:resnet50 --pictures photos/ --workers 4
   mmfast features baby --text stsb-roberta-large --compat lattice --out data/baby-ckd
   mmfast features demo --image light --text light      back to the built-in encoders
-  mmfast features demo --image light --text light --objects parser --masks light
+  mmfast features demo --image light --text light --objects parser --rule wider --masks light
   mmfast features status demo                          what is there, what is missing, what failed
 
 stages of their own (mmfast features STAGE --help):
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objects", metavar="PARSER", help="also find objects in texts: a spaCy pipeline or its folder"
     )
+    parser.add_argument("--rule", choices=("paper", "wider"), default="paper", help="which words are objects")
     parser.add_argument("--masks", choices=("light", "sam"), help="also segment the photos")
     parser.add_argument("--pictures", nargs="+", default=[], metavar="FOLDER", help="where the picture files lie")
     parser.add_argument("--root", help="folder that holds the data sets (MMFAST_DATA, else ./data)")
@@ -89,7 +90,7 @@ def _objects_and_masks(args: argparse.Namespace) -> None:
     if args.objects:
         from mmfast.commands import features_objects
 
-        common.settings = [f"parse.pipeline={args.objects}"]
+        common.rule, common.settings = args.rule, [f"parse.pipeline={args.objects}"]
         features_objects.run(common)
     if args.masks:
         from mmfast.commands import features_segment

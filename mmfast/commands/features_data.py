@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from mmfast.content.images import Pictures
 
+ANSWERS = "answers"  # folder of the store that receives what language models say
+
 
 @dataclass(frozen=True)
 class Items:

@@ -32,17 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Describe, print what it took, and encode when asked to."""
-    from mmfast.commands.features_data import count_line, items_of
+    from mmfast.commands.features_data import ANSWERS, count_line, items_of
     from mmfast.config import load_section
     from mmfast.content.describe import DescribeSettings, describe
     from mmfast.content.encoders import parse_encoder
-    from mmfast.data.cache import cache_root
+    from mmfast.content.store import Store
 
     settings = load_section(DescribeSettings, args.settings)
     if args.encode:
         parse_encoder("text", args.encode)
     items = items_of(args)
-    found = describe(items.ids, items.pictures(), settings, cache_root() / "content" / "answers", show=not args.quiet)
+    found = describe(items.ids, items.pictures(), settings, Store().folder / ANSWERS, show=not args.quiet)
     counts = {"described": len(found.texts), "without a description": len(found.failures)}
     print(count_line("pictures", counts))
     tokens = {"requests": found.usage.requests, "tokens in": found.usage.prompt_tokens}

@@ -37,7 +37,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def store_lines(store: Store) -> list[str]:
-    """Return a line per kind and model of the store, and the reasons of its failures with their number."""
+    """Return a line per kind and model, the reasons of failures with their number, and a line per file of answers."""
+    from mmfast.commands.features_data import ANSWERS, count_line
+    from mmfast.content.answers import count_answers
+
     lines = [f"store {store.folder}"]
     for kind in store.kinds():
         count, size = Counter(), Counter()
@@ -50,6 +53,8 @@ def store_lines(store: Store) -> list[str]:
         lines += [f"  {kind} failed: {number:,} x {reason}" for reason, number in reasons.most_common(SHOWN)]
         if len(reasons) > SHOWN:
             lines.append(f"  {kind} failed: {sum(reasons.values()):,} in all, for {len(reasons)} reasons")
+    for name, counts in count_answers(store.folder / ANSWERS).items():
+        lines.append("  " + count_line(f"answers {name}", counts))
     return lines if len(lines) > 1 else [*lines, "  nothing is there yet"]
 
 

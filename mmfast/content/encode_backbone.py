@@ -24,7 +24,7 @@ class BackboneEncoder:
         import torchvision
 
         self.name = spec.label
-        self._device, self._precision = resolve_device(config.device), config.precision or "float32"
+        self._device, self._precision = resolve_device(config.device), config.precision
         network, self.transform = _load(spec)
         self._network = _without_classifier(network, self.name).eval().to(self._device)
         self.settings: dict[str, Any] = {

@@ -31,7 +31,7 @@ class ClipEncoder:
         import open_clip
 
         self.name, self.modality = spec.label, spec.modality
-        self._device, self._precision = resolve_device(config.device), config.precision or "float32"
+        self._device, self._precision = resolve_device(config.device), config.precision
         model, transform, source = _load(spec)
         self._tower = model.eval().to(self._device)
         self.transform: Callable[[Image.Image], torch.Tensor] | None = transform if spec.modality == "image" else None

@@ -31,7 +31,7 @@ class SentenceEncoder:
         import transformers
 
         self.name = spec.label
-        self._device, self._precision = resolve_device(config.device), config.precision or "float32"
+        self._device, self._precision = resolve_device(config.device), config.precision
         self._batch_size = config.batch_size
         self._model = _load(spec, str(self._device)).eval()
         if config.max_length is not None:

@@ -41,9 +41,9 @@ class EncodeConfig(Config):
     model: str = Field(min_length=1)
     """A preset (light, clip, clip-b16, minilm, stsb-roberta-large, e5-mistral) or family:model; docs/features.md."""
     batch_size: int = Field(64, ge=1)
-    """Pictures or texts per call of the model."""
-    precision: Literal["float32", "bfloat16", "float16"] | None = None
-    """The lower two run the model under autocast; None is float32, but bfloat16 weights for last-token encoders."""
+    """Pictures or texts per call of the model; last-token encoders cut that into eights unless it is set."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The lower two run the model under autocast; of last-token encoders it is the weights' type, unset: bfloat16."""
     dtype: Literal["float32", "float16"] = "float32"
     """Type of the numbers on disk."""
     missing: Literal["mean", "zero"] = "mean"
@@ -139,18 +139,12 @@ def load_encoder(modality: str, config: EncodeConfig) -> Encoder | WholeEncoder:
 
         return BackboneEncoder(spec, config)
     if spec.family == "last-token":
-        return _last_token(spec, config)
+        from mmfast.content.last_token import last_token_encoder
+
+        return last_token_encoder(spec, config)
     from mmfast.content.encode_sentence import SentenceEncoder
 
     return SentenceEncoder(spec, config)
-
-
-def _last_token(spec: Spec, config: EncodeConfig) -> Encoder:
-    from mmfast.content.last_token import LastTokenEncoder, LastTokenSettings
-
-    given = {"max_tokens": config.max_length, "dtype": config.precision, "device": config.device}
-    options = {name: value for name, value in given.items() if value is not None}
-    return LastTokenEncoder(LastTokenSettings(model=spec.rest, **options))
 
 
 def hash_weights(model: torch.nn.Module) -> str:

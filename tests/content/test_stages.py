@@ -42,7 +42,19 @@ def test_every_stage_has_help_with_examples(stage, capsys):
 
 def test_one_command_finds_objects_masks_and_features(parser, tmp_path, capsys):
     folder = demo_folder(num_items=24, num_users=20)
-    command = ["features", str(folder), "--objects", str(parser), "--masks", "light", "--text", "light", "--quiet"]
+    command = [
+        "features",
+        str(folder),
+        "--objects",
+        str(parser),
+        "--rule",
+        "wider",
+        "--masks",
+        "light",
+        "--text",
+        "light",
+        "--quiet",
+    ]
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "items: " in out and " rule, " in out and "objects: " in out
@@ -91,8 +103,9 @@ def test_descriptions_become_the_image_feature(shop, sentence_folder, capsys):
         assert len(server.bodies) == 19
         out = capsys.readouterr().out
         assert "pictures: 19 described, 1 without a description" in out and "cost: 1.90" in out
-        assert main(command) == 0
+        assert main(command) == 0 and main(["features", "status"]) == 0
         assert len(server.bodies) == 19
+        assert ".jsonl: 19 answers, 0 failures, 0 again" in capsys.readouterr().out
     assert "    B004: picture: '4.png' is not there" in out
     data = read_prepared(folder)
     image, text = data.features["image"], data.features["text"]
