@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,12 @@ class Blocks:
 
     def items(self, start: int, stop: int) -> np.ndarray:
         """Return the items whose input lies in a block, sorted."""
-        return np.flatnonzero((self.inverse >= start) & (self.inverse < stop))
+        low, high = np.searchsorted(self.inverse, [start, stop], sorter=self._order)
+        return np.sort(self._order[low:high])
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.inverse, kind="stable")
 
 
 @dataclass
@@ -91,9 +97,15 @@ class EncodedFeatures:
         Raises MmfastError when no item has one, or when the model gave a number that is not finite.
         """
         known = np.zeros(len(ids), bool)
-        # A number beyond float16 becomes infinite and is refused below with its row.
-        with np.errstate(over="ignore"):
-            target = self._rows(path, known)
+        try:
+            # A number beyond float16 becomes infinite and is refused below with its row.
+            with np.errstate(over="ignore"):
+                target = self._rows(path, known)
+        except torch.OutOfMemoryError:
+            raise MmfastError(
+                f"features '{modality}': the device has too little memory for {self.config.batch_size} inputs at once; "
+                "choose a smaller --batch-size, or --precision bfloat16. Finished blocks are kept"
+            ) from None
         if not known.any():
             raise MmfastError(f"features '{modality}': none of the {len(ids)} items could be encoded")
         zeros, missing = zero_rows(f"{modality}' of '{self.model.name}", target), np.flatnonzero(~known)
@@ -268,9 +280,8 @@ def decoded_batches(
     if workers is None:
         workers = min(MOST_WORKERS, (os.cpu_count() or 1) - 1)
     pictures = _Files(files, transform, config.most_pixels)
-    for pixels, readable, reasons in DataLoader(
-        pictures, batch_sampler=batches, num_workers=workers, collate_fn=_collate
-    ):
+    loader = DataLoader(pictures, batch_sampler=batches, num_workers=workers, collate_fn=_collate)
+    for pixels, readable, reasons in loader:
         for reason in reasons.values():
             if isinstance(reason, MmfastError):
                 raise reason

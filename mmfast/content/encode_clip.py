@@ -44,7 +44,8 @@ class ClipEncoder:
         if spec.modality == "image":
             self.settings["transform"] = _values(model.visual.preprocess_cfg)
         else:
-            self._tokenizer = open_clip.get_tokenizer(source)
+            with loading(self.name, "its tokenizer", source, f"Without it: --{spec.modality} light"):
+                self._tokenizer = open_clip.get_tokenizer(source)
             self.settings["tokenizer"] = _tokenizer(self._tokenizer)
         self.dim = len(self._encode_one())
 
@@ -67,24 +68,32 @@ def _load(spec: Spec) -> tuple[Any, Any, str]:
     import open_clip
 
     folder = Path(spec.rest).expanduser()
+    source, _, pretrained = spec.rest.partition(":")
     if folder.is_dir():
-        source, pretrained = f"local-dir:{folder}", None
+        source, pretrained = f"local-dir:{folder}", ""
         page, file = f"the folder '{folder}'", "open_clip_config.json and open_clip_model.safetensors"
-    else:
-        source, _, pretrained = spec.rest.partition(":")
-        if source not in open_clip.list_models():
-            raise MmfastError(
-                f"{spec.modality} encoder '{spec.name}': open_clip has no model '{source}' and there is no such "
-                f"folder.{suggest(source, open_clip.list_models())} Want clip:MODEL:TAG_OR_FILE or clip:FOLDER"
-            )
+    elif source == "hf-hub":
+        source, pretrained, page, file = spec.rest, "", f"{HUB}/{pretrained}", WEIGHT_FILES[0]
+        need_hub_file(page.removeprefix(f"{HUB}/"), ["open_clip_config.json"], spec.name, _instead(spec))
+    elif source in open_clip.list_models():
         page, file = _check_source(spec, source, pretrained)
-    instead = f"With the file on this machine: clip:{source}:FILE; without it: --{spec.modality} light"
-    with loading(spec.name, file, page, instead):
+    else:
+        raise MmfastError(
+            f"{spec.modality} encoder '{spec.name}': open_clip has no model '{source}' and there is no such "
+            f"folder.{suggest(source, open_clip.list_models())} Want clip:MODEL:TAG_OR_FILE, clip:FOLDER or "
+            "clip:hf-hub:REPOSITORY"
+        )
+    own = Path(pretrained).expanduser()
+    with loading(spec.name, file, page, _instead(spec)):
         # Without require_pretrained, open_clip goes on with random numbers where a folder holds no weights.
         model, _, transform = open_clip.create_model_and_transforms(
-            source, pretrained=pretrained, require_pretrained=True
+            source, pretrained=str(own) if own.is_file() else pretrained or None, require_pretrained=True
         )
     return model, transform, source
+
+
+def _instead(spec: Spec) -> str:
+    return f"With the file on this machine: clip:MODEL:FILE; without it: --{spec.modality} light"
 
 
 def _check_source(spec: Spec, source: str, pretrained: str) -> tuple[str, str]:
@@ -103,9 +112,8 @@ def _check_source(spec: Spec, source: str, pretrained: str) -> tuple[str, str]:
     url, (repo, _, file) = known.get("url", ""), known.get("hf_hub", "").rpartition("/")
     names = [file] if file else list(WEIGHT_FILES)
     page = f"{HUB}/{repo}" if repo else url
-    instead = f"With the file on this machine: clip:{source}:FILE; without it: --{spec.modality} light"
     if repo:
-        need_hub_file(repo, names, spec.name, instead)
+        need_hub_file(repo, names, spec.name, _instead(spec))
     return page, " or ".join(names) if repo else Path(urlparse(url).path).name
 
 

@@ -225,6 +225,19 @@ class Constant:
         return np.full((len(batch), 2), self.value, np.float32)
 
 
+class Full(Constant):
+    """An encoder on a device without memory."""
+
+    def encode(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_full_device_is_told(tmp_path):
+    source = EncodedFeatures(Full(0), ["a"], EncodeConfig(model="full", batch_size=7), Store(tmp_path))
+    with pytest.raises(MmfastError, match="too little memory for 7 inputs at once; choose a smaller --batch-size"):
+        source.write(tmp_path / "rows.npy", "text", np.arange(1), pl.Series(["a"]))
+
+
 def test_rows_of_zeros_are_missing_and_no_number_is_infinite(tmp_path):
     for value, dtype in ((np.nan, "float32"), (np.inf, "float32"), (1e6, "float16")):
         config = EncodeConfig(model="constant", dtype=dtype)
@@ -239,6 +252,7 @@ def test_weights_that_are_not_there_name_file_page_and_the_light_way(monkeypatch
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     for modality, name, words in (
         ("image", "clip", ["open_clip_model.safetensors", "huggingface.co/timm/vit_base_patch32_clip_224.openai"]),
+        ("text", "clip:hf-hub:org/own", ["open_clip_config.json from https://huggingface.co/org/own"]),
         ("text", "stsb-roberta-large", ["modules.json", "huggingface.co/sentence-transformers/stsb-roberta-large"]),
     ):
         with pytest.raises(MmfastError) as raised:

@@ -117,7 +117,7 @@ def test_the_published_vectors(shop, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "nothing to encode; give --image ENCODER, --text ENCODER or both"),
+        ([], "nothing to compute; give --image ENCODER, --text ENCODER, --objects PARSER, --masks SEGMENTER"),
         (["--text", "minlm"], "text encoder 'minlm' is unknown. Did you mean 'minilm'?"),
         (["--text", "light", "--batch-size", "0"], "--batch-size: got 0; Input should be greater than or equal to 1"),
         (["--text", "light", "--missing", "none"], "--missing: got 'none'; Input should be 'mean' or 'zero'"),
