@@ -19,7 +19,7 @@ from mmfast.errors import MmfastError
 
 FILES = {"vit_h": "sam_vit_h_4b8939.pth", "vit_l": "sam_vit_l_0b3195.pth", "vit_b": "sam_vit_b_01ec64.pth"}
 PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
-INSTEAD = "Without it: the light segmenter (segmenter=light), which needs no weights"
+INSTEAD = "Without it: the light segmenter (`mmfast features segment --with light`), which needs no weights"
 
 
 class SamSegmenter(Config):
