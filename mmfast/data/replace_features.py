@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from mmfast.data.features import check_modality
-from mmfast.data.hashing import hash_json
+from mmfast.data.hashing import hash_file, hash_json
 from mmfast.data.manifest import MANIFEST, file_record, read_manifest
 from mmfast.data.prepared import read_table, write_feature
 from mmfast.data.raw import FeatureSource
@@ -62,12 +62,12 @@ def _describe(part: Path, modality: str, source: FeatureSource, ids: pl.Series) 
     """Write one feature and its sidecar into the part folder, named by content; return its entry of the manifest."""
     about = write_feature(part, modality, source, np.arange(len(ids)), ids)
     written = part / about["file"]
-    digest = file_record(written)["sha256"]
-    name = f"feature_{modality}-{digest[:16]}"
     sidecar = {"encoder": about["encoder"], "source": about["source"], "shape": about["shape"], "dtype": about["dtype"]}
     told = getattr(source, "sidecar", dict)()
     missing = {"missing": ids.gather(about["missing"]).to_list()}
     text = json.dumps({**sidecar, **missing, **told, "items": item_list_hash(ids)}, indent=1, ensure_ascii=False)
+    # Of both: under a name that an older manifest knows, neither file may change before the new manifest is there.
+    name = f"feature_{modality}-{hash_json([hash_file(written), text])[:16]}"
     (part / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     return {**about, "file": written.rename(part / f"{name}.npy").name}
 

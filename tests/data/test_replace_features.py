@@ -80,6 +80,19 @@ def test_the_same_again_and_back(folder, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
 
 
+def test_the_same_rows_told_otherwise_are_other_files(folder, tmp_path, monkeypatch):
+    first = replace_features(folder, {"image": matrix(tmp_path, "a.npy", numbered(9, 4), encoder="one")})
+    monkeypatch.setattr(module, "replace_file", lambda path, text: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        replace_features(folder, {"image": matrix(tmp_path, "a.npy", numbered(9, 4), encoder="another")})
+    monkeypatch.undo()
+    verify_prepared(folder)
+    second = replace_features(folder, {"image": matrix(tmp_path, "a.npy", numbered(9, 4), encoder="another")})
+    assert first["features"]["image"]["file"] != second["features"]["image"]["file"]
+    assert len(files(folder)) == 7
+    verify_prepared(folder)
+
+
 class Broken:
     """A source that fails after it has begun to write."""
 
