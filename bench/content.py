@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,6 @@ def write_texts(count: int) -> list[str]:
 
 def save_random_clip(folder: Path, name: str) -> Path:
     """Write an open_clip folder of the real size with random weights: time does not depend on their values."""
-    prepare_torchvision()
     import open_clip
     from safetensors.torch import save_model
 
@@ -132,8 +131,9 @@ def decode_case(pictures: Pictures, transform: Any, config: EncodeConfig, args: 
     return {**found, "per_second": len(files) / found["median_s"], "model_share": None}
 
 
-def cases(args: argparse.Namespace, folder: Path) -> list[dict]:
-    """Run every case that was asked for."""
+def cases(args: argparse.Namespace, folder: Path) -> Iterator[dict]:
+    """Run every case, one after the other."""
+    prepare_torchvision()
     from sentence_transformers import SentenceTransformer
 
     (folder / "photos").mkdir()
@@ -147,13 +147,12 @@ def cases(args: argparse.Namespace, folder: Path) -> list[dict]:
             paths = pictures.paths[start : start + 32]
             encoder.encode(torch.stack([encoder.transform(Image.open(path)) for path in paths]))
 
-    found = [decode_case(pictures, encoder.transform, config, args)]
-    found.append(encode_case(f"{args.pictures} pictures, {args.clip}", encoder, pictures, config, by_hand, args))
+    yield decode_case(pictures, encoder.transform, config, args)
+    yield encode_case(f"{args.pictures} pictures, {args.clip}", encoder, pictures, config, by_hand, args)
     words = EncodeConfig(model="minilm", device="cpu")
     sentence, library = load_encoder("text", words), SentenceTransformer(str(minilm_folder()), device="cpu")
     plain = partial(library.encode, texts, batch_size=64, show_progress_bar=False)
-    found.append(encode_case(f"{args.texts} texts, minilm", sentence, texts, words, plain, args))
-    return found
+    yield encode_case(f"{args.texts} texts, minilm", sentence, texts, words, plain, args)
 
 
 def main() -> None:
