@@ -70,7 +70,7 @@ $(VENV)/.installed: $(VENV)/.packages $(SOURCES)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	touch $@
 
-$(VENV)/.installed-dev: requirements/dev.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements/dev.txt requirements/content.txt $(VENV)/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -r requirements/dev.txt
 	touch $@
 

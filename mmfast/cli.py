@@ -16,6 +16,7 @@ VERBS = {
     "train": ("mmfast.commands.train", "train a model by a YAML file and key=value arguments"),
     "search": ("mmfast.commands.search", "try settings in a grid, choose on validation, look at test once"),
     "prepare": ("mmfast.prepare", "turn raw interactions, texts and images into a prepared folder"),
+    "features": ("mmfast.features", "encode texts and pictures with CLIP, sentence encoders and others"),
     "evaluate": ("mmfast.commands.evaluate", "metrics of a trained run, also for cold items or with hidden features"),
     "recommend": ("mmfast.commands.recommend", "the best items for users of a trained run"),
     "similar": ("mmfast.commands.similar", "the items nearest to given ones"),
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace | None:
     if argv[:1] == ["help"] and argv[1:]:
-        argv = [argv[1], "--help"]
+        argv = [*argv[1:], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
         return None
@@ -69,7 +70,10 @@ def _parse(argv: list[str]) -> argparse.Namespace | None:
     verb = argv[0]
     if verb not in VERBS:
         raise MmfastError(f"unknown command '{verb}'.{suggest(verb, VERBS)} Commands: {', '.join(VERBS)}")
-    module = import_module(VERBS[verb][0])
+    module, rest = import_module(VERBS[verb][0]), argv[1:]
+    below = getattr(module, "SUBVERBS", {})
+    if rest and rest[0] in below:
+        module, verb, rest = import_module(below[rest[0]]), f"{verb} {rest[0]}", rest[1:]
     parser = Parser(
         prog=f"mmfast {verb}",
         description=(module.__doc__ or "").strip(),
@@ -78,7 +82,7 @@ def _parse(argv: list[str]) -> argparse.Namespace | None:
     )
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
-    return parser.parse_intermixed_args(argv[1:])
+    return parser.parse_intermixed_args(rest)
 
 
 def _overview() -> str:

@@ -174,6 +174,19 @@ def read_settings(path: str | Path | Mapping[str, Any] | None, overrides: Iterab
     return raw
 
 
+def load_section(kind: type[C], overrides: Iterable[str]) -> C:
+    """Return a config of one kind from `key=value` settings. Raises MmfastError that lists all mistakes at once.
+
+    >>> load_section(TrainConfig, ["epochs=5"]).epochs
+    5
+    """
+    errors: list[str] = []
+    section = _parse(kind, read_settings(None, overrides), "", errors)
+    if section is None:
+        raise _mistakes(errors)
+    return section
+
+
 def build_config(raw: Mapping[str, Any], check: Callable[[DataConfig], None] = lambda data: None) -> RunConfig:
     """Return the RunConfig of a nested mapping, as a YAML file holds it. Raises MmfastError listing all mistakes.
 

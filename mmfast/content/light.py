@@ -115,7 +115,7 @@ def read_picture(image: Picture) -> np.ndarray | None:
 
 def _thumbnail(image: Image.Image | str | os.PathLike[str]) -> Image.Image:
     if isinstance(image, Image.Image):
-        return _to_rgb(image).resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+        return to_rgb(image).resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     with Image.open(Path(image)) as opened:
         opened.draft("RGB", (2 * SIDE, 2 * SIDE))
         return _thumbnail(_loaded(opened))
@@ -126,7 +126,7 @@ def _loaded(image: Image.Image) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Return the picture in RGB: transparency over white, 16-bit grey scaled to 8 bits, the rest as Pillow converts."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float32)

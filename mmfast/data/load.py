@@ -14,7 +14,7 @@ from mmfast.data.cache import prepared_in_cache
 from mmfast.data.dataset import Dataset
 from mmfast.data.features import check_feature_shape, check_modality, zero_rows
 from mmfast.data.hashing import hash_file
-from mmfast.data.locate import check_counts, core_of, locate
+from mmfast.data.locate import Located, check_counts, core_of, locate
 from mmfast.data.manifest import is_prepared
 from mmfast.data.notes import HELD_OUT, pairs_also_in_train
 from mmfast.data.prepared import parts_of, read_prepared, read_rows
@@ -57,18 +57,33 @@ def load_dataset(config_or_name: Any, *, stage: Callable[[str], None] = lambda t
     if is_prepared(place.folder):
         dataset = _from_prepared(place.folder, request)
     else:
-        sources = find_sources(place.folder)
-        sources.choose(request.features)
-        settings = Settings(
-            request.split,
-            request.seed,
-            core_of(sources.format, request.k_core),
-            request.cold_users,
-        )
-        dataset = read_prepared(prepared_in_cache(sources, settings, request.split_column, place.name, stage))
+        dataset = read_prepared(_prepare(place, request, stage))
     if place.card is not None:
         check_counts(dataset, place.card, accept=request.split != "auto" or bool(request.k_core))
     return dataset
+
+
+def prepared_folder(
+    config_or_name: Any, *, stage: Callable[[str], None] = lambda text: None, **changes: Any
+) -> tuple[Path, Path]:
+    """Return (prepared folder, folder of its source files) of what `load_dataset` takes; of prepared data both are one.
+
+    Raises what `load_dataset` raises for an unknown name or missing files.
+    """
+    request = _request(config_or_name, changes)
+    place = locate(request.name, request.root)
+    if is_prepared(place.folder):
+        return place.folder, place.folder
+    return _prepare(place, request, stage), place.folder
+
+
+def _prepare(place: Located, request: Request, stage: Callable[[str], None]) -> Path:
+    """Return the folder in the cache that the source files of a place are prepared into."""
+    sources = find_sources(place.folder)
+    sources.choose(request.features)
+    core = core_of(sources.format, request.k_core)
+    settings = Settings(request.split, request.seed, core, request.cold_users)
+    return prepared_in_cache(sources, settings, request.split_column, place.name, stage)
 
 
 def _request(config_or_name: Any, changes: Mapping[str, Any]) -> Request:

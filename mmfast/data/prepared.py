@@ -58,7 +58,7 @@ def write_prepared(
         for table, file in ((rows, "interactions"), (users, "users"), (items, "items")):
             _write_parquet(table, work / f"{file}.parquet")
         stage("writing features")
-        described = {m: _write_feature(work, m, one, codes, items["id"]) for m, one in sorted((features or {}).items())}
+        described = {m: write_feature(work, m, one, codes, items["id"]) for m, one in sorted((features or {}).items())}
         stage("hashing")
         sizes = {"num_users": users.height, "num_items": items.height, "rows": part_sizes(rows["split"])}
         sizes[HELD_OUT] = pairs_also_in_train(parts, items.height)
@@ -107,7 +107,7 @@ def read_prepared(folder: Path | str) -> Dataset:
 
 def read_rows(folder: Path, manifest: Mapping[str, Any]) -> pl.DataFrame:
     """Return interactions.parquet: user, item, split[, time], sorted by split, user, item."""
-    rows = _read_parquet(folder, "interactions.parquet")
+    rows = read_table(folder, "interactions.parquet")
     if not {"user", "item", "split"} <= set(rows.columns):
         raise damaged(folder, f"interactions.parquet has the columns {', '.join(rows.columns)}")
     found = part_sizes(rows["split"])
@@ -125,7 +125,7 @@ def parts_of(rows: pl.DataFrame) -> dict[str, Interactions]:
 def id_tables(folder: Path, manifest: Mapping[str, Any]) -> dict[str, IdTable]:
     """Return the two id tables of a prepared folder, read when first used."""
     return {
-        f"{kind}_id_table": IdTable(kind, manifest[f"num_{kind}s"], partial(_read_parquet, folder, f"{kind}s.parquet"))
+        f"{kind}_id_table": IdTable(kind, manifest[f"num_{kind}s"], partial(read_table, folder, f"{kind}s.parquet"))
         for kind in ("user", "item")
     }
 
@@ -154,7 +154,8 @@ def _write_parquet(frame: pl.DataFrame, path: Path) -> None:
     frame.write_parquet(path, compression="zstd", compression_level=3, statistics=False, row_group_size=ROWS_PER_GROUP)
 
 
-def _read_parquet(folder: Path, name: str) -> pl.DataFrame:
+def read_table(folder: Path, name: str) -> pl.DataFrame:
+    """Return a table of a prepared folder. Raises MmfastError when it cannot be read."""
     try:
         return pl.read_parquet(folder / name, use_statistics=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -162,9 +163,10 @@ def _read_parquet(folder: Path, name: str) -> pl.DataFrame:
         raise damaged(folder, f"'{name}' cannot be read ({reason})") from None
 
 
-def _write_feature(
+def write_feature(
     folder: Path, modality: str, source: np.ndarray | FeatureSource, codes: np.ndarray, ids: pl.Series
 ) -> dict[str, Any]:
+    """Write `feature_<modality>.npy` into a folder; return its entry of the manifest."""
     path = folder / f"feature_{modality}.npy"
     if isinstance(source, np.ndarray):
         check_feature_shape(modality, source, len(codes))

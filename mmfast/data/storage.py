@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -63,6 +64,30 @@ def save_npy(path: Path, array: np.ndarray) -> None:
             file.write(np.ascontiguousarray(array[start:stop]).data)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its place, synced, and renamed. Raises OSError on a full disk."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync(path.parent)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Make a file's content durable, or the names in a folder, such as one that a rename has just put there."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def new_matrix(path: Path, dtype: np.dtype, shape: tuple[int, int]) -> np.memmap:
     """Return a writable memory-mapped `.npy` file with its disk space taken. Raises OSError on a full disk."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
@@ -90,11 +115,7 @@ def _cannot_write(target: Path, error: Exception) -> MmfastError:
 
 def _sync(folder: Path) -> None:
     for path in [*sorted(folder.rglob("*")), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(path)
 
 
 def _publish(work: Path, target: Path, replace: bool, keep_existing: bool) -> None:

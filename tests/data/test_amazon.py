@@ -90,6 +90,9 @@ def test_2014_reviews_meta_and_images(tmp_path):
     assert table["text"][bear] == 'Blue Bear O\'Toys Toys Plush Soft "bear" for kids'
     assert table["text"][book] == "A Book   Books  " and table["text"][words] == "     only words"
     assert table["text"][none] == "" and table["image"][bear] == "http://x/1.jpg"
+    raw = table.select("brand", "categories", "description").row(bear)
+    assert raw == ("O'Toys", [["Toys", "Plush"], ["Other"]], 'Soft "bear"\nfor kids')
+    assert table.select("brand", "categories", "description").row(none) == (None, None, None)
     image = data.features["image"]
     assert image.shape == (6, 4096) and image[book, 7] == 3 and image[none, 0] == 4
     missing = {data.item_id(i) for i in data.missing["image"]}

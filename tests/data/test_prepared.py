@@ -91,7 +91,7 @@ def test_existing_folder_is_refused_or_replaced(tmp_path):
 @pytest.mark.parametrize("replace", [False, True])
 def test_failure_in_the_middle_leaves_nothing_new(tmp_path, monkeypatch, replace):
     before = content(write(tmp_path / "out")) if replace else None
-    monkeypatch.setattr(prepared, "_write_feature", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(prepared, "write_feature", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(MmfastError, match=r"cannot write '.*out': disk full; free space or choose another folder"):
         write(tmp_path / "out", replace=replace)
     assert [p.name for p in tmp_path.iterdir()] == (["out"] if replace else [])

@@ -15,7 +15,7 @@ import polars as pl
 
 from mmfast.data.features import zero_rows
 from mmfast.data.raw import FeatureSource, RawData
-from mmfast.data.readers.amazon_text import one_line, standard_text
+from mmfast.data.readers.amazon_text import one_line, one_text, standard_text
 from mmfast.data.readers.files import Sources, first_file
 from mmfast.data.readers.lines import code_rows, collect_details, read_json_lines
 from mmfast.data.storage import new_matrix
@@ -26,6 +26,7 @@ ASIN_BYTES = 10
 RECORDS_PER_BLOCK = 512
 RATING_COLUMNS = ["user", "item", "rating", "time"]
 REVIEW_FIELDS = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime"}
+RAW_COLUMNS = {"brand": pl.String, "categories": pl.List(pl.List(pl.String)), "description": pl.String}
 ASIN = re.compile(rb"""['"]asin['"]\s*:\s*['"]([^'"]+)['"]""")
 
 
@@ -79,8 +80,11 @@ def read_ratings(path: Path) -> pl.DataFrame:
 
 
 def read_meta(path: Path, ids: pl.Series) -> pl.DataFrame:
-    """Return id, title, text, image of the items; lines are Python dictionaries, read without running them."""
-    return collect_details(path, ids, _asin, lambda line: ast.literal_eval(line.decode("utf-8").strip()), _describe)
+    """Return id, title, text, image, brand, categories, description of the items.
+
+    Lines are Python dictionaries, read without running them.
+    """
+    return collect_details(path, ids, _asin, _literal, _describe, RAW_COLUMNS)
 
 
 def image_source(modality: str, path: Path) -> FeatureSource:
@@ -137,7 +141,12 @@ def _asin(line: bytes) -> str | None:
     return match[1].decode("utf-8", "replace") if match else None
 
 
-def _describe(item: Mapping[str, Any]) -> tuple[str, str, str]:
-    paths = item.get("categories") or [[]]
-    text = standard_text(item.get("title"), item.get("brand"), paths[0], item.get("description"))
-    return one_line(item.get("title")), text, item.get("imUrl") or ""
+def _literal(line: bytes) -> Any:
+    return ast.literal_eval(line.decode("utf-8").strip())
+
+
+def _describe(item: Mapping[str, Any]) -> tuple[Any, ...]:
+    paths = [[str(entry) for entry in path] for path in item.get("categories") or [[]]]
+    title, brand, description = (item.get(name) for name in ("title", "brand", "description"))
+    text = standard_text(title, brand, paths[0], description)
+    return one_line(title), text, item.get("imUrl") or "", one_text(brand), paths, one_text(description)

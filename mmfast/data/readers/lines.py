@@ -91,14 +91,16 @@ def collect_details(
     ids: pl.Series,
     key_of: Callable[[bytes], str | None],
     parse: Callable[[bytes], Mapping[str, Any]],
-    describe: Callable[[Mapping[str, Any]], tuple[str, str, str]],
+    describe: Callable[[Mapping[str, Any]], tuple[Any, ...]],
+    more: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
 ) -> pl.DataFrame:
     """Return id, title, text, image for `ids`; items without a line get empty strings, the first of two lines counts.
 
-    `key_of` finds the id of a line cheaply, so that only lines of wanted items are parsed.
+    `more` are columns that `describe` gives after those three, null for an item without a line. `key_of` finds the id
+    of a line cheaply, so that only lines of wanted items are parsed.
     """
     wanted = set(ids)
-    found: dict[str, tuple[str, str, str]] = {}
+    found: dict[str, tuple[Any, ...]] = {}
     for number, line in lines_of(path):
         key = key_of(line)
         if key not in wanted or key in found:
@@ -107,7 +109,8 @@ def collect_details(
             found[key] = describe(parse(line))
         except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as error:
             raise MmfastError(f"'{path.name}' line {number} (item {key}) cannot be read: {error}") from None
-    empty = ("", "", "")
+    empty = ("", "", "", *(None for _ in more or ()))
     rows = [found.get(item, empty) for item in ids]
-    table = pl.DataFrame(rows, schema=dict.fromkeys(("title", "text", "image"), pl.String), orient="row")
+    schema = {**dict.fromkeys(("title", "text", "image"), pl.String), **(more or {})}
+    table = pl.DataFrame(rows, schema=schema, orient="row")
     return table.select(ids.alias("id"), pl.all())

@@ -1,0 +1,181 @@
+"""Pictures decoded, pictures and texts encoded per second, and the share of the time that the model itself takes."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from _common import emit, measure, stream_bandwidth
+from _gemm import gemm_flops
+from PIL import Image
+
+from mmfast.content.encode import EncodedFeatures, decoded_batches
+from mmfast.content.encode_sentence import minilm_folder
+from mmfast.content.encoders import EncodeConfig, load_encoder
+from mmfast.content.images import Pictures, find_pictures, open_picture
+from mmfast.content.store import Store
+from mmfast.content.torchvision_ops import prepare_torchvision
+
+WORDS = "red blue steel cotton kite shoe lamp chair garden kitchen for with and light large soft water travel".split()
+
+
+class Timed:
+    """An encoder that counts the seconds spent in it."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.seconds = model, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def encode(self, batch: Any) -> np.ndarray:
+        """Encode, with a look at the clock before and after."""
+        start = time.perf_counter()
+        rows = self.model.encode(batch)
+        self.seconds += time.perf_counter() - start
+        return rows
+
+
+def write_photos(folder: Path, count: int, side: int) -> Pictures:
+    """Write smooth JPEG pictures of a shop's usual size and return them as the product lists them."""
+    rng = np.random.default_rng(0)
+    for item in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (16, 16, 3)).astype(np.uint8))
+        small.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{item}.jpg", quality=90)
+    return find_pictures(pl.DataFrame({"id": [str(item) for item in range(count)]}), [folder])
+
+
+def write_texts(count: int) -> list[str]:
+    """Return titles and descriptions of 10 to 60 words, all different."""
+    rng = np.random.default_rng(1)
+    return [f"{n} " + " ".join(rng.choice(WORDS, int(rng.integers(10, 60)))) for n in range(count)]
+
+
+def save_random_clip(folder: Path, name: str) -> Path:
+    """Write an open_clip folder of the real size with random weights: time does not depend on their values."""
+    import open_clip
+    from safetensors.torch import save_model
+
+    folder.mkdir()
+    config = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_model(open_clip.create_model(name, load_weights=False), str(folder / "open_clip_model.safetensors"))
+    return folder
+
+
+def flops_of(model: Any, batch: Any, count: int) -> int:
+    """Return the multiplications and additions of one pass over a batch, scaled to `count` inputs."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        model.encode(batch)
+    return counter.get_total_flops() * count // len(batch)
+
+
+def encode_case(
+    case: str, model: Any, contents: Any, config: EncodeConfig, plain: Callable[[], object], args: argparse.Namespace
+) -> dict:
+    """Measure a whole write of features, with an empty store each time, against the library used by hand."""
+    timed, number = Timed(model), itertools.count()
+    pictures = isinstance(contents, Pictures)
+    count = len(contents.paths) if pictures else len(contents)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def write() -> None:
+            here = Path(folder) / str(next(number))
+            here.mkdir()
+            ids = pl.Series([str(item) for item in range(count)])
+            source = EncodedFeatures(timed, contents, config, Store(here))
+            source.write(here / "rows.npy", "image" if pictures else "text", np.arange(count), ids)
+
+        write()
+        timed.seconds, start = 0.0, time.perf_counter()
+        write()
+        share = timed.seconds / (time.perf_counter() - start)
+        first = torch.zeros(4, 3, 224, 224) if pictures else contents[:4]
+        flops = flops_of(model, first, count)
+        bounds = {"product limit": flops / gemm_flops(1024)}
+        facts = {"repeat": args.repeat, "least_flops": flops, "bounds": bounds}
+        found = measure("content", case, "encode", write, {"library by hand": plain}, **facts)
+    return {**found, "per_second": count / found["median_s"], "model_share": share}
+
+
+def decode_case(pictures: Pictures, transform: Any, config: EncodeConfig, args: argparse.Namespace) -> dict:
+    """Measure decoding and transforming in worker processes against one process."""
+    files = list(zip(pictures.paths, pictures.hashes, strict=True))
+    batches = [list(range(n, min(n + 32, len(files)))) for n in range(0, len(files), 32)]
+
+    def decode() -> None:
+        for _ in decoded_batches(files, batches, transform, config):
+            pass
+
+    def alone() -> None:
+        for path in pictures.paths:
+            transform(open_picture(path))
+
+    least = sum(path.stat().st_size for path in pictures.paths) + len(files) * 3 * 224 * 224 * 4
+    facts = {"repeat": args.repeat, "least_bytes": least, "limit": stream_bandwidth(num_bytes=1 << 26)}
+    case = f"{len(files)} jpg of {args.side} x {args.side}, {config.workers} workers"
+    found = measure("content", case, "decode", decode, {"one process": alone}, **facts)
+    return {**found, "per_second": len(files) / found["median_s"], "model_share": None}
+
+
+def cases(args: argparse.Namespace, folder: Path) -> Iterator[dict]:
+    """Run every case, one after the other."""
+    prepare_torchvision()
+    from sentence_transformers import SentenceTransformer
+
+    (folder / "photos").mkdir()
+    pictures, texts = write_photos(folder / "photos", args.pictures, args.side), write_texts(args.texts)
+    clip = save_random_clip(folder / "clip", args.clip)
+    config = EncodeConfig(model=f"clip:{clip}", device="cpu", workers=args.workers, batch_size=32)
+    encoder = load_encoder("image", config)
+
+    def by_hand() -> None:
+        for start in range(0, args.pictures, 32):
+            paths = pictures.paths[start : start + 32]
+            encoder.encode(torch.stack([encoder.transform(Image.open(path)) for path in paths]))
+
+    yield decode_case(pictures, encoder.transform, config, args)
+    yield encode_case(f"{args.pictures} pictures, {args.clip}", encoder, pictures, config, by_hand, args)
+    words = EncodeConfig(model="minilm", device="cpu")
+    sentence, library = load_encoder("text", words), SentenceTransformer(str(minilm_folder()), device="cpu")
+    plain = partial(library.encode, texts, batch_size=64, show_progress_bar=False)
+    yield encode_case(f"{args.texts} texts, minilm", sentence, texts, words, plain, args)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--side", type=int, default=500, help="pixels of a picture's side")
+    parser.add_argument("--texts", type=int, default=1024)
+    parser.add_argument("--clip", default="ViT-B-32-quickgelu")
+    parser.add_argument("--workers", type=int, default=max(0, (os.cpu_count() or 1) - 1))
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases(args, Path(folder)):
+            emit(case, args.json)
+            if not args.json:
+                share = "" if case["model_share"] is None else f", {case['model_share']:.1%} of the time in the model"
+                print(f"  {case['per_second']:,.1f} per second{share}")
+
+
+if __name__ == "__main__":
+    main()

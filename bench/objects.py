@@ -1,0 +1,86 @@
+"""How often the demo's true target is among the objects found in its text and in its photo.
+
+python bench/objects.py --parser FOLDER       the folder of a pipeline that `mmfast features train-parser` wrote
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from mmfast.content.images import find_pictures
+from mmfast.content.item_texts import item_texts
+from mmfast.content.parse import ParseConfig, Parses, parse_texts
+from mmfast.content.segment import segment
+from mmfast.content.segment_light import LightSegmenter
+from mmfast.content.store import Store
+from mmfast.content.text_objects import WIDER, WITHOUT_POS, WITHOUT_SYP, ObjectRule, choose_objects
+from mmfast.data.demo import decode_mask, demo_folder, demo_truth
+
+RULES = {"paper": ObjectRule(), "wider": WIDER, "w/o POS": WITHOUT_POS, "w/o SYP": WITHOUT_SYP}
+
+
+def parsed(texts: list[str], parser: str) -> tuple[Parses, float]:
+    """Return the parses, computed anew, and how many words were parsed per second of CPU time, loading included."""
+    with tempfile.TemporaryDirectory() as empty:
+        began = time.process_time()
+        parses = parse_texts(texts, ParseConfig(pipeline=parser), store=Store(empty))
+    return parses, len(parses.start) / (time.process_time() - began)
+
+
+def noun_recall(parses: Parses, nouns: list[str], rule: ObjectRule) -> dict[str, object]:
+    """Return the share of items whose target noun is an object, the mean number of objects, and the steps' counts."""
+    objects = choose_objects(parses, rule)
+    hits = [noun in (word.lower() for word in objects.words(item)) for item, noun in enumerate(nouns)]
+    return {"noun_recall": np.mean(hits), "objects_per_item": len(objects.start) / len(nouns), **objects.counts()}
+
+
+def mask_overlaps(folder: Path, items: pl.DataFrame, truth: pl.DataFrame) -> tuple[np.ndarray, float]:
+    """Return, per item, the best IoU of its masks with the target's true mask, and the CPU seconds of a photo."""
+    with tempfile.TemporaryDirectory() as empty:
+        began = time.process_time()
+        masks = segment(find_pictures(items, [folder]), LightSegmenter(), store=Store(empty), show=True)
+        seconds = (time.process_time() - began) / items.height
+    best = np.zeros(items.height)
+    for item, runs in enumerate(truth["mask"]):
+        true = decode_mask(runs)
+        best[item] = max(((true & mask).sum() / (true | mask).sum() for mask in masks.of(item)), default=0.0)
+    return best, seconds
+
+
+def main() -> None:
+    """Measure, and print one line per figure, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parser", help="spaCy pipeline; without one only photos are measured")
+    parser.add_argument("--items", type=int, default=1000)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    folder = demo_folder(num_items=args.items)
+    items = pl.read_parquet(folder / "items.parquet")
+    truth = demo_truth(folder).filter("is_target").sort("item")
+    rows = []
+    if args.parser:
+        parses, speed = parsed(item_texts(items), args.parser)
+        rows.append({"bench": "objects", "case": "parse", "words_per_cpu_s": speed})
+        for name, rule in RULES.items():
+            found = noun_recall(parses, truth["noun"].to_list(), rule)
+            rows.append({"bench": "objects", "case": f"text, {name}", **found})
+    best, seconds = mask_overlaps(folder, items, truth)
+    found = {"iou_0.7": np.mean(best >= 0.7), "mean_iou": best.mean(), "cpu_s_per_photo": seconds}
+    rows.append({"bench": "objects", "case": "photo, light segmenter", **found})
+    for row in rows:
+        if args.json:
+            print(json.dumps(row, default=float))
+        else:
+            values = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("bench", "case")]
+            print(f"{row['case']}: {'  '.join(values)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What the stages of `mmfast features` share: arguments that name data and settings, and the items they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmfast.config import Config
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from mmfast.content.images import Pictures
+
+ANSWERS = "answers"  # folder of the store that receives what language models say
+
+
+@dataclass(frozen=True)
+class Items:
+    """The items of a data set: their table, the prepared folder, and where pictures are looked for."""
+
+    table: pl.DataFrame
+    folder: Path
+    roots: list[Path | str]
+
+    @property
+    def ids(self) -> list[str]:
+        """Original ids in the order of the items."""
+        return self.table["id"].to_list()
+
+    def texts(self) -> list[str]:
+        """Return the standard string of every item."""
+        from mmfast.content.item_texts import item_texts
+
+        return item_texts(self.table)
+
+    def pictures(self) -> Pictures:
+        """Return the picture file of every item. Raises MmfastError when no item has one."""
+        from mmfast.content.images import find_pictures
+
+        return find_pictures(self.table, self.roots)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, kind: type[Config], examples: str) -> None:
+    """Declare data, `key=value` settings of `kind`, and where things lie; the help lists every setting."""
+    from mmfast.commands.train import settings_table
+
+    parser.epilog = f"{examples}\nsettings:\n{settings_table(kind)}"
+    parser.add_argument("data", help="demo, a data set's name, or a prepared or plain folder")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of this stage")
+    parser.add_argument("--pictures", nargs="+", default=[], metavar="FOLDER", help="where the picture files lie")
+    parser.add_argument("--root", help="folder that holds the data sets (MMFAST_DATA, else ./data)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def items_of(args: argparse.Namespace) -> Items:
+    """Return the items of the data set that the arguments name."""
+    from mmfast.data.load import prepared_folder
+    from mmfast.data.prepared import read_table
+
+    folder, source = prepared_folder(args.data, root=args.root)
+    return Items(read_table(folder, "items.parquet"), folder, [*args.pictures, source, folder])
+
+
+def count_line(what: str, counts: Mapping[str, int]) -> str:
+    """Return one line of counts.
+
+    >>> count_line("labels", {"exact": 1200, "failed": 3})
+    'labels: 1,200 exact, 3 failed'
+    """
+    return f"{what}: " + ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items())

@@ -1,0 +1,77 @@
+"""Describe every picture with a vision language model, and encode the descriptions as the image feature (LIRDRec)."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmfast.commands.features_data import Items
+    from mmfast.content.describe import Descriptions
+
+EXAMPLES = """examples:
+  mmfast features describe data/shop by=endpoint endpoint.url=http://127.0.0.1:8000/v1 endpoint.model=llava
+  mmfast features describe data/shop --encode e5-mistral       descriptions and texts become both features
+
+Answers are kept in the cache folder, one JSON line each: a stopped command asks only what is missing.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `mmfast features describe`."""
+    from mmfast.commands.features_data import add_data_arguments
+    from mmfast.content.describe import DescribeSettings
+
+    add_data_arguments(parser, DescribeSettings, EXAMPLES)
+    parser.add_argument(
+        "--encode", metavar="ENCODER", help="text encoder: descriptions to image, texts to text feature"
+    )
+    parser.add_argument("--out", help="write the features into this copy and leave the data as they are")
+    parser.add_argument("--device", default="auto", help="of the encoder: auto, cpu, cuda or cuda:N")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe, print what it took, and encode when asked to."""
+    from mmfast.commands.features_data import ANSWERS, count_line, items_of
+    from mmfast.config import load_section
+    from mmfast.content.describe import DescribeSettings, describe
+    from mmfast.content.encoders import parse_encoder
+    from mmfast.content.store import Store
+
+    settings = load_section(DescribeSettings, args.settings)
+    if args.encode:
+        parse_encoder("text", args.encode)
+    items = items_of(args)
+    found = describe(items.ids, items.pictures(), settings, Store().folder / ANSWERS, show=not args.quiet)
+    counts = {"described": len(found.texts), "without a description": len(found.failures)}
+    print(count_line("pictures", counts))
+    tokens = {"requests": found.usage.requests, "tokens in": found.usage.prompt_tokens}
+    print(count_line("asked", {**tokens, "tokens out": found.usage.completion_tokens}))
+    print(f"cost: {found.usage.cost:.2f}\nanswers: {found.file}")
+    if args.encode:
+        _encode(items, found, args)
+    return 0
+
+
+def _encode(items: Items, found: Descriptions, args: argparse.Namespace) -> None:
+    """Write the two features; an item without a text of its own gets its description there too."""
+    from mmfast.content.describe import fill_empty
+    from mmfast.content.encode import EncodedFeatures
+    from mmfast.content.encoders import EncodeConfig, load_encoder
+    from mmfast.content.features import target_folder
+    from mmfast.content.store import Store
+    from mmfast.data.replace_features import replace_features
+    from mmfast.features import feature_lines
+
+    config = EncodeConfig(model=args.encode, device=args.device)
+    model, store = load_encoder("text", config), Store()
+    texts, filled = fill_empty(items.texts(), items.ids, found)
+    described = [found.texts.get(item, "") for item in items.ids]
+    show = not args.quiet
+    made_from = f"descriptions ({found.file.stem})"
+    image = EncodedFeatures(model, described, config, store, show, made_from=made_from, reasons=found.failures)
+    text = EncodedFeatures(model, texts, config, store, show, made_from=f"texts, {len(filled)} of them descriptions")
+    with target_folder(items.folder, args.out) as target:
+        replace_features(target, {"image": image, "text": text})
+    changed = items.folder if args.out is None else args.out
+    print("\n".join([f"{changed}:", *(line for m in ("image", "text") for line in feature_lines(changed, m))]))

@@ -1,0 +1,83 @@
+"""Picture features from any classification network of torchvision: what its last linear layer reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from mmfast.content.encoders import EncodeConfig, Spec, hash_weights, run_model
+from mmfast.content.weights import loading, need_package
+from mmfast.device import resolve_device
+from mmfast.errors import MmfastError, suggest
+
+
+class BackboneEncoder:
+    """A picture to the input [D] of the network's classifier, with the transform that its weights were trained with."""
+
+    def __init__(self, spec: Spec, config: EncodeConfig) -> None:
+        need_package("torchvision", "features of torchvision backbones")
+        import torchvision
+
+        self.name = spec.label
+        self._device, self._precision = resolve_device(config.device), config.precision
+        network, self.transform = _load(spec)
+        self._network = _without_classifier(network, self.name).eval().to(self._device)
+        self.settings: dict[str, Any] = {
+            "encoder": self.name,
+            "weights": hash_weights(network),
+            "transform": repr(self.transform),
+            "torchvision": torchvision.__version__,
+            "precision": self._precision,
+        }
+        self.dim = self.encode(self.transform(Image.new("RGB", (8, 8)))[None]).shape[1]
+
+    def encode(self, batch: torch.Tensor) -> np.ndarray:
+        """Return rows float32 [n, D] of pixels [n, 3, H, W]."""
+        pixels = batch.to(self._device)
+        return run_model(lambda: self._network(pixels), self._device, self._precision)
+
+
+def _load(spec: Spec) -> tuple[nn.Module, Any]:
+    import torchvision.models as models
+
+    name, _, which = spec.rest.partition(":")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise MmfastError(f"image encoder '{spec.name}': torchvision has no network '{name}'.{suggest(name, known)}")
+    published = models.get_model_weights(name)
+    path = Path(which).expanduser()
+    if which and path.is_file():
+        network = models.get_model(name, weights=None)
+        with loading(spec.name, f"a state dict of {name}", f"'{path}'", "Without it: --image light"):
+            network.load_state_dict(_read(path))
+        return network, published.DEFAULT.transforms()
+    if which and which not in published.__members__:
+        tags = ", ".join(published.__members__)
+        raise MmfastError(f"image encoder '{spec.name}': '{which}' is neither a file nor weights of {name} ({tags})")
+    weights = published[which] if which else published.DEFAULT
+    instead = f"With the file on this machine: torchvision:{name}:FILE; without it: --image light"
+    with loading(spec.name, Path(weights.url).name, weights.url, instead):
+        return models.get_model(name, weights=weights), weights.transforms()
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _without_classifier(network: nn.Module, name: str) -> nn.Module:
+    """Replace the last linear layer by nothing, in place. Raises MmfastError for a network without one."""
+    linear = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise MmfastError(f"image encoder '{name}': this network ends in no linear layer; choose another one")
+    parent, _, last = linear[-1].rpartition(".")
+    setattr(network.get_submodule(parent), last, nn.Identity())
+    return network

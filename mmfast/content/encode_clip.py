@@ -1,0 +1,133 @@
+"""CLIP towers through open_clip: any model with a pretrained tag, a checkpoint file, or a folder with its config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mmfast.content.encoders import EncodeConfig, Spec, hash_weights, run_model
+from mmfast.content.weights import HUB, loading, need_hub_file, need_package
+from mmfast.device import resolve_device
+from mmfast.errors import MmfastError, suggest
+
+WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+class ClipEncoder:
+    """One tower of a CLIP model: the projected vector, not normalised [D], of a picture or a text.
+
+    Pictures go through the transform that belongs to the weights; texts are cut at the model's length (77 tokens).
+    """
+
+    def __init__(self, spec: Spec, config: EncodeConfig) -> None:
+        need_package("open_clip", "CLIP features")
+        import open_clip
+
+        self.name, self.modality = spec.label, spec.modality
+        self._device, self._precision = resolve_device(config.device), config.precision
+        model, transform, source = _load(spec)
+        self._tower = model.eval().to(self._device)
+        self.transform: Callable[[Image.Image], torch.Tensor] | None = transform if spec.modality == "image" else None
+        self.settings: dict[str, Any] = {
+            "encoder": self.name,
+            "weights": hash_weights(model),
+            "open_clip": open_clip.__version__,
+            "precision": self._precision,
+        }
+        if spec.modality == "image":
+            self.settings["transform"] = _values(model.visual.preprocess_cfg)
+        else:
+            with loading(self.name, "its tokenizer", source, f"Without it: --{spec.modality} light"):
+                self._tokenizer = open_clip.get_tokenizer(source)
+            self.settings["tokenizer"] = _tokenizer(self._tokenizer)
+        self.dim = len(self._encode_one())
+
+    def encode(self, batch: Any) -> np.ndarray:
+        """Return rows float32 [n, D] of pixels [n, 3, H, W] or of a list of texts."""
+        if self.modality == "image":
+            pixels = batch.to(self._device)
+            return run_model(lambda: self._tower.encode_image(pixels), self._device, self._precision)
+        tokens = self._tokenizer(list(batch)).to(self._device)
+        return run_model(lambda: self._tower.encode_text(tokens), self._device, self._precision)
+
+    def _encode_one(self) -> np.ndarray:
+        if self.transform is None:
+            return self.encode(["a photo"])[0]
+        return self.encode(self.transform(Image.new("RGB", (8, 8)))[None])[0]
+
+
+def _load(spec: Spec) -> tuple[Any, Any, str]:
+    """Return (model, transform of evaluation, the name that its tokenizer goes by)."""
+    import open_clip
+
+    folder = Path(spec.rest).expanduser()
+    source, _, pretrained = spec.rest.partition(":")
+    if folder.is_dir():
+        source, pretrained = f"local-dir:{folder}", ""
+        page, file = f"the folder '{folder}'", "open_clip_config.json and open_clip_model.safetensors"
+    elif source == "hf-hub":
+        source, pretrained, page, file = spec.rest, "", f"{HUB}/{pretrained}", WEIGHT_FILES[0]
+        need_hub_file(page.removeprefix(f"{HUB}/"), ["open_clip_config.json"], spec.name, _instead(spec))
+    elif source in open_clip.list_models():
+        page, file = _check_source(spec, source, pretrained)
+    else:
+        raise MmfastError(
+            f"{spec.modality} encoder '{spec.name}': open_clip has no model '{source}' and there is no such "
+            f"folder.{suggest(source, open_clip.list_models())} Want clip:MODEL:TAG_OR_FILE, clip:FOLDER or "
+            "clip:hf-hub:REPOSITORY"
+        )
+    own = Path(pretrained).expanduser()
+    with loading(spec.name, file, page, _instead(spec)):
+        # Without require_pretrained, open_clip goes on with random numbers where a folder holds no weights.
+        model, _, transform = open_clip.create_model_and_transforms(
+            source, pretrained=str(own) if own.is_file() else pretrained or None, require_pretrained=True
+        )
+    return model, transform, source
+
+
+def _instead(spec: Spec) -> str:
+    return f"With the file on this machine: clip:MODEL:FILE; without it: --{spec.modality} light"
+
+
+def _check_source(spec: Spec, source: str, pretrained: str) -> tuple[str, str]:
+    """Return (page, file) that the weights come from; a file here needs neither."""
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    known = get_pretrained_cfg(source, pretrained) if pretrained else {}
+    if not known:
+        if Path(pretrained).expanduser().is_file():
+            return f"the file '{pretrained}'", "an open_clip checkpoint"
+        tags = list_pretrained_tags_by_model(source)
+        raise MmfastError(
+            f"{spec.modality} encoder '{spec.name}': '{pretrained}' is neither a file nor a tag of {source}."
+            f"{suggest(pretrained, tags)} Tags: {', '.join(tags) or 'none'}"
+        )
+    url, (repo, _, file) = known.get("url", ""), known.get("hf_hub", "").rpartition("/")
+    names = [file] if file else list(WEIGHT_FILES)
+    page = f"{HUB}/{repo}" if repo else url
+    if repo:
+        need_hub_file(repo, names, spec.name, _instead(spec))
+    return page, " or ".join(names) if repo else Path(urlparse(url).path).name
+
+
+def _values(settings: Any) -> dict[str, Any]:
+    values = asdict(settings) if is_dataclass(settings) else dict(settings)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """Return what identifies a tokenizer: open_clip's own goes by its class and length, others by their whole table."""
+    about = {"class": type(tokenizer).__name__, "context_length": int(tokenizer.context_length)}
+    inner = getattr(getattr(tokenizer, "tokenizer", None), "backend_tokenizer", None)
+    if inner is not None:
+        from mmfast.data.hashing import hash_json
+
+        about["table"] = hash_json(inner.to_str())
+    return about

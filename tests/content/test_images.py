@@ -1,0 +1,95 @@
+"""Pictures: every kind that occurs is decoded to RGB, every one that cannot be used is told with its reason."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from mmfast.content.images import NOTHING_NAMED, Unreadable, find_pictures, open_picture
+from mmfast.errors import MmfastError
+from tests.content.tiny import photo
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def pixels(content, **options):
+    image = open_picture(content, **options)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def test_every_mode_becomes_rgb():
+    colour = Image.fromarray(photo(1))
+    np.testing.assert_array_equal(pixels(encoded(colour)), photo(1))
+    grey = np.asarray(colour.convert("L"))
+    np.testing.assert_array_equal(pixels(encoded(colour.convert("L"))), np.repeat(grey[..., None], 3, 2))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    np.testing.assert_allclose(pixels(encoded(deep)), np.repeat(grey[..., None], 3, 2), atol=1)
+    clear = colour.convert("RGBA")
+    clear.putalpha(0)
+    assert (pixels(encoded(clear)) == 255).all()
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    red = pixels(encoded(cmyk, "JPEG", quality=95))[4, 4].astype(int)
+    assert red[0] > 200 and max(red[1:]) < 60
+    palette = colour.quantize(16)
+    np.testing.assert_array_equal(pixels(encoded(palette)), np.asarray(palette.convert("RGB")))
+
+
+def test_the_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (6, 5), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    for kind in ("GIF", "WEBP"):
+        content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+        assert (pixels(content)[0, 0] == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>not found</html>", "it is no picture of a known format"),
+        (encoded(Image.fromarray(photo(2, 200, 200)))[:-20_000], "it cannot be decoded: "),
+        (encoded(Image.fromarray(photo(2, 200, 200)), "JPEG")[:2000], "it cannot be decoded: "),
+        (encoded(Image.new("1", (400, 300))), "it has 400 x 300 pixels, more than 100,000"),
+    ],
+)
+def test_what_cannot_be_used_says_why(content, reason):
+    with pytest.raises(Unreadable, match=reason):
+        open_picture(content, most_pixels=100_000)
+
+
+def test_a_file_that_changed_is_an_error(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.fromarray(photo(3))))
+    with pytest.raises(MmfastError, match=r"picture '.*a.png' changed while it was being encoded; run again"):
+        open_picture(path, expected="0" * 64)
+    with pytest.raises(Unreadable, match="cannot be read: No such file"):
+        open_picture(tmp_path / "none.png")
+
+
+def test_files_are_found_by_name_address_and_id(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, names in ((first, ["a.png", "B2.jpg"]), (second, ["a.png", "deep.webp", "B9.JPEG"])):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_bytes(f"{folder.name} {name}".encode())
+    named = ["a.png", None, "http://x/y/deep.jpg", "gone.png", "", str(second / "deep.webp")]
+    items = pl.DataFrame({"id": ["B1", "B2", "B3", "B4", "B9", "B6"], "image": named})
+    pictures = find_pictures(items, [first, second])
+    expected = [first / "a.png", first / "B2.jpg", second / "deep.webp", None, second / "B9.JPEG", second / "deep.webp"]
+    assert pictures.paths == expected
+    assert pictures.problems == {3: "'gone.png' is not there"}
+    assert pictures.hashes[2] == pictures.hashes[5] and pictures.hashes[3] is None
+    assert len(pictures.of_hash()) == 4 and list(pictures.of_hash()) == sorted(pictures.of_hash())
+    without = find_pictures(items.select("id"), [second])
+    assert [path and path.name for path in without.paths] == [None, None, None, None, "B9.JPEG", None]
+    assert without.problems[0] == NOTHING_NAMED
+    with pytest.raises(MmfastError, match=r"none of the 6 items has a picture \(first: the items table names no pic"):
+        find_pictures(items.select("id"), [tmp_path / "none"])

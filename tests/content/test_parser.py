@@ -1,0 +1,120 @@
+"""A pipeline trained in seconds on a toy treebank: scores, determinism, labels, lemmas, and the parses of texts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import spacy
+from spacy.tokens import Doc
+
+from mmfast.content.parse import POS, ParseConfig, load_pipeline, parse_texts, relation_of
+from mmfast.content.store import Store
+from mmfast.content.train_parser import ParserSettings, train_parser
+from mmfast.errors import MmfastError
+from tests.content.treebank import write_treebank
+
+SETTINGS = ParserSettings(epochs=6, rows=(200, 100, 100, 100), width=32, learning_rate=0.005, recase=0.1)
+TEXTS = ["We put a mug on the table.", "", "The lamp is sold with the kite.", "We put a mug on the table."]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a trained pipeline, its scores, and what was told."""
+    folder, told = tmp_path_factory.mktemp("parser"), []
+    scores = train_parser(write_treebank(folder / "toy"), folder / "en", SETTINGS, told.append)
+    return folder, scores, told
+
+
+@pytest.fixture(scope="module")
+def parse(trained):
+    return ParseConfig(pipeline=str(trained[0] / "en"))
+
+
+def test_it_learns_and_tells(trained):
+    _, scores, told = trained
+    assert scores["tag"] > 95
+    assert scores["las"] > 90
+    assert [line.partition(" ")[0] for line in told] == ["360", *["epoch"] * 6, "kept:"]
+
+
+def test_the_scores_and_settings_stay_with_the_pipeline(trained, parse):
+    meta = load_pipeline(parse).meta
+    assert meta["performance"] == pytest.approx(trained[1])
+    assert meta["mmfast"] == SETTINGS.model_dump(mode="json")
+
+
+def test_one_seed_gives_one_pipeline(trained, tmp_path):
+    short = SETTINGS.model_copy(update={"epochs": 1, "sentences": 40})
+    for name in ("a", "b"):
+        train_parser(trained[0] / "toy", tmp_path / name, short, lambda line: None)
+    first, second = ({p.name: p.read_bytes() for p in (tmp_path / name).rglob("model")} for name in ("a", "b"))
+    assert first == second
+
+
+def test_an_existing_folder_is_not_replaced(trained):
+    with pytest.raises(MmfastError, match="exists already"):
+        train_parser(trained[0] / "toy", trained[0] / "en", SETTINGS)
+
+
+def test_universal_labels_become_the_three_relations(parse):
+    doc = load_pipeline(parse)("The lamp holds the mug. We put a kite on the table. The chair is sold with the lamp.")
+    relations = {(token.text, token.dep_, relation_of(token, True)) for token in doc if token.pos_ == "NOUN"}
+    assert {("lamp", "nsubj", "nsubj"), ("mug", "obj", "dobj"), ("table", "obl", "pobj")} <= relations
+    assert ("chair", "nsubj:pass", "nsubjpass") in relations
+
+
+def test_usual_labels_stay():
+    doc = Doc(
+        spacy.blank("en").vocab, ["mug", "on", "table"], heads=[0, 0, 1], deps=["ROOT", "case", "obl"], pos=["NOUN"] * 3
+    )
+    assert [relation_of(token, False) for token in doc] == ["ROOT", "case", "obl"]
+
+
+def test_parses_are_in_the_order_of_the_texts_and_kept(parse, tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    first = parse_texts(TEXTS, parse, store=store)
+    assert first.texts == TEXTS
+    assert np.diff(first.offsets).tolist() == [8, 0, 8, 8]
+    words = [first.texts[0][start:end] for start, end in zip(first.start[:8], first.end[:8], strict=True)]
+    assert words == ["We", "put", "a", "mug", "on", "the", "table", "."]
+    assert [POS[code] for code in first.pos[8:11]] == ["DET", "NOUN", "AUX"]
+    assert first.relations[first.relation[3]] == "dobj"
+    monkeypatch.setattr("mmfast.content.parse._words", None)  # nothing is parsed again
+    second = parse_texts(TEXTS, parse, store=store)
+    for name in ("offsets", "start", "end", "pos", "relation"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    assert first.lemmas == second.lemmas
+
+
+def test_a_block_that_was_lost_comes_back_the_same(parse, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmfast.content.parse.BLOCK", 4)
+    monkeypatch.setattr("mmfast.content.parse.BATCH", 2)
+    texts = [f"The {a} holds the {b}." for a in ("mug", "lamp", "kite", "chair") for b in ("table", "bottle", "sun")]
+    store = Store(tmp_path)
+    parse_texts(texts, parse, store=store)
+    files = sorted(tmp_path.rglob("*.entry"))
+    before = {path: path.read_bytes() for path in files}
+    assert len(files) == 3
+    files[1].unlink()
+    parse_texts(texts, parse, store=store)
+    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.entry"))} == before
+
+
+def test_several_processes_parse_alike(parse, tmp_path):
+    one = parse_texts(TEXTS, parse, store=Store(tmp_path / "one"))
+    two = parse_texts(TEXTS, parse.model_copy(update={"processes": 2}), store=Store(tmp_path / "two"))
+    np.testing.assert_array_equal(one.relation, two.relation)
+    assert one.lemmas == two.lemmas
+
+
+def test_plurals_have_the_lemma_of_the_treebank_or_of_the_rules(parse):
+    lemmas = {token.text: token.lemma_ for token in load_pipeline(parse)("The mugs holds the boxes.")}
+    assert lemmas["mugs"] == "mug"
+
+
+def test_absent_and_unfit_pipelines_are_explained(tmp_path):
+    with pytest.raises(MmfastError, match=r"'en_core_web_sm' cannot be loaded.*spacy download.*train-parser"):
+        load_pipeline(ParseConfig())
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    with pytest.raises(MmfastError, match="has no components; want one with a parser"):
+        load_pipeline(ParseConfig(pipeline=str(tmp_path / "blank")))

@@ -1,0 +1,115 @@
+"""The stages of `mmfast features` from the command line: objects, masks, descriptions, labels, training a parser."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from mmfast import features
+from mmfast.cli import main
+from mmfast.content.masks import Masks
+from mmfast.content.text_objects import TextObjects
+from mmfast.data.demo import demo_folder
+from mmfast.data.prepared import read_prepared
+from tests.content.chat_server import ChatServer, say
+from tests.content.treebank import write_treebank
+
+GOOD = "A red ceramic mug with a round handle, used for hot drinks. Brand unknown. Condition new."
+
+
+@pytest.fixture(scope="module")
+def parser(tmp_path_factory):
+    """A pipeline trained by the command on a toy treebank."""
+    folder = tmp_path_factory.mktemp("parser")
+    command = ["features", "train-parser", str(write_treebank(folder / "treebank")), str(folder / "out"), "epochs=1"]
+    assert main(command) == 0
+    return folder / "out"
+
+
+@pytest.mark.parametrize("stage", features.SUBVERBS)
+def test_every_stage_has_help_with_examples(stage, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["features", stage, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: mmfast features {stage}") and f"  mmfast features {stage}" in text
+    with pytest.raises(SystemExit):
+        main(["help", "features", stage])
+    assert capsys.readouterr().out == text
+
+
+def test_one_command_finds_objects_masks_and_features(parser, tmp_path, capsys):
+    folder = demo_folder(num_items=24, num_users=20)
+    command = [
+        "features",
+        str(folder),
+        "--objects",
+        str(parser),
+        "--rule",
+        "wider",
+        "--masks",
+        "light",
+        "--text",
+        "light",
+        "--quiet",
+    ]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "items: " in out and " rule, " in out and "objects: " in out
+    assert "photos: 24 items, 0 whole photo, 0 missing" in out and "  text: 24 x 128 float32, light-text-1" in out
+    assert main(["features", "status"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"  {kind} " in told for kind in ("encode", "parse", "segment"))
+
+
+def test_objects_and_masks_are_written_to_files(parser, tmp_path, capsys):
+    folder = str(demo_folder(num_items=24, num_users=20))
+    objects, masks = tmp_path / "objects.safetensors", tmp_path / "masks.safetensors"
+    settings = [f"parse.pipeline={parser}", "rule.pos=[NOUN,PROPN]", "rule.relations=[]"]
+    assert main(["features", "objects", folder, *settings, "--quiet", "--out", str(objects)]) == 0
+    assert main(["features", "segment", folder, "side=64", "--masks", "2", "--quiet", "--out", str(masks)]) == 0
+    assert f"written: {masks}" in capsys.readouterr().out
+    assert len(TextObjects.load(objects)) == 24
+    found = Masks.load(masks)
+    assert len(found) == 24 and max(found.size.ravel()) == 64 and np.diff(found.offsets).max() == 2
+    assert main(["features", "objects", folder, "parse.pipelin=x"]) == 2
+    assert "parse.pipelin: unknown key. Did you mean 'pipeline'?" in capsys.readouterr().err
+
+
+def test_labels_of_the_truth_and_of_a_file(parser, tmp_path, capsys):
+    folder = demo_folder(num_items=24, num_users=20)
+    out = tmp_path / "labels.csv"
+    command = ["features", "label", str(folder), "--parser", str(parser), "--quiet"]
+    assert main([*command, "by=truth", "least_labelled=0", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("labels: ") and f"written: {out}" in text
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert len(rows) == int(text.split(" truth")[0].split()[-1]) > 0
+    assert {row["item"] for row in rows} <= set(read_prepared(folder).item_ids)
+    assert main([*command, "by=file", f"file={out}", "least_labelled=0"]) == 0
+    assert capsys.readouterr().out.startswith(f"labels: {len(rows)} file")
+
+
+def test_descriptions_become_the_image_feature(shop, sentence_folder, capsys):
+    folder, photos = shop
+    (photos / "4.png").unlink()
+    with ChatServer([say(GOOD, prompt_tokens=100, completion_tokens=20)]) as server:
+        command = ["features", "describe", str(folder), "--pictures", str(photos), "--quiet", "by=endpoint"]
+        command += [f"endpoint.url={server.url}", "endpoint.model=seer", "endpoint.cost_per_million_prompt=1000"]
+        encode = ["--encode", f"sentence:{sentence_folder}", "--device", "cpu"]
+        assert main([*command, *encode]) == 0
+        assert len(server.bodies) == 19
+        out = capsys.readouterr().out
+        assert "pictures: 19 described, 1 without a description" in out and "cost: 1.90" in out
+        assert main(command) == 0 and main(["features", "status"]) == 0
+        assert len(server.bodies) == 19
+        assert ".jsonl: 19 answers, 0 failures, 0 again" in capsys.readouterr().out
+    assert "    B004: picture: '4.png' is not there" in out
+    data = read_prepared(folder)
+    image, text = data.features["image"], data.features["text"]
+    assert image.shape == text.shape == (20, 24) and data.missing["image"].tolist() == [4]
+    assert data.manifest["features"]["image"]["source"].startswith("descriptions (describe-seer")
+    np.testing.assert_allclose(image, np.repeat(image[:1], 20, 0), atol=1e-6)
+    assert np.abs(np.diff(text, axis=0)).max() > 1e-3
