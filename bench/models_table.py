@@ -33,7 +33,7 @@ Made by `python bench/models_table.py` from the registry, `docs/published.json` 
 FIGURES = """
 ## Figures
 
-Test Recall@20. Amazon Scientific: `configs/scientific_<model>.yaml`, mean of seeds 1 to 3 (least to most), beside
+Test Recall@20. Amazon Scientific: `configs/scientific_<model>.yaml`, mean over the seeds run (least to most), beside
 MMRec's on the same split (one seed). The last columns are published figures, on other splits and features than any
 here: by LIRDRec (Table II), PTMRec (Table 1) or TargetMR (Table 1), in this order of preference.
 

@@ -51,7 +51,8 @@ def one_run(arguments: tuple[str, str, int, int]) -> dict:
 
 def table(results: dict[str, list[dict]]) -> str:
     """Return the results as a Markdown table, the best test recall@20 first."""
-    lines = [f"| model | {' | '.join(METRICS)} | epochs | epoch s | peak MiB |", f"|{'---|' * (len(METRICS) + 4)}"]
+    heads = ["model", "seeds", *METRICS, "epochs", "epoch s", "peak MiB"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for model, runs in sorted(
         results.items(), key=lambda item: -statistics.mean(r["test"]["recall@20"] for r in item[1])
     ):
@@ -62,7 +63,7 @@ def table(results: dict[str, list[dict]]) -> str:
         epochs = f"{min(run['epochs'] for run in runs)} to {max(run['epochs'] for run in runs)}"
         seconds = statistics.median(run["epoch_s"] for run in runs)
         peak = max(run["peak_bytes"] for run in runs) / 2**20
-        lines.append(f"| {model} | {' | '.join(cells)} | {epochs} | {seconds:.3f} | {peak:.0f} |")
+        lines.append(f"| {model} | {len(runs)} | {' | '.join(cells)} | {epochs} | {seconds:.3f} | {peak:.0f} |")
     return "\n".join(lines)
 
 
