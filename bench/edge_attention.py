@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from _common import emit, measure, shapes, stream_bandwidth, user_item_csr
+from _common import emit, measure, power_law_graph, shapes, stream_bandwidth
 
 from mmfast.ops import Edges, edge_attention, edge_gather, edge_softmax
 from mmfast.ops.edge_attention import edge_attention_reference
@@ -35,7 +35,7 @@ def gathering(gather, table):
 
 def cases(name, width, facts):
     """Yield the measured cases of one shape."""
-    edges = Edges.of(user_item_csr(shapes[name], facts["device"]))
+    edges = Edges.of(power_law_graph(shapes[name], facts["device"]).csr)
     generator = torch.Generator().manual_seed(1)
     x = torch.nn.functional.normalize(torch.randn(edges.num_rows, width, generator=generator))
     x = x.to(facts["device"]).requires_grad_()

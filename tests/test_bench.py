@@ -29,3 +29,23 @@ def test_the_train_bench_compares_and_says_where_its_figures_come_from(arguments
     assert {name.rpartition(" ")[0] for name in case["ratios"]} == others
     assert case["command"] == " ".join(["python", *command[1:]])
     assert case["date"].startswith("20") and case["epoch_s"] > 0 and case["eval_s"] > 0
+
+
+def test_every_benchmark_starts():
+    # One interpreter for all of them: importing torch takes seconds. models_table.py takes no arguments and writes.
+    names = sorted(path.name for path in (ROOT / "bench").glob("[!_]*.py") if path.name != "models_table.py")
+    code = (
+        "import runpy, sys\n"
+        "sys.path.insert(0, 'bench')\n"
+        "for name in sys.argv[1:]:\n"
+        "    sys.argv = [name, '--help']\n"
+        "    try:\n"
+        "        runpy.run_path(f'bench/{name}', run_name='__main__')\n"
+        "    except SystemExit as stop:\n"
+        "        print('ended', name, stop.code)\n"
+    )
+    command = [sys.executable, "-c", code, *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ended = [line for line in done.stdout.splitlines() if line.startswith("ended")]
+    assert ended == [f"ended {name} 0" for name in names]
