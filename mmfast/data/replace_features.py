@@ -134,7 +134,10 @@ def _sweep(folder: Path) -> None:
 
 
 def _abandoned(part: Path) -> bool:
-    handle = os.open(part, os.O_RDONLY)
+    try:
+        handle = os.open(part, os.O_RDONLY)
+    except FileNotFoundError:  # its writer has just finished
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -160,3 +160,7 @@ def test_the_folder_that_a_name_stands_for(folder, tmp_path, monkeypatch):
     assert source == tmp_path / "raw" and made.is_relative_to(tmp_path / "cache")
     replace_features(made, {"image": matrix(tmp_path, "a.npy", numbered(9, 4))})
     assert load_dataset(str(tmp_path / "raw")).features["image"].shape == (9, 4)
+
+
+def test_a_part_that_is_gone_when_it_is_looked_at_is_nobodys(tmp_path):
+    assert not module._abandoned(tmp_path / ".features.gone")
