@@ -13,6 +13,7 @@ from mmfast.config import ModelConfig
 from mmfast.errors import MmfastError, suggest
 from mmfast.graph import Graph, user_item_pairs
 from mmfast.models.features import FeatureSource, FrozenFeatures, HiddenFeatures, TrainableFeatures
+from mmfast.models.layers import preference
 from mmfast.models.named import NamedModules
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ class Recommender(nn.Module):
                 f"{old.feature_dim}; build the model on a data set with the new features"
             )
         self.sources[modality] = source
+
+    def user_preference(self, modality: str, hide: Collection[str] = ()) -> torch.Tensor:
+        """Return the user table [U, D] of a modality; its mean row everywhere when the modality is in `hide`."""
+        return preference(self.preferences[modality], modality in hide)
 
     def interactions(self, graph: Graph) -> tuple[np.ndarray, np.ndarray, int, int]:
         """Return the edges of an interaction graph as `user_item_graph` takes them: users, items, U, I."""

@@ -17,7 +17,7 @@ from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, edge_graph, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import leaky, preference, unit
+from mmfast.models.layers import leaky, unit
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, edge_attention, mean_square_reg
 from mmfast.registry import MODELS
@@ -53,7 +53,7 @@ class EgoGCN(Recommender):
         super().__init__(config, dataset, generator)
         self.add_features(dataset, trainable=False)
         dim, modalities = config.embedding_dim, self.images_first
-        self.ids = EmbeddingTable([self.num_users + self.num_items], dim, "xavier_normal", generator)
+        self.nodes = EmbeddingTable([self.num_users + self.num_items], dim, "xavier_normal", generator)
         self.preferences = NamedModules(
             {m: EmbeddingTable([self.num_users], dim, "xavier_normal", generator) for m in modalities}
         )
@@ -75,10 +75,6 @@ class EgoGCN(Recommender):
         nodes, num_nodes = items + num_users, num_users + num_items
         both = np.concatenate([users, nodes]), np.concatenate([nodes, users])
         self.edges = edge_graph(*both, num_nodes, num_nodes)
-
-    def user_preference(self, modality: str, hide: Collection[str] = ()) -> torch.Tensor:
-        """Return the preferences [U, D] of a modality; the mean row everywhere when it is in `hide`."""
-        return preference(self.preferences[modality], modality in hide)
 
     def starts(self, hide: frozenset[str]) -> dict[str, torch.Tensor]:
         """Return [preference ; n(content)] by modality, [N, D] each."""
@@ -126,7 +122,7 @@ class EgoGCN(Recommender):
             for _ in range(self.config.num_routing):
                 content = unit(content + edge_attention(self.edges.incoming(), content, content, content)[0])
             contents.append(content)
-        start = unit(self.ids.all())
+        start = unit(self.nodes.all())
         if self.config.hops == "three":
             ids = self.graph.propagate(start, 3, "sum")
         else:
@@ -137,10 +133,6 @@ class EgoGCN(Recommender):
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, (1 + M) D], items [I, (1 + M) D])."""
         return self.remembered(hide) or self.users_and_items(self.representation(self.check_hide(hide)))
-
-    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the ID tables (users [U, D], items [I, D])."""
-        return self.users_and_items(self.ids.all())
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr` (-ln sigmoid) and `reg`: mean squares of the batch's IDs and preferences."""

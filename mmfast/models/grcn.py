@@ -16,7 +16,7 @@ from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable
 from mmfast.graph import Graph, edge_graph, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import leaky, preference, unit, xavier_linear
+from mmfast.models.layers import leaky, unit, xavier_linear
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, edge_attention, edge_gather, mean_square_reg
 from mmfast.registry import MODELS
@@ -48,7 +48,7 @@ class GRCN(Recommender):
         super().__init__(config, dataset, generator)
         self.add_features(dataset, trainable=False)
         dim, nodes = config.embedding_dim, self.num_users + self.num_items
-        self.ids = EmbeddingTable([nodes], dim, "xavier_normal", generator)
+        self.nodes = EmbeddingTable([nodes], dim, "xavier_normal", generator)
         self.preferences = NamedModules(
             {m: EmbeddingTable([self.num_users], dim, "xavier_normal", generator) for m in self.images_first}
         )
@@ -72,10 +72,6 @@ class GRCN(Recommender):
         super().set_interaction_graph(edge_graph(*both, num_nodes, num_nodes))
         self.to_users = edge_graph(users, items, num_users, num_items)
 
-    def user_preference(self, modality: str, hide: Collection[str] = ()) -> torch.Tensor:
-        """Return the preferences [U, D] of a modality; the mean row everywhere when it is in `hide`."""
-        return preference(self.preferences[modality], modality in hide)
-
     def content(self, modality: str, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the content vectors [N, D] of a modality and the attention of every entry of the graph [E]."""
         items = unit(leaky(self.item_features(modality, hide).through(self.projections[modality])))
@@ -93,16 +89,12 @@ class GRCN(Recommender):
         weights = (torch.stack(attentions, dim=1) * confidence).amax(1)
         if self.config.pruning == "hard":
             weights = torch.relu(weights)
-        ids = self.graph.propagate(unit(self.ids.all()), 2, "sum", values=weights)
+        ids = self.graph.propagate(unit(self.nodes.all()), 2, "sum", values=weights)
         return torch.cat([ids, *contents], dim=1)
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, (1 + M) D], items [I, (1 + M) D])."""
         return self.remembered(hide) or self.users_and_items(self.representation(self.check_hide(hide)))
-
-    def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the ID tables (users [U, D], items [I, D])."""
-        return self.users_and_items(self.ids.all())
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr` (-ln sigmoid) and `reg`: mean squares of IDs and preferences."""

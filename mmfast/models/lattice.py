@@ -6,19 +6,18 @@ Follows MMRec's port. The learned graph keeps k entries a row; the reference hol
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from mmfast.config import ModelConfig
 from mmfast.dataset_graphs import cosine_graphs
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import ranking_terms, unit
-from mmfast.models.learned_graph import detached, inverse_root, similarities
+from mmfast.models.learned_graph import LearnedGraphConfig, detached, inverse_root, similarities
 from mmfast.models.named import NamedModules
 from mmfast.registry import MODELS
 
@@ -46,23 +45,11 @@ class Learned(nn.Module):
 class LATTICE(Recommender):
     """item = collaborative vector + n(S^L Q), S = (1 - lambda) learned + lambda original item graph."""
 
-    class Config(ModelConfig):
+    class Config(LearnedGraphConfig):
         """Options of LATTICE; the released code decays the rate: `train.lr_decay=[0.96, 50]`."""
 
-        num_layers: int = Field(2, ge=0)
-        """Propagation layers on the user-item graph."""
-        num_item_layers: int = Field(1, ge=0)
-        """Products with the item graph (n_layers)."""
-        k: int = Field(10, ge=1)
-        """Neighbours per item, itself included."""
-        original_weight: float = Field(0.9, ge=0, le=1)
-        """Share lambda of the graph of the raw features."""
-        backbone: Literal["lightgcn", "mf"] = "lightgcn"
-        """lightgcn: means over layers of a graph with self loops and rows that add up to 1; mf: the tables."""
         reg_weight: float = Field(1e-3, ge=0)
         """Weight of R-HALF on final vectors; the grid is 0, 1e-5, 1e-4, 1e-3."""
-        train_features: bool = True
-        """Train the raw features (released code); False trains the projections alone."""
 
     def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
         super().__init__(config, dataset, generator)

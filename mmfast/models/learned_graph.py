@@ -5,13 +5,32 @@ Shared by LATTICE and MICRO. Nothing of size I x I is made: ids come from the bl
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+from pydantic import Field
 
+from mmfast.config import ModelConfig
 from mmfast.graph import Graph
 from mmfast.models.layers import unit
 from mmfast.ops import CSR, knn_graph
+
+
+class LearnedGraphConfig(ModelConfig):
+    """The options that LATTICE and MICRO have in common."""
+
+    num_layers: int = Field(2, ge=0)
+    """Propagation layers on the user-item graph."""
+    num_item_layers: int = Field(1, ge=0)
+    """Products with the item graphs (n_layers)."""
+    k: int = Field(10, ge=1)
+    """Neighbours per item, itself included."""
+    original_weight: float = Field(0.9, ge=0, le=1)
+    """Share lambda of the graph of the raw features."""
+    backbone: Literal["lightgcn", "mf"] = "lightgcn"
+    """lightgcn: means over layers of a graph with self loops and rows that add up to 1; mf: the tables."""
+    train_features: bool = True
+    """Train the raw features (released code); False trains the projections alone."""
 
 
 class Similarities(NamedTuple):

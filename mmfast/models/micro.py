@@ -6,18 +6,17 @@ Like LATTICE it rebuilds its learned graphs every epoch; they keep k entries a r
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
 
-from mmfast.config import ModelConfig
 from mmfast.dataset_graphs import cosine_graphs
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import Query, attend, ranking_terms, unit
-from mmfast.models.learned_graph import detached, inverse_root, similarities
+from mmfast.models.learned_graph import LearnedGraphConfig, detached, inverse_root, similarities
 from mmfast.models.named import NamedModules
 from mmfast.ops import info_nce
 from mmfast.registry import MODELS
@@ -31,19 +30,9 @@ if TYPE_CHECKING:
 class MICRO(Recommender):
     """item = collaborative vector + n(h), h the attention of S_m^L Q over modalities m."""
 
-    class Config(ModelConfig):
+    class Config(LearnedGraphConfig):
         """Options of MICRO; the author code decays the rate: `train.lr_decay=[0.96, 50]`."""
 
-        num_layers: int = Field(2, ge=0)
-        """Propagation layers on the user-item graph."""
-        num_item_layers: int = Field(1, ge=0)
-        """Products with the item graphs."""
-        k: int = Field(10, ge=1)
-        """Neighbours per item, itself included."""
-        original_weight: float = Field(0.9, ge=0, le=1)
-        """Share lambda of the graph of the raw features."""
-        backbone: Literal["lightgcn", "mf"] = "lightgcn"
-        """lightgcn: means over layers of a graph with self loops and rows that add up to 1; mf: the tables."""
         reg_weight: float = Field(1e-5, ge=0)
         """Weight of R-HALF on final vectors."""
         cl_weight: float = Field(0.03, ge=0)
@@ -52,8 +41,6 @@ class MICRO(Recommender):
         """Temperature of the contrast (fixed in the code)."""
         cl_items: int | None = Field(None, ge=2)
         """Items drawn per step for the contrast, ours; None: all of them, as published, I ** 2 products a step."""
-        train_features: bool = True
-        """Train the raw features (author code); False trains the projections alone."""
 
     def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
         super().__init__(config, dataset, generator)

@@ -237,11 +237,11 @@ def test_egogcn(modulation):
     shares = {m: share for m, (_, share) in parts.items()}
     assert all(0.05 < share < 0.95 for share in shares.values())  # both kinds of message occur
     assert model.modulated_share() == pytest.approx(shares)
-    dense, z0 = symmetric(edges), F.normalize(model.ids.weight)
+    dense, z0 = symmetric(edges), F.normalize(model.nodes.weight)
     final = torch.cat([z0 + dense @ z0 + 2 * dense @ (dense @ z0), *(part for part, _ in parts.values())], 1)
     users, items = final[:USERS], final[USERS:]
     margin = (users[batch.users] * (items[batch.pos_items] - items[batch.neg_items])).sum(1)
-    z_users, z_items = model.ids.weight[:USERS], model.ids.weight[USERS:]
+    z_users, z_items = model.nodes.weight[:USERS], model.nodes.weight[USERS:]
     stacked_users = torch.cat([z_users[batch.users]] * 2)
     stacked_items = torch.cat([z_items[batch.pos_items], z_items[batch.neg_items]])
     penalty = (stacked_users.square() + stacked_items.square()).mean()

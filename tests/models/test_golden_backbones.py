@@ -175,7 +175,7 @@ def mmgcn(model: Recommender) -> Named:
 def grcn(model: Recommender) -> Named:
     assert tuple(model.projections) == MODALITIES  # the order of the confidence's columns
     yield "modality_confidence", model.confidence.weight, whole
-    yield "id_embedding", model.ids.weight, whole
+    yield "id_embedding", model.nodes.weight, whole
     for modality in MODALITIES:
         yield f"{modality}_user_preference", model.preferences[modality].weight, whole
         yield from map_of(f"{modality}_projection", model.projections[modality])
