@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import pydantic
 import yaml
@@ -273,18 +274,31 @@ def _parse(kind: type[C], raw: Any, prefix: str, errors: list[str]) -> C | None:
     try:
         return kind.model_validate(raw)
     except pydantic.ValidationError as failure:
+        told: set[tuple[Any, ...]] = set()
         for mistake in failure.errors():
-            errors.append(_sentence(kind, mistake, prefix))
+            place, sentence = _sentence(kind, raw, mistake)
+            if place not in told:  # a union has a mistake for each of its types, and a wrong entry spoils its list
+                errors.append(f"{prefix}{sentence}")
+            told.add(place)
     return None
 
 
-def _sentence(kind: type[Config], mistake: Mapping[str, Any], prefix: str) -> str:
-    place = prefix + ".".join(str(p) for p in mistake["loc"])
+def _sentence(kind: type[Config], raw: Any, mistake: Mapping[str, Any]) -> tuple[tuple[Any, ...], str]:
+    """Return the keys that lead to the wrong field, and what is wrong there."""
+    loc = mistake["loc"]
+    where = ".".join(str(step) for step in loc)
     if mistake["type"] == "extra_forbidden":
-        known = _fields_at(kind, mistake["loc"][:-1])
-        hint = suggest(mistake["loc"][-1], known)
-        return f"{place}: unknown key.{hint} Known here: {', '.join(known)}"
-    return f"{place}: got {mistake['input']!r}; {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+        known = _fields_at(kind, loc[:-1])
+        return loc, f"{where}: unknown key.{suggest(loc[-1], known)} Known here: {', '.join(known)}"
+    place, field, fields, given = (), None, kind.model_fields, raw
+    for step in loc:
+        if step not in fields:
+            break
+        place, field, given = (*place, step), fields[step], given[step] if isinstance(given, Mapping) else given
+        fields = getattr(field.annotation, "model_fields", {})
+    if field and len(set(get_args(field.annotation)) - {NoneType}) > 1 and get_origin(field.annotation) is UnionType:
+        return place, f"{'.'.join(place)}: got {given!r}; wanted {field.description}"
+    return place, f"{where}: got {mistake['input']!r}; {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
 
 
 def _fields_at(kind: type[Config], path: Iterable[Any]) -> list[str]:

@@ -147,12 +147,16 @@ def test_several_mistakes_are_told_at_once():
         ("data.k_core=-1", r"data\.k_core: got -1; input should be greater than or equal to 0"),
         ("data.split_seed=-1", r"data\.split_seed: got -1; input should be greater than or equal to 0"),
         ("data.name=''", r"data\.name: got ''; string should have at least 1 character"),
+        (
+            "data.features={audio:x.npy}",
+            r"data\.features: got \{'audio:x.npy': None\}; wanted None: every modality found",
+        ),
         ("seed=-1", r"seed: got -1; input should be greater than or equal to 0"),
         ("seed=9223372036854775808", r"seed: got 9223372036854775808; input should be less than or equal to 92"),
     ],
 )
 def test_bad_values(argument, message):
-    with pytest.raises(MmfastError, match=message):
+    with pytest.raises(MmfastError, match=rf"^1 mistake in the config:\n  {message}"):
         load_config(None, ["model=toy", argument])
 
 
