@@ -248,10 +248,19 @@ def _own_sections(own: Mapping[str, Any], errors: list[str]) -> dict[str, Any]:
     frameworks = own.get("framework") or ()
     if not isinstance(frameworks, (list, tuple)):
         frameworks = [frameworks]
-    return {
-        "model": model,
-        "framework": tuple(_named_section(FRAMEWORKS, section, "framework", errors) for section in frameworks),
-    }
+    sections = tuple(_named_section(FRAMEWORKS, section, "framework", errors) for section in frameworks)
+    if None not in sections:
+        _check_composition([FRAMEWORKS.get(section.name) for section in sections], errors)
+    return {"model": model, "framework": sections}
+
+
+def _check_composition(frameworks: list[Any], errors: list[str]) -> None:
+    from mmfast.frameworks.base import check_composition
+
+    try:
+        check_composition(frameworks)
+    except MmfastError as error:
+        errors.append(str(error))
 
 
 def _named_section(registry: Any, section: Any, place: str, errors: list[str]) -> Any:

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +80,23 @@ def fit(
             shown.say(f"{dataset}\n{'resuming' if folder else 'run'} {run.folder} on {device}")
             if note := cut_note(dataset, config.evaluate):
                 shown.say(note)
-            run.framework.prepare(Fit(config, dataset, device, run.folder))
+            inside = partial(fit_inside, run.folder, dataset, shown)
+            run.framework.prepare(Fit(config, dataset, device, run.folder, shown.say, inside))
             if folder:
                 run.restore()
             return finish(run, train(run, shown), test)
+
+
+def fit_inside(folder: Path, dataset: Dataset, shown: Progress, config: RunConfig, name: str) -> Run:
+    """Return the run `name` below another run's folder: trained, or continued where it was interrupted; no test."""
+    if not (folder / name / "metrics.json").is_file():
+        begun = (folder / name / "config.yaml").is_file()
+        config = config.model_copy(update={"name": name, "out": str(folder)})
+        shown.say(f"{'back to' if begun else 'first'} {name}")
+        with shown.paused():
+            fit(config, dataset, resume=folder / name if begun else None, progress=shown.show, test=False)
+    # Opened anew in any case, so that a resumed run and one in a single go have the same model.
+    return Run.load(folder / name, dataset, config.device)
 
 
 @contextlib.contextmanager
@@ -111,6 +125,8 @@ def train(run: Training, shown: Progress) -> str:
             try:
                 row: dict[str, Any] = {"epoch": state.epoch, "lr": lr, "loss": train_epoch(run, state.epoch, shown)}
                 row["seconds"] = time.perf_counter() - started
+                if measures := run.framework.measures():
+                    row["measures"] = measures
                 if (state.epoch + 1) % config.train.eval_every == 0:
                     row["valid"] = validate(run)
                     run.update_best(state.epoch, row["valid"])
