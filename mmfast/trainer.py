@@ -129,6 +129,8 @@ def train(run: Training, shown: Progress) -> str:
                     row["measures"] = measures
                 if (state.epoch + 1) % config.train.eval_every == 0:
                     row["valid"] = validate(run)
+                    if config.evaluate.modalities:
+                        row["modalities"] = validate_modalities(run)
                     run.update_best(state.epoch, row["valid"])
             except Diverged as reason:
                 shown.say(str(reason))
@@ -175,6 +177,16 @@ def validate(run: Training) -> dict[str, float]:
         raise Diverged(
             f"the model's vectors became nan or inf in the last batch of epoch {run.state.epoch + 1}: {KEPT}"
         ) from None
+
+
+def validate_modalities(run: Training) -> dict[str, dict[str, float]]:
+    """Return the validation metrics of each modality that is trained, the others hidden."""
+    model = run.framework.model
+    shown = [m for m in model.modalities if m not in model.masked]
+    hides = {m: [other for other in shown if other != m] for m in shown}
+    return {
+        m: evaluate(model, run.dataset, "valid", run.config.evaluate, hide=hide).metrics for m, hide in hides.items()
+    }
 
 
 def add_losses(totals: dict[str, float], waiting: list[dict[str, torch.Tensor]], epoch: int, first: int) -> None:
