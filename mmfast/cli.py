@@ -15,6 +15,7 @@ from mmfast.errors import MmfastError, suggest
 VERBS = {
     "train": ("mmfast.commands.train", "train a model by a YAML file and key=value arguments"),
     "search": ("mmfast.commands.search", "try settings in a grid, choose on validation, look at test once"),
+    "study": ("mmfast.commands.study", "methods x models x seeds, one table: the tables of a paper by one command"),
     "prepare": ("mmfast.prepare", "turn raw interactions, texts and images into a prepared folder"),
     "features": ("mmfast.features", "encode texts and pictures with CLIP, sentence encoders and others"),
     "evaluate": ("mmfast.commands.evaluate", "metrics of a trained run, also for cold items or with hidden features"),

@@ -110,6 +110,8 @@ class EvaluateConfig(Config):
     """Users scored at a time."""
     candidates: Literal["all", "cold"] = "all"
     """Items ranked: all, or only those without a training row."""
+    modalities: bool = False
+    """Log the validation metrics of every modality alone too, the others hidden: the curves of CKD's Figure 1."""
 
 
 class RunConfig(Config):
@@ -175,14 +177,16 @@ def read_settings(path: str | Path | Mapping[str, Any] | None, overrides: Iterab
     return raw
 
 
-def load_section(kind: type[C], overrides: Iterable[str]) -> C:
-    """Return a config of one kind from `key=value` settings. Raises MmfastError that lists all mistakes at once.
+def load_section(kind: type[C], overrides: Iterable[str], start: Mapping[str, Any] | None = None) -> C:
+    """Return a config of one kind from `key=value` settings, over those of `start` where it is given.
+
+    Raises MmfastError that lists all mistakes at once.
 
     >>> load_section(TrainConfig, ["epochs=5"]).epochs
     5
     """
     errors: list[str] = []
-    section = _parse(kind, read_settings(None, overrides), "", errors)
+    section = _parse(kind, read_settings(start, overrides), "", errors)
     if section is None:
         raise _mistakes(errors)
     return section
@@ -248,10 +252,19 @@ def _own_sections(own: Mapping[str, Any], errors: list[str]) -> dict[str, Any]:
     frameworks = own.get("framework") or ()
     if not isinstance(frameworks, (list, tuple)):
         frameworks = [frameworks]
-    return {
-        "model": model,
-        "framework": tuple(_named_section(FRAMEWORKS, section, "framework", errors) for section in frameworks),
-    }
+    sections = tuple(_named_section(FRAMEWORKS, section, "framework", errors) for section in frameworks)
+    if None not in sections:
+        _check_composition([FRAMEWORKS.get(section.name) for section in sections], errors)
+    return {"model": model, "framework": sections}
+
+
+def _check_composition(frameworks: list[Any], errors: list[str]) -> None:
+    from mmfast.frameworks.base import check_composition
+
+    try:
+        check_composition(frameworks)
+    except MmfastError as error:
+        errors.append(str(error))
 
 
 def _named_section(registry: Any, section: Any, place: str, errors: list[str]) -> Any:

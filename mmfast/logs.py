@@ -115,7 +115,7 @@ class RunLog:
         """Append one epoch's row, {"epoch": ..., "lr": ..., "loss": {...}, "valid": {...}, ...}, at once."""
         self._rows.append(json.dumps(row).encode() + b"\n")
         if self._events:
-            groups = {"loss": row["loss"], "valid": row.get("valid", {})}
+            groups = {group: row.get(group, {}) for group in ("loss", "measures", "valid")}
             scalars = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
             self._events.add(row["epoch"], {**scalars, "lr": row["lr"]})
 

@@ -25,6 +25,7 @@ from mmfast.seeds import derive_generator
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
+    from mmfast.frameworks.base import Framework
     from mmfast.models.base import Recommender
 
 BEST = "best.safetensors"
@@ -56,7 +57,7 @@ class Run:
         config = load_config(folder / "config.yaml")
         metrics = read_metrics(folder)
         dataset = dataset if dataset is not None else dataset_of(_without_lost_root(config))
-        model = build_model(config, dataset).to(resolve_device(device))
+        model = build_framework(config, dataset).model.to(resolve_device(device))
         if load_best(folder, model, config, dataset)["epoch"] != metrics["best_epoch"]:
             raise _unfinished(folder)
         model.eval()
@@ -80,6 +81,18 @@ def build_model(config: RunConfig, dataset: Dataset) -> Recommender:
     from mmfast.registry import MODELS
 
     return MODELS.get(config.model.name)(config.model, dataset, derive_generator(config.seed, "init"))
+
+
+def build_framework(config: RunConfig, dataset: Dataset) -> Framework:
+    """Return the model inside its frameworks, outermost last in config.framework; plain training without one."""
+    from mmfast.frameworks.base import Framework
+    from mmfast.registry import FRAMEWORKS
+
+    framework = Framework(build_model(config, dataset))
+    for section in config.framework:
+        framework = FRAMEWORKS.get(section.name)(framework, section)
+    framework.bfloat16 = config.train.precision == "bfloat16"
+    return framework
 
 
 def load_best(folder: Path, model: Recommender, config: RunConfig, dataset: Dataset) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +80,23 @@ def fit(
             shown.say(f"{dataset}\n{'resuming' if folder else 'run'} {run.folder} on {device}")
             if note := cut_note(dataset, config.evaluate):
                 shown.say(note)
-            run.framework.prepare(Fit(config, dataset, device, run.folder))
+            inside = partial(fit_inside, run.folder, dataset, shown)
+            run.framework.prepare(Fit(config, dataset, device, run.folder, shown.say, inside))
             if folder:
                 run.restore()
             return finish(run, train(run, shown), test)
+
+
+def fit_inside(folder: Path, dataset: Dataset, shown: Progress, config: RunConfig, name: str) -> Run:
+    """Return the run `name` below another run's folder: trained, or continued where it was interrupted; no test."""
+    if not (folder / name / "metrics.json").is_file():
+        begun = (folder / name / "config.yaml").is_file()
+        config = config.model_copy(update={"name": name, "out": str(folder)})
+        shown.say(f"{'back to' if begun else 'first'} {name}")
+        with shown.paused():
+            fit(config, dataset, resume=folder / name if begun else None, progress=shown.show, test=False)
+    # Opened anew in any case, so that a resumed run and one in a single go have the same model.
+    return Run.load(folder / name, dataset, config.device)
 
 
 @contextlib.contextmanager
@@ -111,8 +125,12 @@ def train(run: Training, shown: Progress) -> str:
             try:
                 row: dict[str, Any] = {"epoch": state.epoch, "lr": lr, "loss": train_epoch(run, state.epoch, shown)}
                 row["seconds"] = time.perf_counter() - started
+                if measures := run.framework.measures():
+                    row["measures"] = measures
                 if (state.epoch + 1) % config.train.eval_every == 0:
                     row["valid"] = validate(run)
+                    if config.evaluate.modalities:
+                        row["modalities"] = validate_modalities(run)
                     run.update_best(state.epoch, row["valid"])
             except Diverged as reason:
                 shown.say(str(reason))
@@ -159,6 +177,16 @@ def validate(run: Training) -> dict[str, float]:
         raise Diverged(
             f"the model's vectors became nan or inf in the last batch of epoch {run.state.epoch + 1}: {KEPT}"
         ) from None
+
+
+def validate_modalities(run: Training) -> dict[str, dict[str, float]]:
+    """Return the validation metrics of each modality that is trained, the others hidden."""
+    model = run.framework.model
+    shown = [m for m in model.modalities if m not in model.masked]
+    hides = {m: [other for other in shown if other != m] for m in shown}
+    return {
+        m: evaluate(model, run.dataset, "valid", run.config.evaluate, hide=hide).metrics for m, hide in hides.items()
+    }
 
 
 def add_losses(totals: dict[str, float], waiting: list[dict[str, torch.Tensor]], epoch: int, first: int) -> None:

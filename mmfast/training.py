@@ -18,7 +18,7 @@ from mmfast.embeddings import row_tables
 from mmfast.errors import MmfastError
 from mmfast.frameworks.base import Framework
 from mmfast.optim import Adam
-from mmfast.run import BEST, LAST, build_model, drop_results
+from mmfast.run import BEST, LAST, build_framework, drop_results
 from mmfast.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ class Training:
         return {
             "model": self.config.model.name,
             "dataset": self.dataset.name,
+            "num_users": self.dataset.num_users,
+            "num_items": self.dataset.num_items,
             "fingerprint": self.dataset.fingerprint,
             "config": self.config.to_yaml(),
         }
@@ -140,20 +142,9 @@ class Training:
 def build_training(config: RunConfig, dataset: Dataset, folder: Path, device: torch.device) -> Training:
     """Return a run before its first epoch: model, frameworks, optimiser and sampler of the config."""
     framework = build_framework(config, dataset).to(device)
-    sampler = build_sampler(config, dataset, framework.model.uses_negatives)
+    sampler = build_sampler(config, dataset, framework.uses_negatives)
     optimizer = build_optimizer(config, framework)
     return Training(config, dataset, folder, device, framework, optimizer, sampler, State())
-
-
-def build_framework(config: RunConfig, dataset: Dataset) -> Framework:
-    """Return the model inside its frameworks, outermost last in config.framework; plain training without one."""
-    from mmfast.registry import FRAMEWORKS
-
-    framework = Framework(build_model(config, dataset))
-    for section in config.framework:
-        framework = FRAMEWORKS.get(section.name)(framework, section)
-    framework.bfloat16 = config.train.precision == "bfloat16"
-    return framework
 
 
 def build_optimizer(config: RunConfig, framework: Framework) -> Adam:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,13 @@ import torch
 from torch import nn
 
 import mmfast
+from mmfast.cli import main
 from mmfast.config import EvaluateConfig
 from mmfast.data.dataset import Dataset, Interactions
 from mmfast.errors import MmfastError
-from mmfast.evaluate import embed, evaluate, gather_rows
+from mmfast.evaluate import embed, evaluate, evaluate_modalities, gather_rows
+from tests.frameworks.common import block_run
+from tests.models.test_behaviour import block_dataset
 from tests.test_metrics import GOLDEN
 from tests.toys import toy_dataset
 
@@ -157,3 +161,22 @@ def test_gather_rows_in_any_order():
 
 def test_the_package_name_is_callable(small):
     assert mmfast.evaluate(Fixed(np.zeros((3, 5))), small, "test").users.tolist() == [0, 1]
+
+
+def test_modalities_are_evaluated_one_by_one(tmp_path, capsys, monkeypatch):
+    dataset = block_dataset()
+    run = block_run(tmp_path, "vbpr", [], dataset)
+    results = evaluate_modalities(run)
+    assert list(results) == ["all", "text", "image", "sound"]
+    assert results["all"].metrics == evaluate(run).metrics
+    assert results["text"].metrics == evaluate(run, hide={"image", "sound"}).metrics
+    monkeypatch.setattr("mmfast.run.dataset_of", lambda config: dataset)
+    assert main(["evaluate", str(run.folder), "--modalities", "--part", "test"]) == 0
+    out = capsys.readouterr().out
+    assert f"{results['image'].metrics['recall@5']:.5f}" in out and out.splitlines()[1].split()[1:] == list(results)
+    assert main(["evaluate", str(run.folder), "--modalities", "--hide", "image"]) == 2
+    assert "leave --hide and --per-user out" in capsys.readouterr().err
+    assert main(["evaluate", str(run.folder), "--modalities", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test"]["text"] == results["text"].metrics
+    with pytest.raises(MmfastError, match="the model reads no modality; there is none to hide"):
+        evaluate_modalities(block_run(tmp_path, "bpr", [], dataset))

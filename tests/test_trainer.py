@@ -331,7 +331,7 @@ def test_a_model_that_cannot_be_built_leaves_no_folder(tmp_path, monkeypatch):
     def refuse(config, dataset):
         raise MmfastError("no features")
 
-    monkeypatch.setattr(training, "build_model", refuse)
+    monkeypatch.setattr(training, "build_framework", refuse)
     with pytest.raises(MmfastError, match="no features"):
         fit(toy_config(tmp_path), toy_dataset(), progress=False)
     assert not (tmp_path / "runs").exists()

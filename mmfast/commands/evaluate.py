@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mmfast.evaluate import Evaluation
+    from mmfast.run import Run
 
 EXAMPLES = """examples:
   mmfast evaluate runs/quick                       the metrics that training reported, valid and test
   mmfast evaluate runs/quick --part valid --top-k 10 20
   mmfast evaluate runs/quick --hide image          how much the images matter
+  mmfast evaluate runs/quick --modalities          what each modality ranks like alone
   mmfast evaluate runs/quick --candidates cold     only items without a training row
   mmfast evaluate runs/quick --json --per-user values.parquet
 """
@@ -34,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, nargs="+", metavar="K", help=top_k)
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="metrics (default: the run's)")
     parser.add_argument("--hide", nargs="+", default=[], metavar="MODALITY", help="show the mean row of these features")
+    each = "a column for each modality, the others hidden, beside all of them"
+    parser.add_argument("--modalities", action="store_true", help=each)
     parser.add_argument("--candidates", choices=("all", "cold"), help="items that are ranked (default: the run's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--per-user", metavar="FILE.parquet", help="write every user's values there")
@@ -48,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     finished = Run.load(args.run_folder, device=args.device)
     config = settings(finished.config.evaluate, args)
     parts = [args.part] if args.part else ["valid", "test"]
+    if args.modalities:
+        return show_modalities(finished, parts, config, args)
     results = {part: evaluate(finished, None, part, config, hide=args.hide) for part in parts}
     if args.per_user:
         write_per_user(results, finished.dataset.user_ids, args.per_user)
@@ -62,6 +68,26 @@ def run(args: argparse.Namespace) -> int:
         show(results)
     if note := cut_note(finished.dataset, config):
         print(note, file=sys.stderr)
+    return 0
+
+
+def show_modalities(finished: Run, parts: list[str], config: EvaluateConfig, args: argparse.Namespace) -> int:
+    """Print for each part the metrics of every modality alone beside those of all."""
+    from mmfast.commands.show import metric_lines
+    from mmfast.evaluate import evaluate_modalities
+
+    if args.hide or args.per_user:
+        raise MmfastError("evaluate: --modalities hides each in turn; leave --hide and --per-user out")
+    results = {
+        part: {name: result.metrics for name, result in evaluate_modalities(finished, part, config).items()}
+        for part in parts
+    }
+    if args.json:
+        print(json.dumps(results, indent=1))
+        return 0
+    for part, metrics in results.items():
+        print(f"{part}, every modality with the others hidden")
+        print(metric_lines(metrics))
     return 0
 
 

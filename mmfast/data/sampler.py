@@ -31,7 +31,8 @@ class Batch:
     """B training entries: int64 ids [B]; neg_items is None for models without negatives.
 
     num_users and num_items are the sizes of the tables that the ids point into; configured_size is the batch size of
-    the config, by which some losses divide even in the shorter last batch (R-HALF).
+    the config, by which some losses divide even in the shorter last batch (R-HALF). others: further triples (user,
+    item, item), int64 [3, G], that a framework scores in the same step; no loss of a model is of them.
     """
 
     users: Tensor
@@ -40,6 +41,7 @@ class Batch:
     num_users: int
     num_items: int
     configured_size: int
+    others: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -47,13 +49,33 @@ class Batch:
         return self.users.numel()
 
     @cached_property
+    def triples(self) -> Tensor:
+        """The triples of the batch, then the others, int64 [3, B + G]."""
+        own = torch.stack([self.users, self.pos_items, self.neg_items])
+        return own if self.others is None else torch.cat([own, self.others], dim=1)
+
+    @cached_property
+    def unique_triples(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """The users and the items that occur in `triples`, ascending, and the triples as places among them."""
+        users, first, second = self.triples
+        user_rows, user = compact_ids(users, self.num_users)
+        item_rows, items = compact_ids(torch.cat([first, second]), self.num_items)
+        return user_rows, item_rows, (user, *items.chunk(2))
+
+    @cached_property
     def unique_users(self) -> tuple[Tensor, Tensor]:
-        """The users that occur, ascending, and for every entry its place among them [B]."""
+        """The users that occur, others' too, ascending, and for every entry its place among them [B]."""
+        if self.others is not None:
+            user_rows, _, (user, _, _) = self.unique_triples
+            return user_rows, user[: self.size]
         return compact_ids(self.users, self.num_users)
 
     @cached_property
     def unique_items(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The items that occur, ascending, and the places of pos_items and neg_items among them [B]."""
+        """The items that occur, others' too, ascending, and the places of pos_items and neg_items among them [B]."""
+        if self.others is not None:
+            _, item_rows, (_, pos, neg) = self.unique_triples
+            return item_rows, pos[: self.size], neg[: self.size]
         if self.neg_items is None:
             return *compact_ids(self.pos_items, self.num_items), None
         rows, index = compact_ids(torch.cat([self.pos_items, self.neg_items]), self.num_items)

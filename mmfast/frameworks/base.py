@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,22 @@ import torch
 from torch import nn
 
 from mmfast.config import FrameworkConfig, RunConfig
+from mmfast.errors import MmfastError
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
     from mmfast.data.sampler import Batch
     from mmfast.models.base import Recommender
+    from mmfast.run import Run
+
+DOORS = {
+    "features": "puts its own item features behind the model's",
+    "graph": "replaces the graph that messages pass over",
+    "hide": "hides modalities from every pass",
+    "loss": "scores triples with modalities hidden and adds to the loss",
+    "gradients": "scales gradients before the optimiser's step",
+}
+"""What a framework may take part in, from the innermost to the outermost, and what it does there."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +38,22 @@ class Fit:
     device: torch.device
     folder: Path
     """The run folder; artefacts of first stages go below it."""
+    say: Callable[[str], None]
+    """Tells the user a line."""
+    train: Callable[[RunConfig, str], Run]
+    """Trains another run in the folder of that name below `folder`, or continues it, and returns it; test is not
+    looked at."""
 
 
 class Framework(nn.Module):
     """Training steps around `inner`: the backbone, or the framework one level further in.
 
-    Parameters and buffers that a framework registers are trained and checkpointed with the model's.
+    Parameters and buffers that a framework registers are trained and checkpointed with the model's. A subclass names
+    the `doors` it takes, keys of DOORS: by them `check_composition` tells which frameworks go together.
     """
 
     Config = FrameworkConfig
+    doors: tuple[str, ...] = ()
 
     def __init__(self, inner: Recommender | Framework, config: FrameworkConfig | None = None) -> None:
         super().__init__()
@@ -46,6 +65,11 @@ class Framework(nn.Module):
     def model(self) -> Recommender:
         """The backbone in the middle."""
         return self.inner.model if isinstance(self.inner, Framework) else self.inner
+
+    @property
+    def uses_negatives(self) -> bool:
+        """Whether batches must have negatives."""
+        return self.inner.uses_negatives
 
     def prepare(self, fit: Fit) -> None:
         """Do once what comes before the first epoch (teachers, first stages, cached artefacts); inner ones first."""
@@ -66,6 +90,49 @@ class Framework(nn.Module):
         with torch.autocast(batch.users.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             terms = self.loss(batch)
         sum(terms.values()).backward()
+        self.adjust_gradients()
         optimizer.step()
         self.model.after_step()
         return {name: term.detach() for name, term in terms.items()}
+
+    def adjust_gradients(self) -> None:
+        """Change the gradients before the optimiser's step; inner frameworks first."""
+        if isinstance(self.inner, Framework):
+            self.inner.adjust_gradients()
+
+    def measures(self) -> dict[str, float]:
+        """Return what the epoch's log row tells beside the loss, at the end of an epoch."""
+        return self.inner.measures() if isinstance(self.inner, Framework) else {}
+
+    def inner_loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the terms of what is inside, which sees negatives only where it asks for them."""
+        return self.inner.loss(batch if self.inner.uses_negatives else replace(batch, neg_items=None, others=None))
+
+    def check_modalities(self, least: int = 2) -> None:
+        """Raise MmfastError when the model reads fewer than `least` modalities."""
+        found = self.model.modalities
+        if len(found) < least:
+            name, model = type(self).registry_name, type(self.model).registry_name
+            raise MmfastError(
+                f"{name} balances the modalities of a model, and '{model}' reads {', '.join(found) or 'none'} here; "
+                f"choose a model and data with {least} or more (model=vbpr), or leave framework={name} out"
+            )
+
+
+def check_composition(frameworks: Sequence[type[Framework]]) -> None:
+    """Raise MmfastError, with the reason, unless the frameworks, innermost first, go together.
+
+    No two may take the same door of the model, and one that changes what goes in stands inside one that reads what
+    comes out: the order of DOORS.
+    """
+    order = list(DOORS)
+    for number, outer in enumerate(frameworks):
+        for inner in frameworks[:number]:
+            a, b = inner.registry_name, outer.registry_name
+            if both := [door for door in order if door in inner.doors and door in outer.doors]:
+                raise MmfastError(f"framework: {a} and {b} do not go together: each {DOORS[both[0]]}; keep one of them")
+            if inner.doors and outer.doors and max(map(order.index, inner.doors)) > min(map(order.index, outer.doors)):
+                raise MmfastError(
+                    f"framework: [{a}, {b}] is the wrong way round: {b} {DOORS[outer.doors[0]]}, which {a} "
+                    f"must see; write framework=[{b}, {a}], outermost last"
+                )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +15,15 @@ from mmfast.errors import MmfastError, suggest
 from mmfast.graph import Graph, user_item_pairs
 from mmfast.models.features import FeatureSource, FrozenFeatures, HiddenFeatures, TrainableFeatures
 from mmfast.models.layers import preference
-from mmfast.models.named import NamedModules
+from mmfast.models.named import PREFIX, NamedModules
+from mmfast.ops import triple_margins
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
     from mmfast.data.sampler import Batch
+
+
+T = TypeVar("T")
 
 
 class Recommender(nn.Module):
@@ -26,12 +31,15 @@ class Recommender(nn.Module):
 
     The doors: features in (`item_features`, `set_item_features`), graph in (`set_interaction_graph`), tables out
     (`embed`, `id_embeddings`). A subclass sets `uses_negatives` and `content_in_scores` to False where negatives are
-    not drawn and where features act in the loss alone, so that hiding them cannot change a score.
+    not drawn and where features act in the loss alone, so that hiding them cannot change a score; `late_fusion` to True
+    where a score is a sum over IDs and modalities; `ranking_term` to the loss term that ranks, where it is not `bpr`.
     """
 
     Config = ModelConfig
     uses_negatives = True
     content_in_scores = True
+    late_fusion = False
+    ranking_term = "bpr"
 
     def __init__(self, config: ModelConfig, dataset: Dataset, generator: torch.Generator) -> None:
         """Build parameters from `generator` and graphs from the training part of `dataset`."""
@@ -41,6 +49,9 @@ class Recommender(nn.Module):
         self.num_items = dataset.num_items
         self.sources = NamedModules()
         self.graph: Graph | None = None
+        self.masked: frozenset[str] = frozenset()
+        self._states: dict[str, tuple[bool, ...]] | None = None
+        self._shared: dict[tuple[str, ...], Any] = {}
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -66,7 +77,7 @@ class Recommender(nn.Module):
     def item_features(self, modality: str, hide: Collection[str] = ()) -> FeatureSource:
         """Return the source of a modality, its mean row in place of every row when the modality is in `hide`."""
         source = self.sources[modality]
-        return HiddenFeatures(source) if modality in hide else source
+        return HiddenFeatures(source) if modality in {*hide, *self.masked} else source
 
     def set_item_features(self, modality: str, source: FeatureSource) -> None:
         """Put another source behind `item_features(modality)` (door 1); its feature_dim must stay the same."""
@@ -102,7 +113,76 @@ class Recommender(nn.Module):
                     f"hide: {type(self).__name__} reads no modality '{modality}'."
                     f"{suggest(modality, self.modalities)} It reads: {known}"
                 )
-        return frozenset(hide)
+        return self.masked.union(hide)
+
+    def mask(self, modalities: Collection[str]) -> None:
+        """Hide modalities in every pass from now on, that of the loss too: a model of the modalities left."""
+        self.masked = self.check_hide(modalities)
+
+    @contextlib.contextmanager
+    def sharing(self, hides: Collection[Collection[str]]) -> Iterator[None]:
+        """Let the loss and the passes with `hides` hidden, called inside, compute once what they have in common.
+
+        The parameters must stay as they are inside.
+        """
+        passes, outer = [self.masked, *map(self.check_hide, hides)], (self._states, self._shared)
+        self._states = {m: tuple(sorted({m in hide for hide in passes})) for m in self.modalities}
+        self._shared = {}
+        try:
+            yield
+        finally:
+            self._states, self._shared = outer
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """Return compute(), which must not depend on what is hidden; inside `sharing` it is called once."""
+        if self._states is None:
+            return compute()
+        if (name,) not in self._shared:
+            self._shared[(name,)] = compute()
+        return self._shared[(name,)]
+
+    def in_state(
+        self, name: str, modality: str, hide: Collection[str], compute: Callable[[tuple[bool, ...]], Sequence[T]]
+    ) -> T:
+        """Return compute((hidden,))[0], hidden: whether `modality` is in `hide`; nothing else hidden may matter.
+
+        Inside `sharing` compute(states) is called once with every state of the modality, and may treat them side by
+        side, as tables [R, S, D] in one call of `propagate`.
+        """
+        hidden = modality in hide
+        if self._states is None:
+            return compute((hidden,))[0]
+        if (name, modality) not in self._shared:
+            states = self._states[modality]
+            self._shared[name, modality] = dict(zip(states, compute(states), strict=True))
+        return self._shared[name, modality][hidden]
+
+    def contents(
+        self, modality: str, affine: Callable[[torch.Tensor], torch.Tensor], states: tuple[bool, ...]
+    ) -> torch.Tensor:
+        """Return affine(features) by state, [I, S, D]; where hidden, the mean of its rows: the mean row's image."""
+        if False not in states:
+            return self.item_features(modality, (modality,)).through(affine)[:, None]
+        shown = self.item_features(modality).through(affine)[:, None]
+        if True not in states:
+            return shown
+        return torch.cat([shown, shown.mean(0, keepdim=True).expand_as(shown)], dim=1)
+
+    def margins(self, batch: Batch, hides: Sequence[Collection[str]]) -> torch.Tensor:
+        """Return u . (p - n) of the batch's triples and its others, with each of `hides` hidden, [len(hides), B + G].
+
+        Inside `sharing`, with the loss of the same batch; a model overrides it where scores are sums over modalities.
+        """
+        triples = batch.triples
+        return torch.stack([triple_margins(*self.embed(hide=hide), *triples) for hide in hides])
+
+    def modality_parameters(self, modality: str) -> list[tuple[nn.Parameter, tuple[slice, ...]]]:
+        """Return the parameters of one modality alone, each with the part of it that is meant.
+
+        By default those that lie below the modality's name in a `NamedModules`.
+        """
+        name = PREFIX + modality
+        return [(p, ()) for path, p in self.named_parameters() if name in path.split(".") and p.requires_grad]
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D]) by the current parameters, to be multiplied (abstract)."""

@@ -45,6 +45,7 @@ class BM3(Recommender):
         """Train the raw features (released code); False trains the projections alone."""
 
     uses_negatives = False
+    ranking_term = "rec"
     content_in_scores = False
 
     def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
@@ -63,7 +64,7 @@ class BM3(Recommender):
 
     def vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the vectors before the predictor: users the mean over layers, items that plus their table."""
-        final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
+        final = self.once("final", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
         users, items = self.users_and_items(final)
         return users, items + self.id_embeddings()[1]
 

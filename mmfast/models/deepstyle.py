@@ -6,7 +6,7 @@ compares with the other backbones. `fusion: channels` is our own form that keeps
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,7 +16,7 @@ from mmfast.config import ModelConfig
 from mmfast.data.categories import item_categories
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.models.base import Recommender
-from mmfast.models.layers import preference, xavier_linear
+from mmfast.models.layers import margins_of_parts, preference, xavier_linear
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, half_square_reg
 from mmfast.registry import MODELS
@@ -24,6 +24,8 @@ from mmfast.registry import MODELS
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
     from mmfast.data.sampler import Batch
+
+Parts = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
 @MODELS.register("deepstyle")
@@ -39,6 +41,8 @@ class DeepStyle(Recommender):
         """sum: one user vector (the paper's); channels: [q - l ; W_m x + b ...] against a user vector for each."""
         category_column: str | None = None
         """Column of the item table that names an item's category; None: `category`, or one for all (which cancels)."""
+
+    late_fusion = True
 
     def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
         super().__init__(config, dataset, generator)
@@ -66,26 +70,37 @@ class DeepStyle(Recommender):
         """Return the user channel `name` at `rows` (None: all); the mean row everywhere when `name` is in `hide`."""
         return preference(self.users[name], name in hide, rows)
 
-    def vectors(
-        self, user_rows: torch.Tensor | None, item_rows: torch.Tensor | None, hide: Collection[str]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return user and item vectors at the given rows (None: all)."""
-        users = torch.cat([self.user_preference(name, user_rows, hide) for name in self.users], dim=1)
+    def parts(self, user_rows: torch.Tensor | None, item_rows: torch.Tensor | None, hide: Collection[str]) -> Parts:
+        """Return user and item vectors at the given rows (None: all) by "id" and modality, [R, D] each."""
+        users = {name: self.user_preference(name, user_rows, hide) for name in self.users}
         category = self.category if item_rows is None else self.category[item_rows]
         ids = self.items.all() if item_rows is None else self.items(item_rows)
-        parts = [ids - self.categories.all()[category]]
+        items = {"id": ids - self.categories.all()[category]}
         for modality, projection in self.projections.items():
             source = self.item_features(modality, hide)
             if item_rows is None:
-                parts.append(source.through(projection))
+                items[modality] = source.through(projection)
             else:
                 content = source.project(item_rows, projection.weight)
-                parts.append(content if projection.bias is None else content + projection.bias)
-        return users, torch.cat(parts, dim=1) if self.config.fusion == "channels" else sum(parts)
+                items[modality] = content if projection.bias is None else content + projection.bias
+        return {**dict.fromkeys(items, users["id"]), **users}, items
+
+    def vectors(self, parts: Parts) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return user and item vectors [R, W] of their parts."""
+        users, items = (list(part.values()) for part in parts)
+        if self.config.fusion == "channels":
+            return torch.cat(users, dim=1), torch.cat(items, dim=1)
+        return users[0], sum(items)
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return vectors (users [U, W], items [I, W]); W is D for sum and (1 + M) D for channels."""
-        return self.vectors(None, None, self.check_hide(hide))
+        return self.vectors(self.parts(None, None, self.check_hide(hide)))
+
+    def margins(self, batch: Batch, hides: Sequence[Collection[str]]) -> torch.Tensor:
+        """Return the margins of the triples with each of `hides` hidden, from one pass: a margin is a sum of parts."""
+        user_rows, item_rows, triples = batch.unique_triples
+        parts = self.once("parts", lambda: self.parts(user_rows, item_rows, self.masked))
+        return margins_of_parts(*parts, triples, hides)
 
     def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ID tables (users [U, D], items [I, D])."""
@@ -95,7 +110,7 @@ class DeepStyle(Recommender):
         """Return the terms `bpr` (log-sigmoid) and `reg` (R-HALF of whole vectors)."""
         user_rows, user = batch.unique_users
         item_rows, pos, neg = batch.unique_items
-        users, items = self.vectors(user_rows, item_rows, frozenset())
+        users, items = self.vectors(self.once("parts", lambda: self.parts(user_rows, item_rows, self.masked)))
         reg = half_square_reg(batch.configured_size, (users, user), (items, pos), (items, neg))
         return {
             "bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"),

@@ -7,6 +7,7 @@ for Amazon data.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -78,14 +79,16 @@ class EgoGCN(Recommender):
 
     def starts(self, hide: frozenset[str]) -> dict[str, torch.Tensor]:
         """Return [preference ; n(content)] by modality, [N, D] each."""
+        return {m: self.in_state("start", m, hide, partial(self.start, m)) for m in self.projections}
+
+    def start(self, modality: str, states: tuple[bool, ...]) -> list[torch.Tensor]:
+        """Return [preference ; n(content)] of a modality by state, after the preferences are normalised."""
         if self.config.normalise_preferences and self.training:
-            with torch.no_grad():
-                for _, table in self.preferences.items():
-                    table.all().copy_(unit(table.all()))
-        return {
-            m: torch.cat([self.user_preference(m, hide), unit(leaky(self.item_features(m, hide).through(projection)))])
-            for m, projection in self.projections.items()
-        }
+            table = self.preferences[modality].all().data  # .data: what another pass of the step saved stays valid
+            table.copy_(unit(table))
+        items = unit(leaky(self.contents(modality, self.projections[modality], states))).unbind(1)
+        users = [self.user_preference(modality, (modality,) if hidden else ()) for hidden in states]
+        return [torch.cat(pair) for pair in zip(users, items, strict=True)]
 
     def message(self, modality: str, x: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return what a node sends for a modality by soft modulation, [N, D]."""
@@ -110,7 +113,7 @@ class EgoGCN(Recommender):
     def modulated_share(self) -> dict[str, float]:
         """Return the share of graph entries that hard modulation changes, by modality."""
         with torch.no_grad():
-            x = self.starts(frozenset())
+            x = self.starts(self.masked)
         return {m: self.strong(own).float().mean().item() for m, own in x.items()}
 
     def representation(self, hide: frozenset[str]) -> torch.Tensor:
@@ -122,13 +125,15 @@ class EgoGCN(Recommender):
             for _ in range(self.config.num_routing):
                 content = unit(content + edge_attention(self.edges.incoming(), content, content, content)[0])
             contents.append(content)
+        return torch.cat([self.once("ids", self.propagated_ids), *contents], dim=1)
+
+    def propagated_ids(self) -> torch.Tensor:
+        """Return the ID part of all nodes, [N, D]."""
         start = unit(self.nodes.all())
         if self.config.hops == "three":
-            ids = self.graph.propagate(start, 3, "sum")
-        else:
-            once = self.graph.propagate(start, 1, "last")
-            ids = start + once + 2 * self.graph.propagate(once, 1, "last")
-        return torch.cat([ids, *contents], dim=1)
+            return self.graph.propagate(start, 3, "sum")
+        once = self.graph.propagate(start, 1, "last")
+        return start + once + 2 * self.graph.propagate(once, 1, "last")
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, (1 + M) D], items [I, (1 + M) D])."""
@@ -136,7 +141,7 @@ class EgoGCN(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr` (-ln sigmoid) and `reg`: mean squares of the batch's IDs and preferences."""
-        users, items = self.users_and_items(self.representation(frozenset()))
+        users, items = self.users_and_items(self.representation(self.masked))
         self.remember(users, items)
         bpr = bpr_loss(users, items, batch.users, batch.pos_items, batch.neg_items, "raw")
         return {"bpr": bpr, "reg": self.config.reg_weight * self.penalty(batch)}

@@ -18,6 +18,7 @@ class FeatureSource(nn.Module):
     """Item features of one modality: `rows(ids)` [R, F] and `all()` [I, F], float32."""
 
     feature_dim: int
+    num_items: int
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the features of items `ids`, [R, F]; sorted unique ids keep the gradient row-sparse (abstract)."""
@@ -30,6 +31,10 @@ class FeatureSource(nn.Module):
     def directions(self) -> torch.Tensor:
         """Return the features of every item at length 1 (zero rows stay zero), [I, F]."""
         return F.normalize(self.all(), dim=-1)
+
+    def mean(self) -> torch.Tensor:
+        """Return the mean row, [1, F]."""
+        return self.all().mean(0, keepdim=True)
 
     def project(self, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return rows(ids) @ weight.T, [R, D], for sorted unique ids and weight [D, F]."""
@@ -60,9 +65,10 @@ class FrozenFeatures(TableFeatures):
 
     def __init__(self, features: np.ndarray) -> None:
         super().__init__()
-        self.feature_dim = features.shape[1]
+        self.num_items, self.feature_dim = features.shape
         self.register_buffer("features", tensor_view(features), persistent=False)
         self.register_buffer("unit_features", None, persistent=False)
+        self.register_buffer("mean_row", None, persistent=False)
 
     def table(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the features, [I, F]."""
@@ -76,6 +82,12 @@ class FrozenFeatures(TableFeatures):
         """Return all features, [I, F] float32."""
         return self.features.float()
 
+    def mean(self) -> torch.Tensor:
+        """Return the mean row, [1, F] float32; kept."""
+        if self.mean_row is None:
+            self.mean_row = super().mean()
+        return self.mean_row
+
     def directions(self) -> torch.Tensor:
         """Return all features at length 1, [I, F] float32; kept, for a model that reads them does so in every step."""
         if self.unit_features is None:
@@ -88,7 +100,7 @@ class TrainableFeatures(RowTable, TableFeatures):
 
     def __init__(self, features: np.ndarray) -> None:
         super().__init__(torch.from_numpy(np.array(features, dtype=np.float32)))
-        self.feature_dim = features.shape[1]
+        self.num_items, self.feature_dim = features.shape
 
     def table(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the parameter itself, [I, F], with the rows `ids` current."""
@@ -104,22 +116,24 @@ class HiddenFeatures(FeatureSource):
 
     def __init__(self, source: FeatureSource) -> None:
         super().__init__()
-        self.feature_dim = source.feature_dim
+        self.num_items, self.feature_dim = source.num_items, source.feature_dim
         self.source = source
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the mean row once per id, [R, F]."""
-        return self.source.all().mean(0).expand(ids.numel(), -1)
+        return self.source.mean().expand(ids.numel(), -1)
 
     def all(self) -> torch.Tensor:
         """Return the mean row once per item, [I, F]."""
-        features = self.source.all()
-        return features.mean(0).expand_as(features)
+        return self.source.mean().expand(self.num_items, -1)
+
+    def project(self, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return rows(ids) @ weight.T, [R, D], from the mean row projected once."""
+        return (self.source.mean() @ weight.t()).expand(ids.numel(), -1)
 
     def through(self, rowwise: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Return rowwise(all()), [I, D], from the mean row mapped once."""
-        features = self.source.all()
-        return rowwise(features.mean(0, keepdim=True)).repeat(len(features), 1)
+        return rowwise(self.source.mean()).repeat(self.num_items, 1)
 
 
 def tensor_view(array: np.ndarray) -> torch.Tensor:

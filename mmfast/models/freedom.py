@@ -98,7 +98,7 @@ class FREEDOM(Recommender):
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return vectors (users [U, D], items [I, D]) on the full graph; a hidden modality leaves the item graph."""
-        final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
+        final = self.once("final", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
         users, items = self.users_and_items(final)
         graph = self.item_graph(self.check_hide(hide))
         if graph is None:
@@ -112,10 +112,11 @@ class FREEDOM(Recommender):
         rows = torch.cat([user_rows, item_rows + self.num_users])
         final, _ = self.training_graph.propagate_rows(self.nodes.all(), rows, self.config.num_layers)
         users, items = final.split([len(user_rows), len(item_rows)])
-        neighbours, _ = self.item_graph().propagate_rows(
-            self.id_embeddings()[1], item_rows, self.config.num_item_layers, "last"
-        )
-        terms = {"bpr": bpr_loss(users, items + neighbours, user, pos, neg, "logsigmoid")}
+        if graph := self.item_graph(self.masked):
+            items = (
+                items + graph.propagate_rows(self.id_embeddings()[1], item_rows, self.config.num_item_layers, "last")[0]
+            )
+        terms = {"bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid")}
         for modality, projection in self.projections.items():
             terms[f"bpr_{modality}"] = users.new_zeros(())
             if self.config.reg_weight:

@@ -6,6 +6,7 @@ Follows MMRec, whose routing does nothing: its messages run from users to items,
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -72,10 +73,14 @@ class GRCN(Recommender):
         super().set_interaction_graph(edge_graph(*both, num_nodes, num_nodes))
         self.to_users = edge_graph(users, items, num_users, num_items)
 
-    def content(self, modality: str, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the content vectors [N, D] of a modality and the attention of every entry of the graph [E]."""
-        items = unit(leaky(self.item_features(modality, hide).through(self.projections[modality])))
-        users = unit(self.user_preference(modality, hide))
+    def content(self, modality: str, states: tuple[bool, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return by state a modality's content vectors [N, D] and the attention of every entry of the graph [E]."""
+        items = unit(leaky(self.contents(modality, self.projections[modality], states))).unbind(1)
+        users = [unit(self.user_preference(modality, (modality,) if hidden else ())) for hidden in states]
+        return [self.route(*pair) for pair in zip(users, items, strict=True)]
+
+    def route(self, users: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return content vectors and attention of user preferences [U, D] and item contents [I, D]."""
         for _ in range(self.config.num_routing if self.config.routing == "paper" else 0):
             users = unit(users + edge_attention(self.to_users.incoming(), users, items, items)[0])
         x = torch.cat([users, items])
@@ -84,7 +89,9 @@ class GRCN(Recommender):
 
     def representation(self, hide: frozenset[str]) -> torch.Tensor:
         """Return the vectors of all nodes, [N, (1 + M) D]: IDs, then the modalities."""
-        contents, attentions = zip(*(self.content(modality, hide) for modality in self.projections), strict=True)
+        contents, attentions = zip(
+            *(self.in_state("content", m, hide, partial(self.content, m)) for m in self.projections), strict=True
+        )
         confidence = edge_gather(self.graph.incoming(), self.confidence.all())  # of the node a message comes from
         weights = (torch.stack(attentions, dim=1) * confidence).amax(1)
         if self.config.pruning == "hard":
@@ -98,7 +105,7 @@ class GRCN(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr` (-ln sigmoid) and `reg`: mean squares of IDs and preferences."""
-        users, items = self.users_and_items(self.representation(frozenset()))
+        users, items = self.users_and_items(self.representation(self.masked))
         self.remember(users, items)
         bpr = bpr_loss(users, items, batch.users, batch.pos_items, batch.neg_items, "raw")
         return {"bpr": bpr, "reg": self.config.reg_weight * self.penalty(batch)}

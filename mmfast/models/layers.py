@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear, xavier
-from mmfast.ops import bpr_loss, half_square_reg, info_nce
+from mmfast.ops import bpr_loss, half_square_reg, info_nce, triple_margins
 
 if TYPE_CHECKING:
     from mmfast.data.sampler import Batch
@@ -50,6 +50,21 @@ def preference(table: EmbeddingTable, hidden: bool, rows: torch.Tensor | None = 
         mean = table.all().mean(0)
         return mean.expand(table.parameter.shape[0] if rows is None else rows.numel(), -1)
     return table.all() if rows is None else table(rows)
+
+
+def margins_of_parts(
+    users: Mapping[str, torch.Tensor],
+    items: Mapping[str, torch.Tensor],
+    triples: Sequence[torch.Tensor],
+    hides: Sequence[Collection[str]],
+) -> torch.Tensor:
+    """Return the margins of triples (places of user, item, item) with each of `hides` hidden, [len(hides), T].
+
+    For scores that are sums over the parts, [R, D] each, of user . item. A hidden part is one row for all items, so its
+    margin is 0.
+    """
+    of_part = {name: triple_margins(users[name], items[name], *triples) for name in items}
+    return torch.stack([sum(m for name, m in of_part.items() if name not in hide) for hide in hides])
 
 
 class Query(nn.Module):

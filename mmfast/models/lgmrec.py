@@ -126,7 +126,7 @@ class LGMRec(Recommender):
 
     def vectors(self, hide: frozenset[str]) -> tuple[torch.Tensor, dict[str, Tables]]:
         """Return final vectors [N, D] and the hypergraph vectors by modality."""
-        final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
+        final = self.once("final", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
         items, hyper = final[self.num_users :], {}
         for modality, (projected, logits) in self.content(hide).items():
             final = final + self.modality_vectors(projected)
@@ -140,7 +140,7 @@ class LGMRec(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg`, and `cl_users`, `cl_items`: hypergraph vectors of one modality against the others'."""
-        final, hyper = self.vectors(frozenset())
+        final, hyper = self.vectors(self.masked)
         users, items = self.users_and_items(final)
         user, pos, neg = batch.users, batch.pos_items, batch.neg_items
         terms = {

@@ -188,7 +188,7 @@ class LIRDRec(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr` and `reg`, the weighted mean squares of all final vectors."""
-        users, items, attention = self.vectors(frozenset())
+        users, items, attention = self.vectors(self.masked)
         self.remember(users, items)
         if self.training:
             self.last_attention.copy_(attention.detach())

@@ -137,7 +137,15 @@ class MENTOR(Recommender):
 
     def main(self, hide: frozenset[str], view: int = 0) -> torch.Tensor:
         """Return the ranking vectors of all nodes, [N, M D], or a noisy view of them."""
-        return self.side_by_side([self.encode(m, hide, view) for m in self.images_first], weighted=True)
+        parts = [self.encode(m, hide, view) if view else self.vectors(m, hide) for m in self.images_first]
+        return self.side_by_side(parts, weighted=True)
+
+    def vectors(self, modality: str, hide: frozenset[str]) -> torch.Tensor:
+        """Return the ranking vectors of a modality, [N, D], before the items are smoothed."""
+        own = frozenset([modality])
+        return self.in_state(
+            "vectors", modality, hide, lambda states: [self.encode(modality, own if s else frozenset()) for s in states]
+        )
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, M D], items [I, M D])."""
@@ -150,7 +158,7 @@ class MENTOR(Recommender):
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg`, `align`, and `cl`, `masking` where they are asked for; weights applied."""
         config, sizes = self.config, [self.num_users, self.num_items]
-        vectors = {name: self.encode(name, frozenset()) for name in (*self.images_first, ID)}
+        vectors = {m: self.vectors(m, self.masked) for m in self.images_first} | {ID: self.encode(ID, self.masked)}
         main = self.side_by_side([vectors[m] for m in self.images_first], weighted=True)
         users, items = main.split(sizes)
         self.remember(users, items)
@@ -161,7 +169,7 @@ class MENTOR(Recommender):
         if config.align_weight:
             terms["align"] = config.align_weight * self.alignment(main, vectors)
         if config.views != "none" and config.cl_weight:
-            pairs = zip(*(self.main(frozenset(), view).split(sizes) for view in (1, 2)), strict=True)
+            pairs = zip(*(self.main(self.masked, view).split(sizes) for view in (1, 2)), strict=True)
             contrast = sum(info_nce(one, two, config.temperature) for one, two in pairs)
             terms["cl"] = config.cl_weight * contrast
         if config.masking != "none":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,17 +68,17 @@ class MGCN(Recommender):
         super().set_interaction_graph(user_item_graph(*edges, "sym0"))
         self.block = user_item_block(*edges, "sym0")
 
-    def view(self, modality: str, hide: frozenset[str]) -> torch.Tensor:
-        """Return the content view of a modality, [N, D]: gated item IDs on the item graph, then users from items."""
-        content = self.item_features(modality, hide).through(self.projections[modality])
-        items = self.id_embeddings()[1] * torch.sigmoid(self.gates[modality](content))
+    def view(self, modality: str, states: tuple[bool, ...]) -> Sequence[torch.Tensor]:
+        """Return a modality's view, [N, D] by state: gated item IDs on its item graph, then users from items."""
+        content = self.contents(modality, self.projections[modality], states)
+        items = self.id_embeddings()[1][:, None] * torch.sigmoid(self.gates[modality](content))
         items = self.item_graphs[modality].propagate(items, self.config.num_item_layers, "last")
-        return torch.cat([self.block.propagate(items, 1, "last"), items])
+        return torch.cat([self.block.propagate(items, 1, "last"), items]).unbind(1)
 
     def behaviour_and_side(self, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the behaviour view and the side view, [N, D] each; final vectors are their sum."""
-        behaviour = self.graph.propagate(self.nodes.all(), self.config.num_layers)
-        views = {m: self.view(m, hide) for m in self.modalities}
+        behaviour = self.once("behaviour", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
+        views = {m: self.in_state("view", m, hide, partial(self.view, m)) for m in self.modalities}
         common = attend(self.query, list(views.values()))
         gated = [torch.sigmoid(self.preference_gates[m](behaviour)) * (view - common) for m, view in views.items()]
         return behaviour, (sum(gated) + common) / (len(views) + 1)
@@ -89,4 +90,4 @@ class MGCN(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg` and the contrasts `cl_items` and `cl_users` of side against behaviour."""
-        return two_view_loss(self.config, batch, *self.behaviour_and_side(frozenset()), self.num_users)
+        return two_view_loss(self.config, batch, *self.behaviour_and_side(self.masked), self.num_users)

@@ -5,7 +5,8 @@ IDs and user preferences stay at their random start there, and here by default; 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,9 +39,9 @@ class Layer(nn.Module):
         self.combine = combine(width + dim, dim) if combine else linear(width + dim, dim, generator)
 
     def forward(self, x: torch.Tensor, ids: torch.Tensor, mean: Graph) -> torch.Tensor:
-        """Return the next vectors [N, D] of x [N, width], given the ID vectors [N, D] and the mean of neighbours."""
+        """Return the next vectors [N, S, D] of x [N, S, width], given the ID vectors [N, 1, D] and the mean graph."""
         neighbours = leaky(mean.propagate(self.conv(x), 1, "last"))
-        return leaky(self.combine(torch.cat([neighbours, leaky(self.hidden(x)) + ids], dim=1)))
+        return leaky(self.combine(torch.cat([neighbours, leaky(self.hidden(x)) + ids], dim=2)))
 
 
 @MODELS.register("mmgcn")
@@ -94,17 +95,20 @@ class MMGCN(Recommender):
         table = self.preferences[f"of_{modality}"]
         return table.mean(0).expand_as(table) if modality in hide else table
 
+    def view(self, modality: str, states: tuple[bool, ...]) -> Sequence[torch.Tensor]:
+        """Return the vectors of all nodes for a modality, [N, D] by state."""
+        affine = self.inputs[modality] if modality in self.inputs else nn.Identity()
+        content = self.contents(modality, affine, states)
+        users = torch.stack([self.user_preference(modality, (modality,) if hidden else ()) for hidden in states], dim=1)
+        x = unit(torch.cat([users, content]))
+        for layer in self.layers[modality]:
+            x = layer(x, self.ids[:, None], self.graph)
+        return x.unbind(1)
+
     def representation(self, hide: frozenset[str]) -> torch.Tensor:
         """Return the vectors of all nodes, [N, D]."""
-        total = 0
-        for modality, layers in self.layers.items():
-            source = self.item_features(modality, hide)
-            content = source.through(self.inputs[modality]) if modality in self.inputs else source.all()
-            x = unit(torch.cat([self.user_preference(modality, hide), content]))
-            for layer in layers:
-                x = layer(x, self.ids, self.graph)
-            total = total + x
-        return total / len(self.layers)
+        views = [self.in_state("view", m, hide, partial(self.view, m)) for m in self.layers]
+        return sum(views) / len(views)
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D])."""
@@ -116,7 +120,7 @@ class MMGCN(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr` (-ln sigmoid) and `reg`: mean squares of the batch's IDs and of all image preferences."""
-        users, items = self.users_and_items(self.representation(frozenset()))
+        users, items = self.users_and_items(self.representation(self.masked))
         self.remember(users, items)
         user, pos, neg = batch.users, batch.pos_items, batch.neg_items
         first = "image" if "image" in self.layers else self.modalities[0]

@@ -5,7 +5,8 @@ Ranks by the inner product, not by its sigmoid, which is 1 in float32 for all go
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,6 +47,7 @@ class SLMRec(Recommender):
         """Rank by the vectors of the last training step, as the released code does."""
 
     uses_negatives = False
+    ranking_term = "main"
 
     def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
         super().__init__(config, dataset, generator)
@@ -73,14 +75,15 @@ class SLMRec(Recommender):
 
     def channels(self, hide: frozenset[str]) -> dict[str, torch.Tensor]:
         """Return the LightGCN means [N, D] by channel: "" for IDs and one for each modality of the chain."""
-        users, items = self.id_embeddings()
-        starts = {"": items}
-        for modality in self.images_first:
-            starts[modality] = self.projections[modality](self.item_features(modality, hide).directions())
-        return {
-            name: self.graph.propagate(torch.cat([users, start]), self.config.num_layers)
-            for name, start in starts.items()
-        }
+        ids = self.once("ids", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
+        return {"": ids} | {m: self.in_state("channel", m, hide, partial(self.channel, m)) for m in self.images_first}
+
+    def channel(self, modality: str, states: tuple[bool, ...]) -> Sequence[torch.Tensor]:
+        """Return the LightGCN mean [N, D] that starts from a modality, by state."""
+        sources = [self.item_features(modality, (modality,) if hidden else ()) for hidden in states]
+        items = torch.stack([self.projections[modality](source.directions()) for source in sources], dim=1)
+        users = self.id_embeddings()[0][:, None].expand(-1, len(states), -1)
+        return self.graph.propagate(torch.cat([users, items]), self.config.num_layers).unbind(1)
 
     def fuse(self, channels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D])."""
@@ -93,7 +96,7 @@ class SLMRec(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `main`, the in-batch contrast of users and items, and `ssl`, the weighted chain (task FAC)."""
-        channels = self.channels(frozenset())
+        channels = self.channels(self.masked)
         users, items = self.fuse(channels)
         self.remember(users, items)
         main = info_nce(users[batch.users], items[batch.pos_items], self.config.temperature)

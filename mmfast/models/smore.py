@@ -120,7 +120,7 @@ class SMORE(Recommender):
 
     def behaviour_and_side(self, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the behaviour view and the side view, [N, D] each; final vectors are their sum."""
-        behaviour = self.graph.propagate(self.nodes.all(), self.config.num_layers)
+        behaviour = self.once("behaviour", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
         views = {view: self.smoothed(view, content) for view, content in self.filtered(hide).items()}
         side = self.preference(FUSION, behaviour) * views[FUSION]
         for modality, query in self.queries.items():
@@ -135,4 +135,4 @@ class SMORE(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg` and the contrasts `cl_items` and `cl_users` of side against behaviour."""
-        return two_view_loss(self.config, batch, *self.behaviour_and_side(frozenset()), self.num_users)
+        return two_view_loss(self.config, batch, *self.behaviour_and_side(self.masked), self.num_users)

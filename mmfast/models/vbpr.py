@@ -5,7 +5,7 @@ Departs from the paper: no bias terms, and every modality is used, not images al
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +17,7 @@ from torch import nn
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear, xavier
 from mmfast.models.base import Recommender
-from mmfast.models.layers import preference
+from mmfast.models.layers import margins_of_parts, preference
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, frobenius_reg, half_square_reg
 from mmfast.registry import MODELS
@@ -25,6 +25,8 @@ from mmfast.registry import MODELS
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
     from mmfast.data.sampler import Batch
+
+Parts = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
 @MODELS.register("vbpr")
@@ -42,6 +44,8 @@ class VBPR(Recommender):
         """BPR numerics; None takes the reference's own: eps for concat, logsigmoid for channels."""
         reg: Literal["frobenius", "half_square"] | None = None
         """R-FRO or R-HALF; None takes the reference's own: frobenius for concat, half_square for channels."""
+
+    late_fusion = True
 
     def __init__(self, config: Config, dataset: Dataset, generator: torch.Generator) -> None:
         super().__init__(config, dataset, generator)
@@ -61,8 +65,8 @@ class VBPR(Recommender):
             nn.init.zeros_(self.projection.bias)
             self.users = EmbeddingTable([self.num_users], 2 * dim, "xavier_uniform", generator)
 
-    def content(self, rows: torch.Tensor | None, hide: Collection[str]) -> list[torch.Tensor]:
-        """Return the projected content of items `rows` (None: all) as channels [R, D], one for concat."""
+    def content(self, rows: torch.Tensor | None, hide: Collection[str]) -> dict[str, torch.Tensor]:
+        """Return the projected content of items `rows` (None: all) by modality, [R, D] each, without the bias."""
         channels = self.config.fusion == "channels"
         dims = [self.item_features(m).feature_dim for m in self.modalities]
         weights = (
@@ -70,34 +74,56 @@ class VBPR(Recommender):
             if channels
             else [part.contiguous() for part in self.projection.weight.split(dims, dim=1)]
         )
-        parts = []
+        parts = {}
         for modality, weight in zip(self.modalities, weights, strict=True):
             source = self.item_features(modality, hide)
             everywhere = partial(F.linear, weight=weight)
-            parts.append(source.through(everywhere) if rows is None else source.project(rows, weight))
-        if channels:
-            return [part + self.projections[m].bias for m, part in zip(self.modalities, parts, strict=True)]
-        return [sum(parts) + self.projection.bias]
+            parts[modality] = source.through(everywhere) if rows is None else source.project(rows, weight)
+        return parts
 
     def user_preference(self, name: str, rows: torch.Tensor | None, hide: Collection[str]) -> torch.Tensor:
         """Return the user channel `name` at `rows` (None: all); the mean row everywhere when `name` is in `hide`."""
         return preference(self.users[name], name in hide, rows)
 
-    def vectors(
-        self, user_rows: torch.Tensor | None, item_rows: torch.Tensor | None, hide: Collection[str]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return user and item vectors at the given rows (None: all)."""
-        if self.config.fusion == "channels":
-            names = ["id", *self.modalities]
-            users = torch.cat([self.user_preference(n, user_rows, hide) for n in names], dim=1)
-        else:
-            users = self.users.all() if user_rows is None else self.users(user_rows)
+    def parts(self, user_rows: torch.Tensor | None, item_rows: torch.Tensor | None, hide: Collection[str]) -> Parts:
+        """Return user and item vectors at the given rows (None: all) by "id" and modality, biases left out."""
         ids = self.items.all() if item_rows is None else self.items(item_rows)
-        return users, torch.cat([ids, *self.content(item_rows, hide)], dim=1)
+        if self.config.fusion == "channels":
+            users = {n: self.user_preference(n, user_rows, hide) for n in ("id", *self.modalities)}
+        else:
+            both = self.users.all() if user_rows is None else self.users(user_rows)
+            of_id, of_content = both.split(self.config.embedding_dim, dim=1)
+            users = {"id": of_id, **dict.fromkeys(self.modalities, of_content)}
+        return users, {"id": ids, **self.content(item_rows, hide)}
+
+    def vectors(self, parts: Parts) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return user and item vectors [R, W] of their parts."""
+        users, items = parts
+        if self.config.fusion == "channels":
+            content = [items[m] + self.projections[m].bias for m in self.modalities]
+            return torch.cat(list(users.values()), dim=1), torch.cat([items["id"], *content], dim=1)
+        content = sum(items[m] for m in self.modalities) + self.projection.bias
+        return torch.cat([users["id"], users[self.modalities[0]]], dim=1), torch.cat([items["id"], content], dim=1)
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return vectors (users [U, W], items [I, W]); W is 2 D for concat and (1 + M) D for channels."""
-        return self.vectors(None, None, self.check_hide(hide))
+        return self.vectors(self.parts(None, None, self.check_hide(hide)))
+
+    def margins(self, batch: Batch, hides: Sequence[Collection[str]]) -> torch.Tensor:
+        """Return the margins of the triples with each of `hides` hidden, from one pass: a margin is a sum of parts."""
+        user_rows, item_rows, triples = batch.unique_triples
+        parts = self.once("parts", lambda: self.parts(user_rows, item_rows, self.masked))
+        return margins_of_parts(*parts, triples, hides)
+
+    def modality_parameters(self, modality: str) -> list[tuple[nn.Parameter, tuple[slice, ...]]]:
+        """Return the parameters of one modality; of the one projection of concat, its columns."""
+        own = super().modality_parameters(modality)
+        if self.config.fusion == "channels":
+            return own
+        before = self.modalities[: self.modalities.index(modality)]
+        start = sum(self.item_features(m).feature_dim for m in before)
+        columns = slice(start, start + self.item_features(modality).feature_dim)
+        return [*own, (self.projection.weight, (slice(None), columns))]
 
     def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ID parts (users [U, D], items [I, D])."""
@@ -109,7 +135,8 @@ class VBPR(Recommender):
         channels = self.config.fusion == "channels"
         user_rows, user = batch.unique_users
         item_rows, pos, neg = batch.unique_items
-        users, items = self.vectors(user_rows, item_rows, frozenset())
+        parts = self.once("parts", lambda: self.parts(user_rows, item_rows, self.masked))
+        users, items = self.vectors(parts)
         gathered = ((users, user), (items, pos), (items, neg))
         if (self.config.reg or ("half_square" if channels else "frobenius")) == "frobenius":
             reg = frobenius_reg(*gathered)

@@ -1,0 +1,221 @@
+"""A study: every method on every model with every seed, one table of means and spreads; resumable run by run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from mmfast.checkpoint import write_text
+from mmfast.config import Config, RunConfig, build_config, load_section, read_settings
+from mmfast.errors import MmfastError
+
+TABLE, RESULTS, CURVES, PLAN, BY_MODALITY = "table.md", "study.json", "curves.csv", "study.yaml", "modalities.json"
+
+
+class StudyConfig(Config):
+    """What a study's YAML file holds. The texts {folder}, {model} and {seed} in settings are filled in for each run."""
+
+    title: str = Field("Study", min_length=1)
+    """Heading of the table."""
+    base: dict[str, Any] = Field({})
+    """Settings of every run, as in a run's YAML file."""
+    models: dict[str, dict[str, Any]] = Field(min_length=1)
+    """Name -> settings of a model, over those of base."""
+    methods: dict[str, dict[str, Any]] = Field({"plain": {}})
+    """Name -> settings of a method, over those of the model; run in this order, so that teachers come first."""
+    seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1)
+    """Seeds of every row."""
+    metrics: tuple[str, ...] = Field(("recall@20", "ndcg@20", "precision@20"), min_length=1)
+    """Test metrics, the columns."""
+    modalities: bool = False
+    """Add a column of the first metric for each modality, the others hidden at evaluation."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: the runs of a method on a model."""
+
+    model: str
+    method: str
+    values: dict[str, list[float]]
+    """Column -> one value a seed, where there is one."""
+    failed: str = ""
+
+
+def load_study(path: str | Path, overrides: list[str]) -> StudyConfig:
+    """Return the study of a YAML file; overrides `key=value` go to `base`, or with `study.` before them to the study.
+
+    Raises MmfastError listing what is wrong.
+    """
+    raw = read_settings(path, [])
+    own = [text.removeprefix("study.") for text in overrides if text.startswith("study.")]
+    others = [text for text in overrides if not text.startswith("study.")]
+    raw["base"] = read_settings(raw.get("base") or {}, others)
+    return load_section(StudyConfig, own, raw)
+
+
+def run_study(study: StudyConfig, folder: Path, progress: bool = True) -> list[Row]:
+    """Train what is not trained yet below `folder`, write table.md, study.json and curves.csv, and return the rows.
+
+    Raises MmfastError for settings that do not fit, before anything is trained, and for a folder of another study.
+    """
+    cells = [(model, method) for model in study.models for method in study.methods]
+    plans = {cell: {seed: plan(study, *cell, seed, folder) for seed in study.seeds} for cell in cells}
+    check_plan(folder / PLAN, study)
+    rows, curves = [], []
+    for (model, method), configs in plans.items():
+        values, failed = {}, ""
+        for seed, config in configs.items():
+            try:
+                found = finished(config, progress)
+            except MmfastError as error:
+                failed = str(error).splitlines()[0]
+                continue
+            measured = {name: found["test"][name] for name in study.metrics}
+            if study.modalities:
+                measured |= by_modality(config, study.metrics[0])
+            for name, value in measured.items():
+                values.setdefault(name, []).append(value)
+            curves += [[model, method, seed, *point] for point in curve_points(config)]
+        rows.append(Row(model, method, values, failed))
+        write_results(study, folder, rows, curves)
+    return rows
+
+
+def plan(study: StudyConfig, model: str, method: str, seed: int, folder: Path) -> RunConfig:
+    """Return the config of one run. Raises MmfastError naming the cell when it is wrong."""
+    words = {"folder": str(folder), "model": slug(model), "seed": str(seed)}
+    raw: dict[str, Any] = {}
+    for part in (study.base, study.models[model], study.methods[method]):
+        raw = merged(raw, filled(part, words))
+    raw |= {"seed": seed, "out": str(folder), "name": f"{slug(model)}-{slug(method)}-seed{seed}"}
+    try:
+        return build_config(raw)
+    except MmfastError as error:
+        raise MmfastError(f"study: {model}, {method}: {error}") from None
+
+
+def slug(name: str) -> str:
+    """Return a name as it stands in file names.
+
+    >>> slug("+ CKD (w/o Gen.)")
+    'ckd-w-o-gen'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "x"
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings with those of `new` over those of `old`.
+
+    >>> merged({"train": {"epochs": 3}, "model": "bpr"}, {"train": {"patience": 5}})
+    {'train': {'epochs': 3, 'patience': 5}, 'model': 'bpr'}
+    """
+    both = dict(old)
+    for key, value in new.items():
+        inner = both.get(key)
+        both[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
+def filled(value: Any, words: Mapping[str, str]) -> Any:
+    """Return settings with {word} replaced in every text."""
+    if isinstance(value, Mapping):
+        return {key: filled(inner, words) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [filled(inner, words) for inner in value]
+    if isinstance(value, str):
+        for word, text in words.items():
+            value = value.replace(f"{{{word}}}", text)
+    return value
+
+
+def check_plan(path: Path, study: StudyConfig) -> None:
+    """Write the study's plan; raise MmfastError where one with other settings, seeds apart, is written there."""
+    wanted = study.model_dump(mode="json")
+    if path.is_file():
+        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if {**known, "seeds": None} != {**wanted, "seeds": None}:
+            raise MmfastError(f"study: '{path}' is of other settings; choose another folder (--out) or delete it")
+    write_text(path, yaml.safe_dump(wanted, sort_keys=False))
+
+
+def finished(config: RunConfig, progress: bool) -> dict[str, Any]:
+    """Return the metrics of a run: as they stand, or after training it or going on with it."""
+    from mmfast.run import read_metrics
+    from mmfast.trainer import fit
+
+    folder = Path(config.out) / str(config.name)
+    if not (folder / "metrics.json").is_file():
+        begun = (folder / "config.yaml").is_file()
+        fit(None if begun else config, resume=folder if begun else None, progress=progress)
+    return read_metrics(folder)
+
+
+def by_modality(config: RunConfig, metric: str) -> dict[str, float]:
+    """Return "<metric> <modality>" of a finished run for every modality that it was trained with; kept beside it."""
+    from mmfast.evaluate import evaluate
+    from mmfast.run import Run
+
+    folder = Path(config.out) / str(config.name)
+    path = folder / BY_MODALITY
+    if not path.is_file():
+        run = Run.load(folder)
+        shown = [m for m in run.model.modalities if m not in run.model.masked]
+        found = {m: evaluate(run, hide=[other for other in shown if other != m]).metrics for m in shown}
+        write_text(path, json.dumps(found, indent=1) + "\n")
+    return {f"{metric} {m}": metrics[metric] for m, metrics in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def curve_points(config: RunConfig) -> list[list[Any]]:
+    """Return [epoch from 1, modality or "all", value] of the monitored validation metric, over a run's log."""
+    from mmfast.logs import read_log
+
+    points = []
+    for row in read_log(Path(config.out) / str(config.name)):
+        values = {"all": row.get("valid", {})} | row.get("modalities", {})
+        points += [[row["epoch"] + 1, name, m[config.train.monitor]] for name, m in values.items() if m]
+    return points
+
+
+def write_results(study: StudyConfig, folder: Path, rows: list[Row], curves: list[list[Any]]) -> None:
+    """Write the table, the values behind it, and the validation curves."""
+    write_text(folder / TABLE, table_text(study, rows))
+    found = [{"model": r.model, "method": r.method, "values": r.values, "failed": r.failed} for r in rows]
+    write_text(folder / RESULTS, json.dumps({"title": study.title, "rows": found}, indent=1) + "\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([["model", "method", "seed", "epoch", "modality", "value"], *curves])
+    write_text(folder / CURVES, text.getvalue())
+
+
+def table_text(study: StudyConfig, rows: list[Row]) -> str:
+    """Return the table as Markdown: mean, and in brackets the deviation where there are several seeds."""
+    columns = list(dict.fromkeys([*study.metrics, *(name for row in rows for name in row.values)]))
+    lines = [["model", "method", *columns, "seeds"], ["---"] * (len(columns) + 3)]
+    for row in rows:
+        count = max(map(len, row.values.values()), default=0)
+        cells = [cell(row.values.get(name, [])) for name in columns]
+        lines.append([row.model, row.method, *cells, f"{count}, failed: {row.failed}" if row.failed else str(count)])
+    return f"# {study.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def cell(values: list[float]) -> str:
+    """Return the mean of some values, and their deviation.
+
+    >>> cell([0.1, 0.2])
+    '0.1500 (0.0707)'
+    """
+    if not values:
+        return "-"
+    spread = f" ({statistics.stdev(values):.4f})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4f}{spread}"

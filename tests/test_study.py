@@ -1,0 +1,124 @@
+"""Studies: the shipped ones are valid; a small one makes its table, goes on where it was stopped, tells failures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mmfast.trainer
+from mmfast.cli import main
+from mmfast.config import load_config
+from mmfast.errors import MmfastError
+from mmfast.study import load_study, merged, plan, run_study, slug
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "title": "Small",
+    "base": {
+        "data": "demo",
+        "model": {"embedding_dim": 8},
+        "train": {"epochs": 1, "batch_size": 4096},
+        "evaluate": {"modalities": True},
+        "tensorboard": False,
+        "device": "cpu",
+    },
+    "models": {"VBPR": {"model": {"name": "vbpr", "fusion": "channels"}}},
+    "methods": {
+        "text only": {"framework": {"name": "masked", "hide": ["image"]}},
+        "+ CKD": {"framework": {"name": "ckd", "teachers": {"text": "{folder}/{model}-text-only-seed{seed}"}}},
+    },
+    "seeds": [1, 2],
+    "metrics": ["recall@20"],
+    "modalities": True,
+}
+
+
+def study_file(tmp_path, **changes) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL | changes, sort_keys=False))
+    return path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies_are_valid(path):
+    study = load_study(path, [])
+    names = [plan(study, model, method, 1, Path("out")).name for model in study.models for method in study.methods]
+    assert len(set(names)) == len(names) > 10
+    ckd = plan(study, "VBPR", "+ CKD", 2, Path("out")).framework[0]
+    assert ckd.teachers == {m: f"out/vbpr-{m}-only-seed2" for m in ("text", "image")}
+    assert {Path(folder).name for folder in ckd.teachers.values()} <= {name.replace("seed1", "seed2") for name in names}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configs_are_valid(path):
+    assert load_config(path).model.name in path.stem
+
+
+def test_a_small_study_makes_its_table_and_repeats_nothing(tmp_path, monkeypatch):
+    trained, fit = [], mmfast.trainer.fit
+
+    def counted(config, *args, **options):
+        trained.append(config)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return fit(config, *args, **options)
+
+    monkeypatch.setattr("mmfast.trainer.fit", counted)
+    study, out = load_study(study_file(tmp_path), []), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, out, progress=False)
+    rows = run_study(study, out, progress=False)
+    assert len(rows) == 2 and all(len(values) == 2 for row in rows for values in row.values.values())
+    assert list(rows[1].values) == ["recall@20", "recall@20 text", "recall@20 image"]
+    assert (
+        list(rows[0].values) == ["recall@20", "recall@20 text"]
+        and rows[0].values["recall@20"] == rows[0].values["recall@20 text"]
+    )
+    count = len(trained)
+    assert run_study(study, out, progress=False) == rows and len(trained) == count
+    lines = (out / "table.md").read_text().splitlines()
+    assert lines[2].startswith("| model | method | recall@20 |") and lines[4].startswith("| VBPR | text only | 0.")
+    points = list(csv.DictReader((out / "curves.csv").read_text().splitlines()))
+    assert {(p["method"], p["modality"]) for p in points} >= {
+        ("+ CKD", "image"),
+        ("+ CKD", "all"),
+        ("text only", "text"),
+    }
+    assert json.loads((out / "study.json").read_text())["rows"][0]["values"] == rows[0].values
+
+
+def test_mistakes_are_told_before_training_and_other_studies_refused(tmp_path):
+    wrong = load_study(study_file(tmp_path, methods={"+ CKD": {"framework": {"name": "ckdd"}}}), [])
+    with pytest.raises(MmfastError, match=r"(?s)study: VBPR, \+ CKD: .*Did you mean .ckd."):
+        run_study(wrong, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(MmfastError, match=r"methos: unknown key\. Did you mean 'methods'"):
+        load_study(study_file(tmp_path, methos={}), [])
+    bare = {"methods": {"plain": {}}, "seeds": [1], "modalities": False}
+    run_study(load_study(study_file(tmp_path, **bare), []), tmp_path / "out", progress=False)
+    with pytest.raises(MmfastError, match="is of other settings; choose another folder"):
+        run_study(load_study(study_file(tmp_path, **bare), ["train.epochs=2"]), tmp_path / "out", progress=False)
+
+
+def test_a_failing_row_is_told_in_the_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = study_file(
+        tmp_path,
+        models={"BPR": {"model": {"name": "bpr"}}},
+        modalities=False,
+        methods={"ckd": {"framework": "ckd"}, "plain": {}},
+    )
+    assert main(["study", str(path), "study.seeds=[1]", "--out", "out", "--quiet"]) == 0
+    text = capsys.readouterr().out
+    assert "| BPR | ckd | - | 0, failed: ckd balances the modalities" in text and "| BPR | plain | 0." in text
+    assert main(["study", "model=bpr"]) == 2
+    assert "give the YAML file of a study" in capsys.readouterr().err
+
+
+def test_names_and_settings():
+    assert slug("+ CKD (w/o Gen.)") == "ckd-w-o-gen"
+    assert merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": [1]}) == {"a": {"b": 3, "c": 2}, "d": [1]}
