@@ -19,6 +19,7 @@ from mmfast.errors import MmfastError
 from mmfast.evaluate import Evaluation, NotFinite, cut_note, evaluate
 from mmfast.frameworks.base import Fit
 from mmfast.logs import RunLog
+from mmfast.memory import check_memory, memory_need
 from mmfast.progress import Progress
 from mmfast.run import (
     BEST,
@@ -73,10 +74,13 @@ def fit(
     with cpu_threads(config.threads), Progress(config.train.epochs, config.train.monitor, progress) as shown:
         # The folder comes last: a model that cannot be built leaves none behind.
         run = build_training(config, dataset, folder or Path(), device)
+        need = memory_need(run.framework, dataset)
+        if config.check_memory:
+            check_memory(need, device)
         run.folder = folder or new_run_folder(config)
         with continuable(run.folder, shown, new=folder is None):
             write_text(run.folder / "environment.json", json.dumps(environment(config, device), indent=1) + "\n")
-            shown.say(f"{dataset}\n{'resuming' if folder else 'run'} {run.folder} on {device}")
+            shown.say(f"{dataset}\n{'resuming' if folder else 'run'} {run.folder} on {device}, {need}")
             if note := cut_note(dataset, config.evaluate):
                 shown.say(note)
             run.framework.prepare(Fit(config, dataset, device, run.folder))

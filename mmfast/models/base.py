@@ -31,6 +31,9 @@ class Recommender(nn.Module):
     Config = ModelConfig
     uses_negatives = True
     content_in_scores = True
+    step_tables = 24.0
+    """Tables [U + I, D] that a training step holds beside parameters and gradients, for IDs and for every modality:
+    the allowance of `mmfast.memory`, above the peaks measured."""
 
     def __init__(self, config: ModelConfig, dataset: Dataset, generator: torch.Generator) -> None:
         """Build parameters from `generator` and graphs from the training part of `dataset`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,9 @@ from mmfast.ops import bpr_loss, half_square_reg, info_nce
 
 if TYPE_CHECKING:
     from mmfast.data.sampler import Batch
+    from mmfast.graph import Graph
 
+Rows = tuple[torch.Tensor, torch.Tensor]  # ids of users and of items, each ascending
 SLOPE = 0.01  # of every leaky ReLU in the reference programs
 
 
@@ -52,6 +55,21 @@ def preference(table: EmbeddingTable, hidden: bool, rows: torch.Tensor | None = 
     return table.all() if rows is None else table(rows)
 
 
+def propagated(graph: Graph, nodes: torch.Tensor, num_layers: int, num_users: int, rows: Rows | None) -> torch.Tensor:
+    """Return the mean over layers of nodes [N, D] on the user-item graph at `rows`, users then items, [R, D]."""
+    if rows is None:
+        return graph.propagate(nodes, num_layers)
+    users, items = rows
+    return graph.propagate_rows(nodes, torch.cat([users, items + num_users]), num_layers)[0]
+
+
+def users_beside_items(block: Graph, items: torch.Tensor, rows: Rows | None) -> torch.Tensor:
+    """Return the users that a block gives from items [I, D], and the items, at `rows`: [R, D]."""
+    if rows is None:
+        return torch.cat([block.propagate(items, 1, "last"), items])
+    return torch.cat([block.propagate_rows(items, rows[0], 1, "last")[0], items[rows[1]]])
+
+
 class Query(nn.Module):
     """out(tanh(hidden(x))), out without bias: the query net of MICRO, MGCN (out_dim 1) and SMORE (out_dim D)."""
 
@@ -71,6 +89,17 @@ def attend(query: Query, views: Sequence[torch.Tensor]) -> torch.Tensor:
     return sum(weights[:, m : m + 1] * view for m, view in enumerate(views))
 
 
+def compacted(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Batch]:
+    """Return the distinct users and items of a batch, ascending, and the batch that names them by their places.
+
+    A loss that reads no other final vectors needs only these rows of the last layers.
+    """
+    users, user = batch.unique_users
+    items, pos, neg = batch.unique_items
+    sizes = {"num_users": users.numel(), "num_items": items.numel()}
+    return users, items, replace(batch, users=user, pos_items=pos, neg_items=neg, **sizes)
+
+
 def ranking_terms(
     config: ModelConfig, batch: Batch, users: torch.Tensor, items: torch.Tensor
 ) -> dict[str, torch.Tensor]:
@@ -81,14 +110,15 @@ def ranking_terms(
 
 
 def two_view_loss(
-    config: ModelConfig, batch: Batch, behaviour: torch.Tensor, side: torch.Tensor, num_users: int
+    config: ModelConfig, batch: Batch, behaviour: torch.Tensor, side: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Return the ranking terms of behaviour + side, [N, D] each, and `cl_items` and `cl_users`, side against behaviour.
+    """Return the ranking terms of behaviour + side, and `cl_items` and `cl_users`, side against behaviour.
 
-    The loss of MGCN and SMORE; `config` has reg_weight, cl_weight and temperature.
+    The loss of MGCN and SMORE; `config` has reg_weight, cl_weight and temperature. Both views: [R, D], the users and
+    then the items that `batch` points into.
     """
-    users, items = (behaviour + side).split([num_users, side.shape[0] - num_users])
+    users, items = (behaviour + side).split([batch.num_users, batch.num_items])
     terms = ranking_terms(config, batch, users, items)
-    for name, rows in (("cl_items", batch.pos_items + num_users), ("cl_users", batch.users)):
+    for name, rows in (("cl_items", batch.pos_items + batch.num_users), ("cl_users", batch.users)):
         terms[name] = config.cl_weight * info_nce(side[rows], behaviour[rows], config.temperature)
     return terms

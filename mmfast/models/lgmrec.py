@@ -6,7 +6,7 @@ Departs from the released code at evaluation: its Gumbel noise, which makes scor
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from mmfast.graph import Graph, user_item_block, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import unit
 from mmfast.models.named import NamedModules
-from mmfast.ops import bpr_loss, frobenius_reg, hypergraph, info_nce
+from mmfast.ops import bpr_loss, frobenius_reg, hyperedges, info_nce
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -27,6 +27,22 @@ if TYPE_CHECKING:
     from mmfast.data.sampler import Batch
 
 Tables = tuple[torch.Tensor, torch.Tensor]
+FAST_WIDTH = 16  # least width at which products with thousands of rows are fast
+
+
+class HyperVectors(NamedTuple):
+    """Hypergraph vectors of one modality, incidence @ edges: for users [U, D] and for items [I, D]."""
+
+    tables: Tables
+    incidences: Tables
+    """[U, H] and [I, H]"""
+    edges: torch.Tensor
+    """[H, D]"""
+
+    def scaled(self, side: int) -> torch.Tensor:
+        """Return the incidence [R, H] of users (0) or items (1) that gives their vectors at length 1."""
+        lengths = torch.linalg.vector_norm(self.tables[side], dim=1, keepdim=True)
+        return self.incidences[side] / lengths.clamp_min(1e-12)
 
 
 class ContentMaps(nn.Module):
@@ -118,20 +134,21 @@ class LGMRec(Recommender):
         users = self.counts.propagate(items, 1, "last") / (self.user_degrees + 1e-7)
         return unit(self.graph.propagate(torch.cat([users, items]), self.config.num_modality_layers, "last"))
 
-    def hyper_vectors(self, modality: str, logits: torch.Tensor, items: torch.Tensor) -> Tables:
-        """Return the hypergraph vectors (users [U, D], items [I, D]) of a modality, from the ID vectors of items."""
+    def hyper_vectors(self, modality: str, logits: torch.Tensor, items: torch.Tensor) -> HyperVectors:
+        """Return the hypergraph vectors of a modality, from the ID vectors of items."""
         of_items = self.incidence(modality, "item", logits)
         of_users = self.incidence(modality, "user", self.counts.propagate(logits, 1, "last"))
-        return hypergraph(of_users, of_items, items, self.config.num_hyper_layers)
+        edges = hyperedges(of_items, items, self.config.num_hyper_layers)
+        return HyperVectors((of_users @ edges, of_items @ edges), (of_users, of_items), edges)
 
-    def vectors(self, hide: frozenset[str]) -> tuple[torch.Tensor, dict[str, Tables]]:
+    def vectors(self, hide: frozenset[str]) -> tuple[torch.Tensor, dict[str, HyperVectors]]:
         """Return final vectors [N, D] and the hypergraph vectors by modality."""
         final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
         items, hyper = final[self.num_users :], {}
         for modality, (projected, logits) in self.content(hide).items():
             final = final + self.modality_vectors(projected)
             hyper[modality] = self.hyper_vectors(modality, logits, items)
-        everywhere = sum(torch.cat(tables) for tables in hyper.values())
+        everywhere = sum(torch.cat(vectors.tables) for vectors in hyper.values())
         return final + self.config.alpha * unit(everywhere), hyper
 
     def embed(self, hide: Collection[str] = ()) -> Tables:
@@ -151,10 +168,17 @@ class LGMRec(Recommender):
         for side, (name, rows) in enumerate((("cl_users", user), ("cl_items", pos))):
             if others:
                 terms[name] = self.config.cl_weight * sum(
-                    self.contrast(hyper[anchor][side], hyper[other][side], rows) for other in others
+                    self.contrast(hyper[anchor], hyper[other], side, rows) for other in others
                 )
         return terms
 
-    def contrast(self, anchors: torch.Tensor, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Return the sum over the batch of -ln of each anchor's own row's share among all rows of `table`."""
-        return info_nce(anchors[rows], table, self.config.temperature, index=rows, negatives="all", reduction="sum")
+    def contrast(self, one: HyperVectors, other: HyperVectors, side: int, rows: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the batch of -ln of each anchor's own row's share among all rows of the other table.
+
+        The vectors are of rank H: their cosines are products of H numbers, incidences against incidences.
+        """
+        anchors, table = one.scaled(side)[rows] @ (one.edges @ other.edges.T), other.scaled(side)
+        if anchors.shape[1] < FAST_WIDTH:
+            anchors, table = (F.pad(x, (0, FAST_WIDTH - x.shape[1])) for x in (anchors, table))
+        temperature = self.config.temperature
+        return info_nce(anchors, table, temperature, rows, normalize=False, negatives="all", reduction="sum")

@@ -13,7 +13,7 @@ from mmfast.dataset_graphs import cosine_graphs
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_block, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import Query, attend, two_view_loss
+from mmfast.models.layers import Query, Rows, attend, compacted, propagated, two_view_loss, users_beside_items
 from mmfast.models.named import NamedModules
 from mmfast.registry import MODELS
 
@@ -67,17 +67,17 @@ class MGCN(Recommender):
         super().set_interaction_graph(user_item_graph(*edges, "sym0"))
         self.block = user_item_block(*edges, "sym0")
 
-    def view(self, modality: str, hide: frozenset[str]) -> torch.Tensor:
-        """Return the content view of a modality, [N, D]: gated item IDs on the item graph, then users from items."""
+    def view(self, modality: str, hide: frozenset[str], rows: Rows | None) -> torch.Tensor:
+        """Return the content view of a modality at `rows`, [R, D]: gated item IDs on the item graph, users from them."""
         content = self.item_features(modality, hide).through(self.projections[modality])
         items = self.id_embeddings()[1] * torch.sigmoid(self.gates[modality](content))
         items = self.item_graphs[modality].propagate(items, self.config.num_item_layers, "last")
-        return torch.cat([self.block.propagate(items, 1, "last"), items])
+        return users_beside_items(self.block, items, rows)
 
-    def behaviour_and_side(self, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the behaviour view and the side view, [N, D] each; final vectors are their sum."""
-        behaviour = self.graph.propagate(self.nodes.all(), self.config.num_layers)
-        views = {m: self.view(m, hide) for m in self.modalities}
+    def behaviour_and_side(self, hide: frozenset[str], rows: Rows | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the behaviour view and the side view, [R, D] each, of `rows` (None: all); final vectors add them."""
+        behaviour = propagated(self.graph, self.nodes.all(), self.config.num_layers, self.num_users, rows)
+        views = {m: self.view(m, hide, rows) for m in self.modalities}
         common = attend(self.query, list(views.values()))
         gated = [torch.sigmoid(self.preference_gates[m](behaviour)) * (view - common) for m, view in views.items()]
         return behaviour, (sum(gated) + common) / (len(views) + 1)
@@ -89,4 +89,5 @@ class MGCN(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg` and the contrasts `cl_items` and `cl_users` of side against behaviour."""
-        return two_view_loss(self.config, batch, *self.behaviour_and_side(frozenset()), self.num_users)
+        users, items, compact = compacted(batch)
+        return two_view_loss(self.config, compact, *self.behaviour_and_side(frozenset(), (users, items)))

@@ -91,12 +91,13 @@ def smore(model: Recommender) -> Named:
 
 
 def fix_smore(model: Recommender, case: GoldenCase) -> None:
-    def preference(view: str, behaviour: torch.Tensor) -> torch.Tensor:
+    def preference(view: str, behaviour: torch.Tensor, rows: tuple | None) -> torch.Tensor:
         gate = torch.sigmoid(model.preference_gates[view](behaviour))
         if not model.training:
             return gate
-        mask = case[f"mask/{'fusion' if view == '&' else view}_preference"]
-        return gate * torch.from_numpy(mask).float() / (1 - case.hyper["dropout_rate"])
+        mask = torch.from_numpy(case[f"mask/{'fusion' if view == '&' else view}_preference"]).float()
+        mask = mask[torch.cat([rows[0], rows[1] + model.num_users])]
+        return gate * mask / (1 - case.hyper["dropout_rate"])
 
     model.preference = preference
 
