@@ -55,19 +55,25 @@ def preference(table: EmbeddingTable, hidden: bool, rows: torch.Tensor | None = 
     return table.all() if rows is None else table(rows)
 
 
-def propagated(graph: Graph, nodes: torch.Tensor, num_layers: int, num_users: int, rows: Rows | None) -> torch.Tensor:
-    """Return the mean over layers of nodes [N, D] on the user-item graph at `rows`, users then items, [R, D]."""
+def chosen(table: torch.Tensor, num_users: int, rows: Rows | None) -> torch.Tensor:
+    """Return the rows of a table of users and items [N, ...] that `rows` names (None: all), [R, ...]."""
+    return table if rows is None else table.index_select(0, torch.cat([rows[0], rows[1] + num_users]))
+
+
+def propagated(
+    graph: Graph, nodes: torch.Tensor, num_layers: int, num_users: int, rows: Rows | None, readout: str = "mean"
+) -> torch.Tensor:
+    """Return the read-out of nodes [N, D] on the user-item graph at `rows` (None: all), users then items, [R, D]."""
     if rows is None:
-        return graph.propagate(nodes, num_layers)
-    users, items = rows
-    return graph.propagate_rows(nodes, torch.cat([users, items + num_users]), num_layers)[0]
+        return graph.propagate(nodes, num_layers, readout)
+    return graph.propagate_rows(nodes, torch.cat([rows[0], rows[1] + num_users]), num_layers, readout)[0]
 
 
 def users_beside_items(block: Graph, items: torch.Tensor, rows: Rows | None) -> torch.Tensor:
     """Return the users that a block gives from items [I, D], and the items, at `rows`: [R, D]."""
     if rows is None:
         return torch.cat([block.propagate(items, 1, "last"), items])
-    return torch.cat([block.propagate_rows(items, rows[0], 1, "last")[0], items[rows[1]]])
+    return torch.cat([block.propagate_rows(items, rows[0], 1, "last")[0], items.index_select(0, rows[1])])
 
 
 class Query(nn.Module):
@@ -120,5 +126,5 @@ def two_view_loss(
     users, items = (behaviour + side).split([batch.num_users, batch.num_items])
     terms = ranking_terms(config, batch, users, items)
     for name, rows in (("cl_items", batch.pos_items + batch.num_users), ("cl_users", batch.users)):
-        terms[name] = config.cl_weight * info_nce(side[rows], behaviour[rows], config.temperature)
+        terms[name] = config.cl_weight * info_nce(*(view.index_select(0, rows) for view in (side, behaviour)), config.temperature)
     return terms

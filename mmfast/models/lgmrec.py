@@ -17,10 +17,11 @@ from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, xavier
 from mmfast.graph import Graph, user_item_block, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import unit
+from mmfast.models.layers import Rows, chosen, compacted, propagated, unit
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, frobenius_reg, hyperedges, info_nce
 from mmfast.registry import MODELS
+from mmfast.wide import wide_product
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
@@ -57,7 +58,7 @@ class ContentMaps(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return vectors and hyperedge logits side by side, [R, D + H], of features [R, F]: one product."""
-        return features @ torch.cat([self.projection, self.hyperedge], dim=1)
+        return wide_product(features, torch.cat([self.projection, self.hyperedge], dim=1).t())
 
 
 @MODELS.register("lgmrec")
@@ -129,10 +130,11 @@ class LGMRec(Recommender):
             parts[modality] = self.item_features(modality, hide).through(maps).split(widths, dim=1)
         return parts
 
-    def modality_vectors(self, items: torch.Tensor) -> torch.Tensor:
-        """Return n(the last propagation layer) [N, D] of projected items; users start at the mean of their items."""
+    def modality_vectors(self, items: torch.Tensor, rows: Rows | None) -> torch.Tensor:
+        """Return n(the last propagation layer) [R, D] of projected items; users start at the mean of their items."""
         users = self.counts.propagate(items, 1, "last") / (self.user_degrees + 1e-7)
-        return unit(self.graph.propagate(torch.cat([users, items]), self.config.num_modality_layers, "last"))
+        start, layers = torch.cat([users, items]), self.config.num_modality_layers
+        return unit(propagated(self.graph, start, layers, self.num_users, rows, "last"))
 
     def hyper_vectors(self, modality: str, logits: torch.Tensor, items: torch.Tensor) -> HyperVectors:
         """Return the hypergraph vectors of a modality, from the ID vectors of items."""
@@ -141,14 +143,14 @@ class LGMRec(Recommender):
         edges = hyperedges(of_items, items, self.config.num_hyper_layers)
         return HyperVectors((of_users @ edges, of_items @ edges), (of_users, of_items), edges)
 
-    def vectors(self, hide: frozenset[str]) -> tuple[torch.Tensor, dict[str, HyperVectors]]:
-        """Return final vectors [N, D] and the hypergraph vectors by modality."""
-        final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
-        items, hyper = final[self.num_users :], {}
+    def vectors(self, hide: frozenset[str], rows: Rows | None = None) -> tuple[torch.Tensor, dict[str, HyperVectors]]:
+        """Return final vectors of `rows` (None: all) [R, D] and the hypergraph vectors by modality."""
+        collaborative = self.graph.propagate(self.nodes.all(), self.config.num_layers)
+        items, final, hyper = collaborative[self.num_users :], chosen(collaborative, self.num_users, rows), {}
         for modality, (projected, logits) in self.content(hide).items():
-            final = final + self.modality_vectors(projected)
+            final = final + self.modality_vectors(projected, rows)
             hyper[modality] = self.hyper_vectors(modality, logits, items)
-        everywhere = sum(torch.cat(vectors.tables) for vectors in hyper.values())
+        everywhere = sum(chosen(torch.cat(vectors.tables), self.num_users, rows) for vectors in hyper.values())
         return final + self.config.alpha * unit(everywhere), hyper
 
     def embed(self, hide: Collection[str] = ()) -> Tables:
@@ -157,15 +159,16 @@ class LGMRec(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg`, and `cl_users`, `cl_items`: hypergraph vectors of one modality against the others'."""
-        final, hyper = self.vectors(frozenset())
-        users, items = self.users_and_items(final)
-        user, pos, neg = batch.users, batch.pos_items, batch.neg_items
+        *rows, compact = compacted(batch)
+        final, hyper = self.vectors(frozenset(), rows)
+        users, items = final.split([compact.num_users, compact.num_items])
+        user, pos, neg = compact.users, compact.pos_items, compact.neg_items
         terms = {
             "bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"),
             "reg": self.config.reg_weight * frobenius_reg((users, user), (items, pos), (items, neg)),
         }
         anchor, *others = self.images_first
-        for side, (name, rows) in enumerate((("cl_users", user), ("cl_items", pos))):
+        for side, (name, rows) in enumerate((("cl_users", batch.users), ("cl_items", batch.pos_items))):
             if others:
                 terms[name] = self.config.cl_weight * sum(
                     self.contrast(hyper[anchor], hyper[other], side, rows) for other in others

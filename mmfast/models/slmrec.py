@@ -15,7 +15,7 @@ from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable
 from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import xavier_linear
+from mmfast.models.layers import Rows, compacted, propagated, xavier_linear
 from mmfast.models.named import NamedModules
 from mmfast.ops import info_nce
 from mmfast.registry import MODELS
@@ -71,44 +71,48 @@ class SLMRec(Recommender):
         """Replace the edges of messages (door 2), with 1e-8 added to degrees."""
         super().set_interaction_graph(user_item_graph(*self.interactions(graph), eps=DEGREE_EPS))
 
-    def channels(self, hide: frozenset[str]) -> dict[str, torch.Tensor]:
-        """Return the LightGCN means [N, D] by channel: "" for IDs and one for each modality of the chain."""
+    def channels(self, hide: frozenset[str], rows: Rows | None = None) -> torch.Tensor:
+        """Return the LightGCN means of `rows` (None: all) [R, 1 + M, D]: of IDs, then of the chain's modalities."""
         users, items = self.id_embeddings()
-        starts = {"": items}
+        starts = [items]
         for modality in self.images_first:
-            starts[modality] = self.projections[modality](self.item_features(modality, hide).directions())
-        return {
-            name: self.graph.propagate(torch.cat([users, start]), self.config.num_layers)
-            for name, start in starts.items()
-        }
+            starts.append(self.projections[modality](self.item_features(modality, hide).directions()))
+        # One after another: side by side they would fall out of the caches.
+        tables = (torch.cat([users, start]) for start in starts)
+        return torch.stack([propagated(self.graph, t, self.config.num_layers, self.num_users, rows) for t in tables], 1)
 
-    def fuse(self, channels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return final vectors (users [U, D], items [I, D])."""
-        users, items = self.users_and_items(torch.cat(list(channels.values()), dim=1))
-        return self.user_head(users), self.item_head(items)
+    def fuse(self, channels: torch.Tensor, num_users: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors (users [U, D], items [I, D]) of channels [U + I, 1 + M, D]."""
+        wide = channels.flatten(1)
+        return self.user_head(wide[:num_users]), self.item_head(wide[num_users:])
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D])."""
-        return self.remembered(hide) or self.fuse(self.channels(self.check_hide(hide)))
+        return self.remembered(hide) or self.fuse(self.channels(self.check_hide(hide)), self.num_users)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `main`, the in-batch contrast of users and items, and `ssl`, the weighted chain (task FAC)."""
-        channels = self.channels(frozenset())
-        users, items = self.fuse(channels)
+        rows = None
+        if not self.config.stale_eval:
+            *rows, batch = compacted(batch)
+        channels = self.channels(frozenset(), rows)
+        users, items = self.fuse(channels, batch.num_users)
         self.remember(users, items)
-        main = info_nce(users[batch.users], items[batch.pos_items], self.config.temperature)
-        rows = {name: table[self.num_users :][batch.pos_items] for name, table in channels.items()}
-        return {"main": main, "ssl": self.config.ssl_weight * self.chain_loss(rows)}
+        user, item = batch.users, batch.pos_items
+        main = info_nce(users.index_select(0, user), items.index_select(0, item), self.config.temperature)
+        chain = self.chain_loss(channels[batch.num_users :].index_select(0, item))
+        return {"main": main, "ssl": self.config.ssl_weight * chain}
 
-    def chain_loss(self, rows: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the sum over links of the contrast (plain inner products) of the batch items' rows by channel."""
-        state, total = rows[""], rows[""].new_zeros(())
-        for number, modality in enumerate(self.images_first):
+    def chain_loss(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the sum over links of the contrast (inner products) of the batch items' channels [B, 1 + M, D]."""
+        state, *others = rows.unbind(1)
+        total = rows.new_zeros(())
+        for number, (modality, row) in enumerate(zip(self.images_first, others, strict=True)):
             if number == 0:
                 state = left = self.left[modality](state)
             else:
                 state = self.between[modality](state)
                 left = self.left[modality](state)
-            right = self.right[modality](rows[modality])
+            right = self.right[modality](row)
             total = total + info_nce(left, right, self.config.ssl_temperature, normalize=False)
         return total
