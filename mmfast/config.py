@@ -26,6 +26,14 @@ class Config(pydantic.BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values_for_numbers(cls, value: Any, about: pydantic.ValidationInfo) -> Any:
+        kind = cls.model_fields[about.field_name].annotation
+        if isinstance(value, bool) and kind is not bool and kind is not Any and bool not in get_args(kind):
+            raise PydanticCustomError("bool", "wanted another value than true or false")
+        return value
+
 
 class ModelConfig(Config):
     """What every backbone's config has; a backbone adds its own fields in `class Config(ModelConfig)`."""

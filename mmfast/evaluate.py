@@ -12,7 +12,7 @@ import torch
 
 from mmfast.config import EvaluateConfig
 from mmfast.errors import MmfastError, suggest
-from mmfast.metrics import check_metrics, per_user_metrics
+from mmfast.metrics import RETRIEVED, check_metrics, per_user_metrics
 from mmfast.ops.rank import rank
 from mmfast.verbs import VerbModule
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmfast.run import Run
 
 PARTS = ("valid", "test")
+COMPARED = ("candidates", "ndcg", "round_digits")  # settings that decide which figures may stand side by side
 sys.modules[__name__].__class__ = VerbModule
 
 
@@ -149,13 +150,17 @@ def _asked(
     return model, dataset, config or EvaluateConfig()
 
 
-def cut_note(dataset: Dataset, config: EvaluateConfig) -> str:
-    """Return the sentence that names cut-offs above the number of ranked items, or "" where there is none."""
+def evaluation_notes(dataset: Dataset, config: EvaluateConfig) -> list[str]:
+    """Return sentences on what makes metrics incomparable with the standard ones, and on cut-offs above the items."""
+    standard = EvaluateConfig()
+    changed = {name: getattr(config, name) for name in COMPARED if getattr(config, name) != getattr(standard, name)}
+    settings = " ".join(f"evaluate.{name}={value}" for name, value in changed.items())
+    notes = [f"note: {settings}: not comparable with metrics of the standard full ranking"] if changed else []
     count = dataset.num_items if config.candidates == "all" else len(dataset.cold_items)
     beyond = [str(k) for k in config.top_k if k > count]
-    if not beyond:
-        return ""
-    return f"note: only {count} items are ranked: metrics at {', '.join(beyond)} are of the whole ranking"
+    if beyond:
+        notes.append(f"note: only {count} items are ranked: metrics at {', '.join(beyond)} are of the whole ranking")
+    return notes
 
 
 def user_rows(dataset: Dataset, part: str, users: np.ndarray) -> Rows:
@@ -206,7 +211,8 @@ def _rank_blocks(
     device = item_vectors.device
     ids = torch.as_tensor(users, device=device)
     chosen = None if candidates is None else torch.tensor(candidates, device=device)
-    k = min(max(config.top_k), len(item_vectors) if chosen is None else len(chosen))
+    depth = max(config.top_k) if config.ndcg == "standard" else max(*config.top_k, RETRIEVED)
+    k = min(depth, len(item_vectors) if chosen is None else len(chosen))
     tops, hits = [], []
     for start in range(0, len(users), config.batch_users):
         stop = min(start + config.batch_users, len(users))

@@ -24,7 +24,8 @@ NO_TENSORBOARD = (
 class AppendedFile:
     """A file that grows by whole records; what a full disk refused of one is taken back.
 
-    Opened at `position` bytes, what lies beyond is dropped. Raises MmfastError when the file cannot be written.
+    Opened at `position` bytes, what lies beyond is dropped; a shorter file goes on where it ends. Raises MmfastError
+    when the file cannot be written.
     """
 
     def __init__(self, path: Path, position: int = 0) -> None:
@@ -33,7 +34,7 @@ class AppendedFile:
             path.parent.mkdir(exist_ok=True)
             # Without a buffer: bytes that a full disk refused must not come back when the file is closed.
             self._file = path.open("ab", buffering=0)
-            self._file.truncate(position)
+            self._file.truncate(min(position, self._file.seek(0, os.SEEK_END)))
             self._file.seek(0, os.SEEK_END)
 
     def append(self, record: bytes) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from mmfast.errors import MmfastError, suggest
 
 Metric = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+RETRIEVED = 20  # ranks from which the LATTICE family takes its ideal list, whatever the cut-off (protocol section 6)
 METRICS: dict[str, Metric] = {}
 
 
@@ -46,8 +47,12 @@ def ndcg(hits: np.ndarray, target_sizes: np.ndarray, k: int) -> np.ndarray:
 
 @metric("ndcg_retrieved")
 def ndcg_retrieved(hits: np.ndarray, target_sizes: np.ndarray, k: int) -> np.ndarray:
-    """Return DCG over the DCG of the user's own hits moved to the front: never below `ndcg`, not comparable with it."""
-    return _dcg(hits, k) / _ideal_dcg(np.maximum(hits[:, :k].sum(1), 1).astype(np.int64), k)
+    """Return DCG over that of the user's own hits among RETRIEVED ranks (k where that is more) moved to the front.
+
+    Never below `ndcg`, and not comparable with it. Wants hits of as many ranks.
+    """
+    found = hits[:, : max(k, RETRIEVED)].sum(1)
+    return _dcg(hits, k) / _ideal_dcg(np.clip(found, 1, k).astype(np.int64), k)
 
 
 @metric("map")

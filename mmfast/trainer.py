@@ -17,7 +17,7 @@ from mmfast.checkpoint import atomic_write, write_text
 from mmfast.config import RunConfig
 from mmfast.device import cpu_threads, keep_freed_memory, resolve_device
 from mmfast.errors import MmfastError
-from mmfast.evaluate import Evaluation, NotFinite, cut_note, evaluate
+from mmfast.evaluate import COMPARED, Evaluation, NotFinite, evaluate, evaluation_notes
 from mmfast.frameworks.base import Fit
 from mmfast.logs import RunLog
 from mmfast.memory import check_memory, memory_need
@@ -92,7 +92,7 @@ def fit(
 def announce(run: Training, where: str, shown: Progress) -> None:
     """Tell what is trained on and where, and what evaluation will leave out."""
     shown.say(f"{run.dataset}\n{where}")
-    if note := cut_note(run.dataset, run.config.evaluate):
+    for note in evaluation_notes(run.dataset, run.config.evaluate):
         shown.say(note)
 
 
@@ -231,6 +231,7 @@ def finish(run: Training, ended: str, look_at_test: bool) -> Run:
         "best_epoch": state.best_epoch,
         "epochs": state.epoch,
         "ended": ended,
+        "evaluate": {name: getattr(config.evaluate, name) for name in COMPARED},
         "valid": best["valid"],
     }
     if look_at_test:

@@ -129,6 +129,8 @@ def test_several_mistakes_are_told_at_once():
         ("name=''", r"name: got ''; a run's name is one folder name"),
         ("evaluate.top_k=5", r"evaluate\.top_k: got 5; input should be a valid tuple"),
         ("evaluate.candidates=warm", r"evaluate\.candidates: got 'warm'; input should be 'all' or 'cold'"),
+        ("train.epochs=true", r"train\.epochs: got True; wanted another value than true or false"),
+        ("train.learning_rate=false", r"train\.learning_rate: got False; wanted another value"),
         ("seed=[1]", r"seed: got \[1\]; input should be a valid integer"),
         ("framework=ckdd", r"framework\.name: unknown framework 'ckdd'"),
         ("imports=[no_such_module]", r"imports: cannot import 'no_such_module'"),

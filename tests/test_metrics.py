@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def test_ndcg_of_retrieved_hits_is_larger_and_equal_for_one_target():
         assert one == pytest.approx(1 / np.log2(5))
 
 
+def test_the_ideal_of_retrieved_hits_is_of_the_first_twenty_ranks_at_every_cut_off():
+    found = hits_at(4, 12, 15)
+    values = per_user_metrics(found, np.array([9]), ("ndcg",), (5, 20), "retrieved")
+    gains = 1 / np.log2(np.arange(2, 22))
+    assert values["ndcg@5"][0] == pytest.approx(gains[3] / gains[:3].sum())
+    assert values["ndcg@20"][0] == pytest.approx(gains[[3, 11, 14]].sum() / gains[:3].sum())
+
+
 def test_no_hit_is_zero_everywhere():
     values = per_user_metrics(hits_at(), np.array([2]), tuple(METRICS), CUTS)
     assert all(column.tolist() == [0.0] for column in values.values())
@@ -69,7 +78,8 @@ def test_golden_rankings(part):
     sizes = np.bincount(golden[f"{part}_users"], minlength=int(golden["num_users"]))
     users = golden[f"metrics/{part}/users"]
     hits = golden[f"metrics/{part}/hits"]
-    values = per_user_metrics(hits, sizes[users], ("recall", "ndcg", "precision", "map"), (5, 10, 20))
+    cuts = json.loads(str(golden["hyper_json"]))["topk"]
+    values = per_user_metrics(hits, sizes[users], ("recall", "ndcg", "precision", "map"), cuts)
     for name, column in values.items():
         assert column.mean() == pytest.approx(float(golden[f"metrics/{part}/{name}"]), rel=1e-12)
 

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the metrics of a run."""
-    from mmfast.evaluate import cut_note, evaluate
+    from mmfast.evaluate import evaluate, evaluation_notes
     from mmfast.run import Run
 
     finished = Run.load(args.run_folder, device=args.device)
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"{args.run_folder}, best epoch {finished.metrics['best_epoch'] + 1}")
         show(results)
-    if note := cut_note(finished.dataset, config):
+    for note in evaluation_notes(finished.dataset, config):
         print(note, file=sys.stderr)
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from mmfast.data.dataset import PARTS, Dataset, Interactions
 from mmfast.data.features import check_feature_shape, check_modality, zero_rows
 from mmfast.data.hashing import hash_file
 from mmfast.data.ids import IdTable, check_unique
-from mmfast.data.manifest import damaged, read_manifest, write_manifest
+from mmfast.data.manifest import MANIFEST, damaged, read_manifest, write_manifest
 from mmfast.data.notes import HELD_OUT, pairs_also_in_train
 from mmfast.data.raw import FeatureSource
 from mmfast.data.storage import new_folder, save_npy
@@ -83,12 +85,13 @@ def part_sizes(labels: pl.Series) -> dict[str, int]:
 
 
 def read_prepared(folder: Path | str) -> Dataset:
-    """Return the Dataset of a prepared folder; sizes and shapes are checked, contents are not hashed again.
+    """Return the Dataset of a prepared folder; files younger than its manifest are hashed again, the others trusted.
 
-    Raises MmfastError, one sentence, for a damaged folder or an unknown format version.
+    Raises MmfastError, one sentence, for a damaged or changed folder or an unknown format version.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    _check_unchanged(folder, manifest)
     rows = read_rows(folder, manifest)
     features = {m: _map_feature(folder, m, about, manifest) for m, about in manifest["features"].items()}
     return Dataset(
@@ -103,6 +106,22 @@ def read_prepared(folder: Path | str) -> Dataset:
         checked=frozenset(features),
         **id_tables(folder, manifest),
     )
+
+
+def _check_unchanged(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse files that were written after the manifest, which is written last, unless their content is the same."""
+    written = (folder / MANIFEST).stat().st_mtime_ns
+    younger = [name for name in manifest["files"] if (folder / name).stat().st_mtime_ns > written]
+    _check_hashes(folder, manifest, younger)
+    if younger:
+        with contextlib.suppress(OSError):  # a copied folder is hashed once, unless it cannot be written
+            os.utime(folder / MANIFEST)
+
+
+def _check_hashes(folder: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
+    changed = [name for name in names if hash_file(folder / name) != manifest["files"][name]["sha256"]]
+    if changed:
+        raise damaged(folder, f"the content of {', '.join(changed)} is not what was written")
 
 
 def read_rows(folder: Path, manifest: Mapping[str, Any]) -> pl.DataFrame:
@@ -137,9 +156,7 @@ def verify_prepared(folder: Path | str) -> list[str]:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    changed = [name for name, about in manifest["files"].items() if hash_file(folder / name) != about["sha256"]]
-    if changed:
-        raise damaged(folder, f"the content of {', '.join(changed)} is not what was written")
+    _check_hashes(folder, manifest, manifest["files"])
     for modality, about in manifest["features"].items():
         array = _map_feature(folder, modality, about, manifest)
         hidden = np.setdiff1d(zero_rows(modality, array), about["missing"])

@@ -83,8 +83,9 @@ def propagate_reference(
     size = (csr.num_rows, x.shape[0])
     matrix = torch.sparse_coo_tensor(index, csr.entries(table.dtype), size, check_invariants=True)
     layers = [table]
-    for _ in range(num_layers):
-        layers.append(torch.sparse.mm(matrix, layers[-1]))
+    with torch.autocast(x.device.type, enabled=False):  # sums are of float32 at least
+        for _ in range(num_layers):
+            layers.append(torch.sparse.mm(matrix, layers[-1]))
     total = layers[-1].clone() if readout == "last" else torch.stack(layers).sum(0)
     if readout == "mean":
         total = total / (num_layers + 1)

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from mmfast.data import prepared, storage
+from mmfast.data.hashing import hash_file
 from mmfast.data.manifest import read_manifest
 from mmfast.data.prepared import read_prepared, verify_prepared, write_prepared
 from mmfast.errors import MmfastError
@@ -253,12 +254,40 @@ def test_verify_finds_a_changed_byte(tmp_path):
     folder = write(tmp_path / "out")
     assert "feature_text.npy" in verify_prepared(folder)
     path = folder / "feature_image.npy"
+    before = path.stat()
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
-    read_prepared(folder)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # verifying does not believe the clock
     with pytest.raises(MmfastError, match=r"the content of feature_image.npy is not what was written"):
         verify_prepared(folder)
+
+
+def later(path, manifest):
+    time = manifest.stat().st_mtime_ns + 10**9
+    os.utime(path, ns=(time, time))
+
+
+@pytest.mark.parametrize("name", ["feature_image.npy", "interactions.parquet"])
+def test_a_file_changed_after_the_manifest_is_refused(tmp_path, name):
+    folder = write(tmp_path / "out")
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(bytes(data))
+    later(folder / name, folder / "manifest.json")
+    with pytest.raises(MmfastError, match=f"the content of {name} is not what was written; prepare it again"):
+        read_prepared(folder)
+
+
+def test_a_copied_folder_is_hashed_once(tmp_path, monkeypatch):
+    folder = write(tmp_path / "out")
+    hashed = []
+    monkeypatch.setattr(prepared, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
+    os.utime(folder / "manifest.json", ns=(0, 0))
+    assert read_prepared(folder).num_items == 3
+    assert sorted(hashed) == sorted(read_manifest(folder)["files"])
+    hashed.clear()
+    assert read_prepared(folder).num_items == 3 and not hashed
 
 
 def test_bad_content_is_refused_before_anything_appears(tmp_path):

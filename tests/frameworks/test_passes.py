@@ -108,9 +108,8 @@ def test_states_of_a_modality_are_computed_side_by_side_and_once():
     assert model.in_state("x", "image", {"image"}, compute) == 1.0 and calls[-1] == (True,)
 
 
-@pytest.mark.parametrize("name", ["mgcn", "mmgcn", "slmrec"])
-def test_graph_backbones_propagate_all_states_in_one_call(name, monkeypatch):
-    model, dataset, hides = trained(name)
+def test_mgcn_propagates_all_states_in_one_call(monkeypatch):
+    model, dataset, hides = trained("mgcn")
     widths, propagate = [], Graph.propagate
 
     def seen(self, x, *args, **options):

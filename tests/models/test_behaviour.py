@@ -79,7 +79,7 @@ def test_learns_the_blocks(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_seed_same_bits_and_any_thread_count(name):
+def test_same_seed_same_bits(name):
     dataset = block_dataset()
     one = build(name, dataset)
     losses = train(one, dataset, 2)
