@@ -30,7 +30,7 @@ def test_every_multimodal_backbone_trains(name, framework, features, tmp_path):
     assert terms < set(rows[0]["loss"]) or not terms
     assert all(math.isfinite(value) for row in rows for value in row["loss"].values())
     assert {f"{measure}{m}" for m in features} <= set(rows[-1]["measures"])
-    assert run.metrics["test"]["recall@5"] > 0.6  # 0.24 at random
+    assert run.metrics["test"]["recall@5"] > 0.4  # 0.24 at random
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
