@@ -26,6 +26,7 @@ from mmfast.config import build_config
 from mmfast.data.load import load_dataset
 from mmfast.device import keep_freed_memory
 from mmfast.evaluate import evaluate
+from mmfast.memory import memory_need
 from mmfast.ops import use_backend
 from mmfast.registry import MODELS
 from mmfast.seeds import derive_generator
@@ -88,7 +89,7 @@ def ours(args: argparse.Namespace, folder: Path) -> dict:
         dataset = load_dataset(str(folder))
         run = build_training(config, dataset, Path(), torch.device("cpu"))
         startup = time.perf_counter() - started
-    startup_bytes = memory.bytes
+    startup_bytes, need = memory.bytes, memory_need(run.framework, dataset).parts
     with AnonymousPeak() as memory:
         epoch(run, 0, min(args.batches or 10**9, 5))  # first steps allocate moments and scratch
         epochs = [epoch(run, 1 + e, args.batches or 10**9) for e in range(args.epochs)]
@@ -107,6 +108,8 @@ def ours(args: argparse.Namespace, folder: Path) -> dict:
         "eval_s": statistics.median(evaluations),
         "eval_spread_s": max(evaluations) - min(evaluations),
         "peak_bytes": memory.bytes,
+        "estimated_peak_bytes": sum(need.values()) - need["best model"],  # no model is kept here
+        "estimated_step_bytes": need["a step"],
     }
 
 
@@ -158,7 +161,8 @@ def show(case: dict) -> None:
         f"{case['case']} ({case['threads']} threads): start-up {case['startup_s']:.2f} s "
         f"({case['startup_peak_bytes'] / 2**20:.0f} MiB), "
         f"epoch {case['epoch_s']:.3f} +- {case['epoch_spread_s']:.3f} s, "
-        f"evaluation {case['eval_s']:.3f} +- {case['eval_spread_s']:.3f} s, peak {case['peak_bytes'] / 2**20:.0f} MiB"
+        f"evaluation {case['eval_s']:.3f} +- {case['eval_spread_s']:.3f} s, peak {case['peak_bytes'] / 2**20:.0f} MiB "
+        f"({case['estimated_peak_bytes'] / 2**20:.0f} estimated)"
     )
     for name, ratio in case["ratios"].items():
         print(f"  {ratio:6.1f}x  {name}")

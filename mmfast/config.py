@@ -130,6 +130,8 @@ class RunConfig(Config):
     """auto (CUDA when this build has CUDA kernels, else the CPU), cpu, cuda or cuda:N."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; None keeps torch's choice."""
+    check_memory: bool = True
+    """Refuse a run that is estimated to need more memory than is free; False tries it."""
     out: str = "runs"
     """Folder that receives run folders."""
     name: str | None = None

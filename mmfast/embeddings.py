@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmfast.wide import Linear
+
 if TYPE_CHECKING:
     from mmfast.optim import WaitingRows
 
@@ -103,7 +105,7 @@ def xavier(tensor: torch.Tensor, init: str, generator: torch.Generator) -> None:
 
 def linear(in_dim: int, out_dim: int, generator: torch.Generator) -> nn.Linear:
     """Return a linear map with weight and bias uniform in +-1 / sqrt(in_dim) (LIN of protocol section 8)."""
-    layer = nn.Linear(in_dim, out_dim)
+    layer = Linear(in_dim, out_dim)
     bound = 1.0 / math.sqrt(in_dim)
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)

@@ -20,6 +20,7 @@ from mmfast.errors import MmfastError
 from mmfast.evaluate import Evaluation, NotFinite, cut_note, evaluate
 from mmfast.frameworks.base import Fit
 from mmfast.logs import RunLog
+from mmfast.memory import check_memory, memory_need
 from mmfast.progress import Progress
 from mmfast.run import (
     BEST,
@@ -74,17 +75,25 @@ def fit(
     with cpu_threads(config.threads), Progress(config.train.epochs, config.train.monitor, progress) as shown:
         # The folder comes last: a model that cannot be built leaves none behind.
         run = build_training(config, dataset, folder or Path(), device)
+        need = memory_need(run.framework, dataset)
+        if config.check_memory:
+            check_memory(need, device)
         run.folder = folder or new_run_folder(config)
         with continuable(run.folder, shown, new=folder is None):
             write_text(run.folder / "environment.json", json.dumps(environment(config, device), indent=1) + "\n")
-            shown.say(f"{dataset}\n{'resuming' if folder else 'run'} {run.folder} on {device}")
-            if note := cut_note(dataset, config.evaluate):
-                shown.say(note)
+            announce(run, f"{'resuming' if folder else 'run'} {run.folder} on {device}, {need}", shown)
             inside = partial(fit_inside, run.folder, dataset, shown)
             run.framework.prepare(Fit(config, dataset, device, run.folder, shown.say, inside))
             if folder:
                 run.restore()
             return finish(run, train(run, shown), test)
+
+
+def announce(run: Training, where: str, shown: Progress) -> None:
+    """Tell what is trained on and where, and what evaluation will leave out."""
+    shown.say(f"{run.dataset}\n{where}")
+    if note := cut_note(run.dataset, run.config.evaluate):
+        shown.say(note)
 
 
 def fit_inside(folder: Path, dataset: Dataset, shown: Progress, config: RunConfig, name: str) -> Run:

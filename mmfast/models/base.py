@@ -14,7 +14,7 @@ from mmfast.config import ModelConfig
 from mmfast.errors import MmfastError, suggest
 from mmfast.graph import Graph, user_item_pairs
 from mmfast.models.features import FeatureSource, FrozenFeatures, HiddenFeatures, TrainableFeatures
-from mmfast.models.layers import preference
+from mmfast.models.layers import Rows, compacted, preference
 from mmfast.models.named import PREFIX, NamedModules
 from mmfast.ops import triple_margins
 
@@ -40,6 +40,9 @@ class Recommender(nn.Module):
     content_in_scores = True
     late_fusion = False
     ranking_term = "bpr"
+    step_tables = 24.0
+    """Tables [U + I, D] that a training step holds beside parameters and gradients, for IDs and for every modality:
+    the allowance of `mmfast.memory`, above the peaks measured."""
 
     def __init__(self, config: ModelConfig, dataset: Dataset, generator: torch.Generator) -> None:
         """Build parameters from `generator` and graphs from the training part of `dataset`."""
@@ -168,13 +171,32 @@ class Recommender(nn.Module):
             return shown
         return torch.cat([shown, shown.mean(0, keepdim=True).expand_as(shown)], dim=1)
 
+    def step_rows(self, batch: Batch) -> tuple[Rows | None, Batch]:
+        """Return the users and items whose vectors the loss and the margins of a batch read, and the batch in places.
+
+        None, for all, and the batch as it is where every step's vectors are kept, or where inside `sharing` the loss
+        sees fewer triples than the margins.
+        """
+        if getattr(self.config, "stale_eval", False) or (self._states is not None and not self.uses_negatives):
+            return None, batch
+        users, items, compact = compacted(batch)
+        return (users, items), compact
+
+    def vectors_at(self, hide: frozenset[str], rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors of `rows`, (users [R, D], items [S, D])."""
+        users, items = self.embed(hide)
+        return users.index_select(0, rows[0]), items.index_select(0, rows[1])
+
     def margins(self, batch: Batch, hides: Sequence[Collection[str]]) -> torch.Tensor:
         """Return u . (p - n) of the batch's triples and its others, with each of `hides` hidden, [len(hides), B + G].
 
         Inside `sharing`, with the loss of the same batch; a model overrides it where scores are sums over modalities.
         """
-        triples = batch.triples
-        return torch.stack([triple_margins(*self.embed(hide=hide), *triples) for hide in hides])
+        rows, _ = self.step_rows(batch)
+        if rows is None:
+            return torch.stack([triple_margins(*self.embed(hide), *batch.triples) for hide in hides])
+        triples = batch.unique_triples[2]
+        return torch.stack([triple_margins(*self.vectors_at(self.check_hide(hide), rows), *triples) for hide in hides])
 
     def modality_parameters(self, modality: str) -> list[tuple[nn.Parameter, tuple[slice, ...]]]:
         """Return the parameters of one modality alone, each with the part of it that is meant.

@@ -17,7 +17,7 @@ from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable
 from mmfast.graph import Graph, edge_graph, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import leaky, unit, xavier_linear
+from mmfast.models.layers import Rows, chosen, leaky, unit, xavier_linear
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, edge_attention, edge_gather, mean_square_reg
 from mmfast.registry import MODELS
@@ -87,8 +87,8 @@ class GRCN(Recommender):
         neighbours, attention = edge_attention(self.graph.incoming(), x, x, x)
         return x + neighbours, attention
 
-    def representation(self, hide: frozenset[str]) -> torch.Tensor:
-        """Return the vectors of all nodes, [N, (1 + M) D]: IDs, then the modalities."""
+    def representation(self, hide: frozenset[str], rows: Rows | None = None) -> torch.Tensor:
+        """Return the vectors of `rows` (None: all nodes), [R, (1 + M) D]: IDs, then the modalities."""
         contents, attentions = zip(
             *(self.in_state("content", m, hide, partial(self.content, m)) for m in self.projections), strict=True
         )
@@ -97,7 +97,11 @@ class GRCN(Recommender):
         if self.config.pruning == "hard":
             weights = torch.relu(weights)
         ids = self.graph.propagate(unit(self.nodes.all()), 2, "sum", values=weights)
-        return torch.cat([ids, *contents], dim=1)
+        return torch.cat([chosen(table, self.num_users, rows) for table in (ids, *contents)], dim=1)
+
+    def vectors_at(self, hide: frozenset[str], rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors of `rows`, (users [R, (1 + M) D], items [S, (1 + M) D])."""
+        return self.representation(hide, rows).split([len(part) for part in rows])
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, (1 + M) D], items [I, (1 + M) D])."""
@@ -105,9 +109,10 @@ class GRCN(Recommender):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr` (-ln sigmoid) and `reg`: mean squares of IDs and preferences."""
-        users, items = self.users_and_items(self.representation(self.masked))
+        rows, compact = self.step_rows(batch)
+        users, items = self.representation(self.masked, rows).split([compact.num_users, compact.num_items])
         self.remember(users, items)
-        bpr = bpr_loss(users, items, batch.users, batch.pos_items, batch.neg_items, "raw")
+        bpr = bpr_loss(users, items, compact.users, compact.pos_items, compact.neg_items, "raw")
         return {"bpr": bpr, "reg": self.config.reg_weight * self.penalty(batch)}
 
     def penalty(self, batch: Batch) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,9 @@ from mmfast.ops import bpr_loss, half_square_reg, info_nce, triple_margins
 
 if TYPE_CHECKING:
     from mmfast.data.sampler import Batch
+    from mmfast.graph import Graph
 
+Rows = tuple[torch.Tensor, torch.Tensor]  # ids of users and of items, each ascending
 SLOPE = 0.01  # of every leaky ReLU in the reference programs
 
 
@@ -67,6 +70,27 @@ def margins_of_parts(
     return torch.stack([sum(m for name, m in of_part.items() if name not in hide) for hide in hides])
 
 
+def chosen(table: torch.Tensor, num_users: int, rows: Rows | None) -> torch.Tensor:
+    """Return the rows of a table of users and items [N, ...] that `rows` names (None: all), [R, ...]."""
+    return table if rows is None else table.index_select(0, torch.cat([rows[0], rows[1] + num_users]))
+
+
+def propagated(
+    graph: Graph, nodes: torch.Tensor, num_layers: int, num_users: int, rows: Rows | None, readout: str = "mean"
+) -> torch.Tensor:
+    """Return the read-out of nodes [N, D] on the user-item graph at `rows` (None: all), users then items, [R, D]."""
+    if rows is None:
+        return graph.propagate(nodes, num_layers, readout)
+    return graph.propagate_rows(nodes, torch.cat([rows[0], rows[1] + num_users]), num_layers, readout)[0]
+
+
+def users_beside_items(block: Graph, items: torch.Tensor, rows: Rows | None) -> torch.Tensor:
+    """Return the users that a block gives from items [I, D], and the items, at `rows`: [R, D]."""
+    if rows is None:
+        return torch.cat([block.propagate(items, 1, "last"), items])
+    return torch.cat([block.propagate_rows(items, rows[0], 1, "last")[0], items.index_select(0, rows[1])])
+
+
 class Query(nn.Module):
     """out(tanh(hidden(x))), out without bias: the query net of MICRO, MGCN (out_dim 1) and SMORE (out_dim D)."""
 
@@ -86,6 +110,17 @@ def attend(query: Query, views: Sequence[torch.Tensor]) -> torch.Tensor:
     return sum(weights[:, m : m + 1] * view for m, view in enumerate(views))
 
 
+def compacted(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Batch]:
+    """Return the distinct users and items of a batch, ascending, and the batch that names them by their places.
+
+    A loss that reads no other final vectors needs only these rows of the last layers.
+    """
+    users, user = batch.unique_users
+    items, pos, neg = batch.unique_items
+    sizes = {"num_users": users.numel(), "num_items": items.numel()}
+    return users, items, replace(batch, users=user, pos_items=pos, neg_items=neg, others=None, **sizes)
+
+
 def ranking_terms(
     config: ModelConfig, batch: Batch, users: torch.Tensor, items: torch.Tensor
 ) -> dict[str, torch.Tensor]:
@@ -96,14 +131,16 @@ def ranking_terms(
 
 
 def two_view_loss(
-    config: ModelConfig, batch: Batch, behaviour: torch.Tensor, side: torch.Tensor, num_users: int
+    config: ModelConfig, batch: Batch, behaviour: torch.Tensor, side: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Return the ranking terms of behaviour + side, [N, D] each, and `cl_items` and `cl_users`, side against behaviour.
+    """Return the ranking terms of behaviour + side, and `cl_items` and `cl_users`, side against behaviour.
 
-    The loss of MGCN and SMORE; `config` has reg_weight, cl_weight and temperature.
+    The loss of MGCN and SMORE; `config` has reg_weight, cl_weight and temperature. Both views: [R, D], the users and
+    then the items that `batch` points into.
     """
-    users, items = (behaviour + side).split([num_users, side.shape[0] - num_users])
+    users, items = (behaviour + side).split([batch.num_users, batch.num_items])
     terms = ranking_terms(config, batch, users, items)
-    for name, rows in (("cl_items", batch.pos_items + num_users), ("cl_users", batch.users)):
-        terms[name] = config.cl_weight * info_nce(side[rows], behaviour[rows], config.temperature)
+    for name, rows in (("cl_items", batch.pos_items + batch.num_users), ("cl_users", batch.users)):
+        views = side.index_select(0, rows), behaviour.index_select(0, rows)
+        terms[name] = config.cl_weight * info_nce(*views, config.temperature)
     return terms

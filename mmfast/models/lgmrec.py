@@ -6,7 +6,7 @@ Departs from the released code at evaluation: its Gumbel noise, which makes scor
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +17,33 @@ from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, xavier
 from mmfast.graph import Graph, user_item_block, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import unit
+from mmfast.models.layers import Rows, chosen, propagated, unit
 from mmfast.models.named import NamedModules
-from mmfast.ops import bpr_loss, frobenius_reg, hypergraph, info_nce
+from mmfast.ops import bpr_loss, frobenius_reg, hyperedges, info_nce
 from mmfast.registry import MODELS
+from mmfast.wide import wide_product
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
     from mmfast.data.sampler import Batch
 
 Tables = tuple[torch.Tensor, torch.Tensor]
+FAST_WIDTH = 16  # least width at which products with thousands of rows are fast
+
+
+class HyperVectors(NamedTuple):
+    """Hypergraph vectors of one modality, incidence @ edges: for users [U, D] and for items [I, D]."""
+
+    tables: Tables
+    incidences: Tables
+    """[U, H] and [I, H]"""
+    edges: torch.Tensor
+    """[H, D]"""
+
+    def scaled(self, side: int) -> torch.Tensor:
+        """Return the incidence [R, H] of users (0) or items (1) that gives their vectors at length 1."""
+        lengths = torch.linalg.vector_norm(self.tables[side], dim=1, keepdim=True)
+        return self.incidences[side] / lengths.clamp_min(1e-12)
 
 
 class ContentMaps(nn.Module):
@@ -41,7 +58,7 @@ class ContentMaps(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return vectors and hyperedge logits side by side, [R, D + H], of features [R, F]: one product."""
-        return features @ torch.cat([self.projection, self.hyperedge], dim=1)
+        return wide_product(features, torch.cat([self.projection, self.hyperedge], dim=1).t())
 
 
 @MODELS.register("lgmrec")
@@ -113,48 +130,62 @@ class LGMRec(Recommender):
             parts[modality] = self.item_features(modality, hide).through(maps).split(widths, dim=1)
         return parts
 
-    def modality_vectors(self, items: torch.Tensor) -> torch.Tensor:
-        """Return n(the last propagation layer) [N, D] of projected items; users start at the mean of their items."""
+    def modality_vectors(self, items: torch.Tensor, rows: Rows | None) -> torch.Tensor:
+        """Return n(the last propagation layer) [R, D] of projected items; users start at the mean of their items."""
         users = self.counts.propagate(items, 1, "last") / (self.user_degrees + 1e-7)
-        return unit(self.graph.propagate(torch.cat([users, items]), self.config.num_modality_layers, "last"))
+        start, layers = torch.cat([users, items]), self.config.num_modality_layers
+        return unit(propagated(self.graph, start, layers, self.num_users, rows, "last"))
 
-    def hyper_vectors(self, modality: str, logits: torch.Tensor, items: torch.Tensor) -> Tables:
-        """Return the hypergraph vectors (users [U, D], items [I, D]) of a modality, from the ID vectors of items."""
+    def hyper_vectors(self, modality: str, logits: torch.Tensor, items: torch.Tensor) -> HyperVectors:
+        """Return the hypergraph vectors of a modality, from the ID vectors of items."""
         of_items = self.incidence(modality, "item", logits)
         of_users = self.incidence(modality, "user", self.counts.propagate(logits, 1, "last"))
-        return hypergraph(of_users, of_items, items, self.config.num_hyper_layers)
+        edges = hyperedges(of_items, items, self.config.num_hyper_layers)
+        return HyperVectors((of_users @ edges, of_items @ edges), (of_users, of_items), edges)
 
-    def vectors(self, hide: frozenset[str]) -> tuple[torch.Tensor, dict[str, Tables]]:
-        """Return final vectors [N, D] and the hypergraph vectors by modality."""
-        final = self.once("final", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
-        items, hyper = final[self.num_users :], {}
+    def vectors(self, hide: frozenset[str], rows: Rows | None = None) -> tuple[torch.Tensor, dict[str, HyperVectors]]:
+        """Return final vectors of `rows` (None: all) [R, D] and the hypergraph vectors by modality."""
+        collaborative = self.once("final", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
+        items, final, hyper = collaborative[self.num_users :], chosen(collaborative, self.num_users, rows), {}
         for modality, (projected, logits) in self.content(hide).items():
-            final = final + self.modality_vectors(projected)
+            final = final + self.modality_vectors(projected, rows)
             hyper[modality] = self.hyper_vectors(modality, logits, items)
-        everywhere = sum(torch.cat(tables) for tables in hyper.values())
+        everywhere = sum(chosen(torch.cat(vectors.tables), self.num_users, rows) for vectors in hyper.values())
         return final + self.config.alpha * unit(everywhere), hyper
 
     def embed(self, hide: Collection[str] = ()) -> Tables:
         """Return final vectors (users [U, D], items [I, D])."""
         return self.users_and_items(self.vectors(self.check_hide(hide))[0])
 
+    def vectors_at(self, hide: frozenset[str], rows: Rows) -> Tables:
+        """Return final vectors of `rows`, (users [R, D], items [S, D])."""
+        return self.vectors(hide, rows)[0].split([len(part) for part in rows])
+
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg`, and `cl_users`, `cl_items`: hypergraph vectors of one modality against the others'."""
-        final, hyper = self.vectors(self.masked)
-        users, items = self.users_and_items(final)
-        user, pos, neg = batch.users, batch.pos_items, batch.neg_items
+        rows, compact = self.step_rows(batch)
+        final, hyper = self.vectors(self.masked, rows)
+        users, items = final.split([compact.num_users, compact.num_items])
+        user, pos, neg = compact.users, compact.pos_items, compact.neg_items
         terms = {
             "bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid"),
             "reg": self.config.reg_weight * frobenius_reg((users, user), (items, pos), (items, neg)),
         }
         anchor, *others = self.images_first
-        for side, (name, rows) in enumerate((("cl_users", user), ("cl_items", pos))):
+        for side, (name, rows) in enumerate((("cl_users", batch.users), ("cl_items", batch.pos_items))):
             if others:
                 terms[name] = self.config.cl_weight * sum(
-                    self.contrast(hyper[anchor][side], hyper[other][side], rows) for other in others
+                    self.contrast(hyper[anchor], hyper[other], side, rows) for other in others
                 )
         return terms
 
-    def contrast(self, anchors: torch.Tensor, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Return the sum over the batch of -ln of each anchor's own row's share among all rows of `table`."""
-        return info_nce(anchors[rows], table, self.config.temperature, index=rows, negatives="all", reduction="sum")
+    def contrast(self, one: HyperVectors, other: HyperVectors, side: int, rows: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the batch of -ln of each anchor's own row's share among all rows of the other table.
+
+        The vectors are of rank H: their cosines are products of H numbers, incidences against incidences.
+        """
+        anchors, table = one.scaled(side)[rows] @ (one.edges @ other.edges.T), other.scaled(side)
+        if anchors.shape[1] < FAST_WIDTH:
+            anchors, table = (F.pad(x, (0, FAST_WIDTH - x.shape[1])) for x in (anchors, table))
+        temperature = self.config.temperature
+        return info_nce(anchors, table, temperature, rows, normalize=False, negatives="all", reduction="sum")

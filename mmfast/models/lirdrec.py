@@ -21,6 +21,7 @@ from mmfast.models.layers import leaky, linear_without_bias, unit
 from mmfast.models.named import NamedModules
 from mmfast.ops import bpr_loss, dct, idct, mean_square_reg
 from mmfast.registry import MODELS
+from mmfast.wide import wide_product
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
@@ -151,7 +152,8 @@ class LIRDRec(Recommender):
         hidden = {SHARED: 0}
         for modality in modalities:
             rotated = shared[modality] if self.config.dct == "none" else idct(shared[modality].contiguous())
-            both = self.item_features(modality, hide).all() @ torch.cat([self.first[modality].weight, rotated]).t()
+            weight = torch.cat([self.first[modality].weight, rotated])
+            both = wide_product(self.item_features(modality, hide).all(), weight)
             hidden[modality], part = both.split([width, width], dim=1)
             hidden[SHARED] = hidden[SHARED] + (dct(part.t().contiguous()).t() if self.config.dct == "2d" else part)
         return hidden

@@ -14,7 +14,7 @@ from mmfast.dataset_graphs import cosine_graphs
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_block, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import Query, attend, two_view_loss
+from mmfast.models.layers import Query, Rows, attend, propagated, two_view_loss, users_beside_items
 from mmfast.models.named import NamedModules
 from mmfast.registry import MODELS
 
@@ -68,17 +68,19 @@ class MGCN(Recommender):
         super().set_interaction_graph(user_item_graph(*edges, "sym0"))
         self.block = user_item_block(*edges, "sym0")
 
-    def view(self, modality: str, states: tuple[bool, ...]) -> Sequence[torch.Tensor]:
-        """Return a modality's view, [N, D] by state: gated item IDs on its item graph, then users from items."""
+    def view(self, modality: str, rows: Rows | None, states: tuple[bool, ...]) -> Sequence[torch.Tensor]:
+        """Return a modality's view at `rows`, [R, D] by state: gated item IDs on its graph, then users from them."""
         content = self.contents(modality, self.projections[modality], states)
         items = self.id_embeddings()[1][:, None] * torch.sigmoid(self.gates[modality](content))
         items = self.item_graphs[modality].propagate(items, self.config.num_item_layers, "last")
-        return torch.cat([self.block.propagate(items, 1, "last"), items]).unbind(1)
+        return users_beside_items(self.block, items, rows).unbind(1)
 
-    def behaviour_and_side(self, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the behaviour view and the side view, [N, D] each; final vectors are their sum."""
-        behaviour = self.once("behaviour", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
-        views = {m: self.in_state("view", m, hide, partial(self.view, m)) for m in self.modalities}
+    def behaviour_and_side(self, hide: frozenset[str], rows: Rows | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the behaviour view and the side view, [R, D] each, of `rows` (None: all); final vectors add them."""
+        behaviour = self.once(
+            "behaviour", lambda: propagated(self.graph, self.nodes.all(), self.config.num_layers, self.num_users, rows)
+        )
+        views = {m: self.in_state("view", m, hide, partial(self.view, m, rows)) for m in self.modalities}
         common = attend(self.query, list(views.values()))
         gated = [torch.sigmoid(self.preference_gates[m](behaviour)) * (view - common) for m, view in views.items()]
         return behaviour, (sum(gated) + common) / (len(views) + 1)
@@ -88,6 +90,11 @@ class MGCN(Recommender):
         behaviour, side = self.behaviour_and_side(self.check_hide(hide))
         return self.users_and_items(behaviour + side)
 
+    def vectors_at(self, hide: frozenset[str], rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors of `rows`, (users [R, D], items [S, D])."""
+        return sum(self.behaviour_and_side(hide, rows)).split([len(part) for part in rows])
+
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg` and the contrasts `cl_items` and `cl_users` of side against behaviour."""
-        return two_view_loss(self.config, batch, *self.behaviour_and_side(self.masked), self.num_users)
+        rows, compact = self.step_rows(batch)
+        return two_view_loss(self.config, compact, *self.behaviour_and_side(self.masked, rows))

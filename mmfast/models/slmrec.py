@@ -5,7 +5,7 @@ Ranks by the inner product, not by its sigmoid, which is 1 in float32 for all go
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable
 from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import xavier_linear
+from mmfast.models.layers import Rows, propagated, xavier_linear
 from mmfast.models.named import NamedModules
 from mmfast.ops import info_nce
 from mmfast.registry import MODELS
@@ -73,45 +73,53 @@ class SLMRec(Recommender):
         """Replace the edges of messages (door 2), with 1e-8 added to degrees."""
         super().set_interaction_graph(user_item_graph(*self.interactions(graph), eps=DEGREE_EPS))
 
-    def channels(self, hide: frozenset[str]) -> dict[str, torch.Tensor]:
-        """Return the LightGCN means [N, D] by channel: "" for IDs and one for each modality of the chain."""
-        ids = self.once("ids", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
-        return {"": ids} | {m: self.in_state("channel", m, hide, partial(self.channel, m)) for m in self.images_first}
+    def channels(self, hide: frozenset[str], rows: Rows | None = None) -> torch.Tensor:
+        """Return the LightGCN means of `rows` (None: all) [R, 1 + M, D]: of IDs, then of the chain's modalities."""
+        ids = self.once(
+            "ids", lambda: propagated(self.graph, self.nodes.all(), self.config.num_layers, self.num_users, rows)
+        )
+        chain = [self.in_state("channel", m, hide, partial(self.channel, m, rows)) for m in self.images_first]
+        return torch.stack([ids, *chain], dim=1)
 
-    def channel(self, modality: str, states: tuple[bool, ...]) -> Sequence[torch.Tensor]:
-        """Return the LightGCN mean [N, D] that starts from a modality, by state."""
-        sources = [self.item_features(modality, (modality,) if hidden else ()) for hidden in states]
-        items = torch.stack([self.projections[modality](source.directions()) for source in sources], dim=1)
-        users = self.id_embeddings()[0][:, None].expand(-1, len(states), -1)
-        return self.graph.propagate(torch.cat([users, items]), self.config.num_layers).unbind(1)
+    def channel(self, modality: str, rows: Rows | None, states: tuple[bool, ...]) -> list[torch.Tensor]:
+        """Return the LightGCN mean that starts from a modality, [R, D] at `rows` (None: all), by state."""
+        means, users = [], self.id_embeddings()[0]
+        for hidden in states:  # one after another: side by side they would fall out of the caches
+            directions = self.item_features(modality, (modality,) if hidden else ()).directions()
+            start = torch.cat([users, self.projections[modality](directions)])
+            means.append(propagated(self.graph, start, self.config.num_layers, self.num_users, rows))
+        return means
 
-    def fuse(self, channels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return final vectors (users [U, D], items [I, D])."""
-        users, items = self.users_and_items(torch.cat(list(channels.values()), dim=1))
-        return self.user_head(users), self.item_head(items)
+    def fuse(self, channels: torch.Tensor, num_users: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors (users [U, D], items [I, D]) of channels [U + I, 1 + M, D]."""
+        wide = channels.flatten(1)
+        return self.user_head(wide[:num_users]), self.item_head(wide[num_users:])
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D])."""
-        return self.remembered(hide) or self.fuse(self.channels(self.check_hide(hide)))
+        return self.remembered(hide) or self.fuse(self.channels(self.check_hide(hide)), self.num_users)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `main`, the in-batch contrast of users and items, and `ssl`, the weighted chain (task FAC)."""
-        channels = self.channels(self.masked)
-        users, items = self.fuse(channels)
+        rows, batch = self.step_rows(batch)
+        channels = self.channels(self.masked, rows)
+        users, items = self.fuse(channels, batch.num_users)
         self.remember(users, items)
-        main = info_nce(users[batch.users], items[batch.pos_items], self.config.temperature)
-        rows = {name: table[self.num_users :][batch.pos_items] for name, table in channels.items()}
-        return {"main": main, "ssl": self.config.ssl_weight * self.chain_loss(rows)}
+        user, item = batch.users, batch.pos_items
+        main = info_nce(users.index_select(0, user), items.index_select(0, item), self.config.temperature)
+        chain = self.chain_loss(channels[batch.num_users :].index_select(0, item))
+        return {"main": main, "ssl": self.config.ssl_weight * chain}
 
-    def chain_loss(self, rows: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the sum over links of the contrast (plain inner products) of the batch items' rows by channel."""
-        state, total = rows[""], rows[""].new_zeros(())
-        for number, modality in enumerate(self.images_first):
+    def chain_loss(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the sum over links of the contrast (inner products) of the batch items' channels [B, 1 + M, D]."""
+        state, *others = rows.unbind(1)
+        total = rows.new_zeros(())
+        for number, (modality, row) in enumerate(zip(self.images_first, others, strict=True)):
             if number == 0:
                 state = left = self.left[modality](state)
             else:
                 state = self.between[modality](state)
                 left = self.left[modality](state)
-            right = self.right[modality](rows[modality])
+            right = self.right[modality](row)
             total = total + info_nce(left, right, self.config.ssl_temperature, normalize=False)
         return total

@@ -19,7 +19,7 @@ from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_block, user_item_graph
 from mmfast.item_graphs import union_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import Query, two_view_loss
+from mmfast.models.layers import Query, Rows, propagated, two_view_loss, users_beside_items
 from mmfast.models.named import NamedModules
 from mmfast.registry import MODELS
 
@@ -107,21 +107,23 @@ class SMORE(Recommender):
         spectra[FUSION] = fused
         return {view: self.filters[view](spectrum) for view, spectrum in spectra.items()}
 
-    def smoothed(self, view: str, content: torch.Tensor) -> torch.Tensor:
-        """Return a view of all nodes, [N, D]: gated item IDs on the view's item graph, then users from items."""
+    def smoothed(self, view: str, content: torch.Tensor, rows: Rows | None) -> torch.Tensor:
+        """Return a view at `rows`, [R, D]: gated item IDs on the view's item graph, then users from items."""
         items = self.id_embeddings()[1] * torch.sigmoid(self.gates[view](content))
         items = self.item_graphs[view].propagate(items, self.config.num_item_layers, "last")
-        return torch.cat([self.block.propagate(items, 1, "last"), items])
+        return users_beside_items(self.block, items, rows)
 
     def preference(self, view: str, behaviour: torch.Tensor) -> torch.Tensor:
-        """Return the dropped-out preference gate of a view, [N, D]."""
+        """Return the dropped-out preference gate of a view, [R, D], from the behaviour view [R, D]."""
         gate = torch.sigmoid(self.preference_gates[view](behaviour))
         return F.dropout(gate, self.config.dropout, self.training)
 
-    def behaviour_and_side(self, hide: frozenset[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the behaviour view and the side view, [N, D] each; final vectors are their sum."""
-        behaviour = self.once("behaviour", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
-        views = {view: self.smoothed(view, content) for view, content in self.filtered(hide).items()}
+    def behaviour_and_side(self, hide: frozenset[str], rows: Rows | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the behaviour view and the side view, [R, D] each, of `rows` (None: all); final vectors add them."""
+        behaviour = self.once(
+            "behaviour", lambda: propagated(self.graph, self.nodes.all(), self.config.num_layers, self.num_users, rows)
+        )
+        views = {view: self.smoothed(view, content, rows) for view, content in self.filtered(hide).items()}
         side = self.preference(FUSION, behaviour) * views[FUSION]
         for modality, query in self.queries.items():
             attention = torch.softmax(query(views[FUSION]), dim=1)  # over the columns, as released
@@ -133,6 +135,11 @@ class SMORE(Recommender):
         behaviour, side = self.behaviour_and_side(self.check_hide(hide))
         return self.users_and_items(behaviour + side)
 
+    def vectors_at(self, hide: frozenset[str], rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return final vectors of `rows`, (users [R, D], items [S, D])."""
+        return sum(self.behaviour_and_side(hide, rows)).split([len(part) for part in rows])
+
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return `bpr`, `reg` and the contrasts `cl_items` and `cl_users` of side against behaviour."""
-        return two_view_loss(self.config, batch, *self.behaviour_and_side(self.masked), self.num_users)
+        rows, compact = self.step_rows(batch)
+        return two_view_loss(self.config, compact, *self.behaviour_and_side(self.masked, rows))

@@ -14,7 +14,7 @@ from mmfast.ops.edge_gather import edge_gather, edge_sum
 from mmfast.ops.edge_softmax import edge_softmax
 from mmfast.ops.edges import Edges
 from mmfast.ops.gathered_norm import gathered_norm
-from mmfast.ops.hypergraph import hypergraph
+from mmfast.ops.hypergraph import hyperedges, hypergraph
 from mmfast.ops.info_nce import info_nce
 from mmfast.ops.knn_graph import knn_graph, knn_update
 from mmfast.ops.knn_threshold import knn_count, knn_threshold
@@ -51,6 +51,7 @@ __all__ = [
     "frobenius_reg",
     "gathered_norm",
     "half_square_reg",
+    "hyperedges",
     "hypergraph",
     "idct",
     "info_nce",

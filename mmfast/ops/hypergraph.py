@@ -30,7 +30,18 @@ def hypergraph(
         )
     if num_layers < 1:
         raise MmfastError(f"hypergraph: num_layers is {num_layers}; choose 1 or more")
-    for _ in range(num_layers):
-        edges = item_incidence.T @ items
-        items = item_incidence @ edges
-    return user_incidence @ edges, items
+    edges = hyperedges(item_incidence, items, num_layers)
+    return user_incidence @ edges, item_incidence @ edges
+
+
+def hyperedges(item_incidence: torch.Tensor, items: torch.Tensor, num_layers: int = 1) -> torch.Tensor:
+    """Return lat [A, D] of the last of L hypergraph layers: `hypergraph` is (H_u lat, H_i lat), of rank A.
+
+    Arguments as `hypergraph` takes them, which checks them.
+
+    Example: `edges = hyperedges(softmax(item_logits), item_table)`
+    """
+    edges = item_incidence.T @ items
+    for _ in range(num_layers - 1):
+        edges = item_incidence.T @ (item_incidence @ edges)
+    return edges

@@ -91,14 +91,21 @@ def smore(model: Recommender) -> Named:
 
 
 def fix_smore(model: Recommender, case: GoldenCase) -> None:
+    views, rows_of_step = model.behaviour_and_side, []
+
+    def behaviour_and_side(hide: frozenset[str], rows: tuple | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        rows_of_step[:] = [rows]
+        return views(hide, rows)
+
     def preference(view: str, behaviour: torch.Tensor) -> torch.Tensor:
         gate = torch.sigmoid(model.preference_gates[view](behaviour))
         if not model.training:
             return gate
-        mask = case[f"mask/{'fusion' if view == '&' else view}_preference"]
-        return gate * torch.from_numpy(mask).float() / (1 - case.hyper["dropout_rate"])
+        mask = torch.from_numpy(case[f"mask/{'fusion' if view == '&' else view}_preference"]).float()
+        users, items = rows_of_step[0]
+        return gate * mask[torch.cat([users, items + model.num_users])] / (1 - case.hyper["dropout_rate"])
 
-    model.preference = preference
+    model.behaviour_and_side, model.preference = behaviour_and_side, preference
 
 
 def lattice(model: Recommender) -> Named:
