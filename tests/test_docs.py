@@ -26,15 +26,21 @@ def test_the_readme_example_trains_evaluates_and_recommends(tmp_path):
     assert "title" in done.stdout and (tmp_path / "vectors" / "items.faiss").is_file()
 
 
-def test_the_model_of_the_docs_trains(tmp_path):
-    (example,) = blocks("docs/adding.md")
-    (tmp_path / "popular.py").write_text(example, encoding="utf-8")
-    command = [sys.executable, "-m", "mmfast.train", "model=popular", "data=demo", "imports=[popular]"]
-    command += ["train.epochs=1", "tensorboard=false", "name=docs"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+def test_the_model_and_the_framework_of_the_docs_train(tmp_path):
+    model, framework = blocks("docs/adding.md")
+    (tmp_path / "popular.py").write_text(model, encoding="utf-8")
+    (tmp_path / "scaled.py").write_text(framework, encoding="utf-8")
+    train(tmp_path, "model=popular", "imports=[popular]", "name=docs")
+    train(tmp_path, "model=vbpr", "imports=[scaled]", "framework=[scaled,ogm]", "name=framework")
+
+
+def train(tmp_path, *settings):
+    command = [sys.executable, "-m", "mmfast.train", "data=demo", "train.epochs=1", "tensorboard=false", *settings]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "docs" / "metrics.json").is_file()
+    name = settings[-1].removeprefix("name=")
+    assert (tmp_path / "runs" / name / "metrics.json").is_file()
 
 
 def test_the_table_of_models_is_of_this_code():

@@ -67,6 +67,11 @@ class Framework(nn.Module):
         return self.inner.model if isinstance(self.inner, Framework) else self.inner
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that the model reads and that are not hidden from every pass."""
+        return tuple(m for m in self.model.modalities if m not in self.model.masked)
+
+    @property
     def uses_negatives(self) -> bool:
         """Whether batches must have negatives."""
         return self.inner.uses_negatives
@@ -110,7 +115,7 @@ class Framework(nn.Module):
 
     def check_modalities(self, least: int = 2) -> None:
         """Raise MmfastError when the model reads fewer than `least` modalities."""
-        found = self.model.modalities
+        found = self.modalities
         if len(found) < least:
             name, model = type(self).registry_name, type(self.model).registry_name
             raise MmfastError(

@@ -63,7 +63,7 @@ class CKD(Framework):
     def __init__(self, inner: Recommender | Framework, config: Config | None = None) -> None:
         super().__init__(inner, config)
         self.check_modalities()
-        modalities = self.model.modalities
+        modalities = self.modalities
         if self.config.weights == "code" and len(modalities) != 2:
             raise MmfastError(
                 f"ckd: weights=code is defined for 2 modalities, and there are {len(modalities)} "
@@ -85,12 +85,12 @@ class CKD(Framework):
         """Train or load the teachers and keep their final tables; they are eval mode's, and never change."""
         super().prepare(fit)
         self.say = fit.say
-        for modality in self.model.modalities:
+        for modality in self.modalities:
             if constant(fit.dataset.features[modality]):
                 fit.say(
                     f"note: every item has the same '{modality}' features, so its teacher knows users and items alone"
                 )
-        self.teachers = [self.teacher(modality, fit) for modality in self.model.modalities]
+        self.teachers = [self.teacher(modality, fit) for modality in self.modalities]
         ptr, _ = fit.dataset.train.by_user(fit.dataset.num_users)
         self.active_users = torch.tensor(ptr).diff().nonzero()[:, 0]
         self.warned: set[str] = set()
@@ -107,7 +107,7 @@ class CKD(Framework):
             inside = fit.config.framework[: [section.name for section in fit.config.framework].index("ckd")]
             hide = tuple(m for m in self.model.modalities if m != modality)
             changes = {
-                "framework": (*inside, Masked.Config(name="masked", hide=hide)),
+                "framework": (*(s for s in inside if s.name != "masked"), Masked.Config(name="masked", hide=hide)),
                 "seed": derive_seed(fit.config.seed, "teacher", modality),
             }
             model = fit.train(fit.config.model_copy(update=changes), f"teacher-{modality}").model
@@ -162,7 +162,7 @@ class CKD(Framework):
     def measures(self) -> dict[str, float]:
         """Return the mean weight of each modality, and the share of batches on which its teacher was weak."""
         found = super().measures()
-        for number, modality in enumerate(self.model.modalities if self.steps else ()):
+        for number, modality in enumerate(self.modalities if self.steps else ()):
             weak = float(self.weak_sum[number]) / self.steps
             found |= {f"weight_{modality}": float(self.weight_sum[number]) / self.steps, f"weak_{modality}": weak}
             if weak > 0.5 and modality not in self.warned:

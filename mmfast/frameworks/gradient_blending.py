@@ -51,7 +51,7 @@ class GradientBlending(Framework):
     def __init__(self, inner: Recommender | Framework, config: Config | None = None) -> None:
         super().__init__(inner, config)
         self.check_modalities()
-        modalities = self.model.modalities
+        modalities = self.modalities
         self.hides = [frozenset(modalities) - {m} for m in modalities] + [frozenset()]
         self.register_buffer("weights", torch.full((len(self.hides),), 1 / len(self.hides)))
 
@@ -129,7 +129,7 @@ class GradientBlending(Framework):
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the terms of what is inside, the ranking term weighed, and a term `head_*` for each modality."""
-        modalities, name = self.model.modalities, self.model.ranking_term
+        modalities, name = self.modalities, self.model.ranking_term
         with self.model.sharing(self.hides):
             terms = dict(self.inner_loss(batch))
             margins = self.model.margins(batch, self.hides[:-1])
@@ -139,7 +139,7 @@ class GradientBlending(Framework):
 
     def measures(self) -> dict[str, float]:
         """Return the weight of every head."""
-        names = [f"weight_{m}" for m in (*self.model.modalities, "all")]
+        names = [f"weight_{m}" for m in (*self.modalities, "all")]
         return {**super().measures(), **dict(zip(names, self.weights.tolist(), strict=True))}
 
 

@@ -42,7 +42,7 @@ class OGM(Framework):
     def __init__(self, inner: Recommender | Framework, config: Config | None = None) -> None:
         super().__init__(inner, config)
         self.check_modalities()
-        modalities = self.model.modalities
+        modalities = self.modalities
         self.alone = [frozenset(modalities) - {m} for m in modalities]
         # Where scores are sums over modalities, hiding one takes its own part away: full - hidden.
         self.hides = [frozenset(), *(frozenset({m}) for m in modalities)] if self.model.late_fusion else self.alone
@@ -78,7 +78,7 @@ class OGM(Framework):
         super().adjust_gradients()
         if not self.active:
             return
-        for modality, scale in zip(self.model.modalities, self.scales, strict=True):
+        for modality, scale in zip(self.modalities, self.scales, strict=True):
             for parameter, part in self.model.modality_parameters(modality):
                 if parameter.grad is not None:
                     values = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
@@ -89,7 +89,7 @@ class OGM(Framework):
         found = super().measures()
         if self.active and self.steps:
             means = (self.scale_sum / self.steps).tolist()
-            found |= {f"scale_{m}": mean for m, mean in zip(self.model.modalities, means, strict=True)}
+            found |= {f"scale_{m}": mean for m, mean in zip(self.modalities, means, strict=True)}
         return found
 
 

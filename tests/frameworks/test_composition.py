@@ -69,6 +69,18 @@ def test_a_loss_and_gradients_go_together(tmp_path):
     assert {"weight_image", "scale_image"} <= set(read_log(run.folder)[-1]["measures"])
 
 
+@pytest.mark.parametrize("outer", ["ckd", "gradient_blending", "ogm"])
+def test_modalities_hidden_from_every_pass_are_no_part_of_the_balance(outer, tmp_path):
+    inner = {"name": "masked", "hide": ["sound"]}
+    run = block_run(tmp_path, "vbpr", [inner, outer])
+    names = [name for name in read_log(run.folder)[-1]["measures"] if "weak" not in name]
+    assert {name.partition("_")[2] for name in names} <= {"text", "image", "all"}
+    with pytest.raises(MmfastError, match=f"{outer} balances the modalities of a model, and 'vbpr' reads text here"):
+        block_run(tmp_path, "vbpr", [{"name": "masked", "hide": ["sound", "image"]}, outer])
+    if outer == "ckd":
+        assert Run.load(run.folder / "teacher-text", block_dataset()).model.masked == {"image", "sound"}
+
+
 @pytest.mark.parametrize(
     ("frameworks", "reason"),
     [
