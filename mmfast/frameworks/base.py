@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,20 @@ class Framework(nn.Module):
         self.inner = inner
         self.config = config or self.Config()
         self.bfloat16 = False
+
+    @classmethod
+    def backbone(
+        cls,
+        settings: FrameworkConfig,
+        config: RunConfig,
+        dataset: Dataset,
+        build: Callable[[Dataset], Recommender],
+    ) -> Recommender:
+        """Return the backbone of a run, `build(dataset)`; a framework may build it on other features.
+
+        Training and opening a finished run both come here. `build` is that of the framework one level further in.
+        """
+        return build(dataset)
 
     @property
     def model(self) -> Recommender:
