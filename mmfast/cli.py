@@ -17,6 +17,7 @@ VERBS = {
     "search": ("mmfast.commands.search", "try settings in a grid, choose on validation, look at test once"),
     "prepare": ("mmfast.prepare", "turn raw interactions, texts and images into a prepared folder"),
     "features": ("mmfast.features", "encode texts and pictures with CLIP, sentence encoders and others"),
+    "targetmr": ("mmfast.targetmr", "the stages of TargetMR: objects, labels, selectors, transfer, case study"),
     "evaluate": ("mmfast.commands.evaluate", "metrics of a trained run, also for cold items or with hidden features"),
     "recommend": ("mmfast.commands.recommend", "the best items for users of a trained run"),
     "similar": ("mmfast.commands.similar", "the items nearest to given ones"),

@@ -62,11 +62,7 @@ class Catalogue:
 
         Raises MmfastError when the items have neither, and as the parser and the segmenter do.
         """
-        texts = pictures = masks = None
-        if {"title", "text"} & set(self.items.columns):
-            strings = item_texts(self.items)
-            if any(text.strip() for text in strings):
-                texts = find_text_objects(strings, settings.parse, rule, show=self.show)
+        texts, pictures, masks = self.find_texts(settings, rule), None, None
         if self._may_have_pictures(settings):
             pictures = find_pictures(self.items, [*settings.pictures, *self.roots])
             masks = segment(
@@ -78,6 +74,13 @@ class Catalogue:
                 "title or text, or picture files (objects.pictures=[FOLDER]), or encoded objects (objects.file=FILE)"
             )
         return Found(texts, pictures, masks)
+
+    def find_texts(self, settings: ObjectSettings, rule: ObjectRule) -> TextObjects | None:
+        """Return the objects that the texts name (Eq. 1-3), None where no item has a text."""
+        strings = item_texts(self.items) if {"title", "text"} & set(self.items.columns) else []
+        if not any(text.strip() for text in strings):
+            return None
+        return find_text_objects(strings, settings.parse, rule, show=self.show)
 
     def _may_have_pictures(self, settings: ObjectSettings) -> bool:
         named = "image" in self.items.columns and any(self.items["image"].to_list())
