@@ -31,6 +31,7 @@ from mmfast.seeds import derive_generator
 ANSWERS = "answers"  # folder of the store that receives what language models say
 ENCODER = "targetmr-encoder"
 LIGHT = "light"
+LIGHT_DIM, LIGHT_STEPS = 64, 1500  # other numbers are another VERSION of the encoder
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,13 @@ class Catalogue:
         look = {"fill": settings.fill, "crop": settings.crop, "masks": hash_json([hash_array(masks.runs)])}
         inputs = [f"{text}|{key}" for text, key in zip(found.texts.texts, hashes, strict=True)]
         key = content_key(kind=ENCODER, model=f"light-pair-{VERSION}", settings=look, inputs=inputs)
-        store, pair = Store(), LightPair(64, derive_generator(0))
+        store, pair = Store(), LightPair(LIGHT_DIM, derive_generator(0))
         kept = store.get(ENCODER, key)
         if kept is None:
             shown = [item for item in range(len(masks)) if masks.offsets[item + 1] > masks.offsets[item]]
             described = [self._described(found, item, settings) for item in shown]
-            trained = train_light_pair([found.texts.texts[item] for item in shown], described, show=self.show)
+            texts = [found.texts.texts[item] for item in shown]
+            trained = train_light_pair(texts, described, LIGHT_DIM, LIGHT_STEPS, show=self.show)
             kept = {name: tensor.numpy() for name, tensor in trained.state_dict().items()}
             store.put(ENCODER, key, kept, {"model": "light-pair"})
         pair.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in kept.items()})
