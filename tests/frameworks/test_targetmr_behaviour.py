@@ -12,6 +12,7 @@ from mmfast.errors import MmfastError
 from mmfast.evaluate import evaluate
 from mmfast.frameworks.base import Framework
 from mmfast.frameworks.targetmr.pool import TargetFeatures
+from mmfast.graph import Graph
 from mmfast.models.features import FrozenFeatures
 from mmfast.registry import FRAMEWORKS, MODELS
 from mmfast.run import Run
@@ -195,6 +196,22 @@ def test_a_frozen_graph_and_refused_ones(tmp_path, toys, monkeypatch):
     refused = build_framework(config_of(tmp_path, {**toys, "topk": None, "max_edges": 3}), dataset)
     with pytest.raises(MmfastError, match=r"more than max_edges=3"):
         refused.on_epoch_start(0, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("model", ["freedom", "mgcn", "micro", "lgmrec"])
+def test_item_graphs_follow_the_attention_where_asked(model, tmp_path, toys):
+    dataset = block_dataset()
+    framework = build_framework(config_of(tmp_path, {**toys, "refresh_item_graphs": True}, model), dataset)
+    backbone = framework.model
+    with torch.no_grad():
+        for modality in ("text", "image"):
+            backbone.item_features(modality).pool.attention.mul_(-30)
+    before = {name: part for name, part in backbone.named_modules() if isinstance(part, Graph)}
+    framework.on_epoch_start(0, torch.Generator().manual_seed(0))
+    after = {name: part for name, part in backbone.named_modules() if isinstance(part, Graph)}
+    changed = [n for n, g in after.items() if g.num_nodes == ITEMS and not torch.equal(g.cols, before[n].cols)]
+    assert bool(changed) == (model != "lgmrec") and set(before) <= set(after)
+    assert torch.isfinite(sum(framework.loss(first_batch(dataset)).values()))
 
 
 def test_other_objects_than_those_of_the_checkpoint_are_refused(tmp_path, toys):

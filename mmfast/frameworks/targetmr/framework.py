@@ -24,7 +24,7 @@ from mmfast.frameworks.targetmr.extend import common_features, extend
 from mmfast.frameworks.targetmr.pool import TargetFeatures
 from mmfast.frameworks.targetmr.prepared import Prepared, prepare_targets, sources_of
 from mmfast.frameworks.targetmr.settings import TargetMRConfig
-from mmfast.graph import user_item_graph
+from mmfast.graph import Graph, user_item_graph
 from mmfast.models.features import FeatureSource
 from mmfast.registry import FRAMEWORKS
 
@@ -66,7 +66,11 @@ class TargetMR(Framework):
         with torch.no_grad():
             tables = {m: source.all().numpy() for m, source in sources.items()}
         others = {m: table for m, table in dataset.features.items() if m not in OWN}
-        model = build(dataset.with_features({**others, **tables}))
+
+        def on_features(tables: dict[str, np.ndarray]) -> Recommender:
+            return build(dataset.with_features({**others, **tables}))
+
+        model = on_features(tables)
         if not model.modalities:
             raise MmfastError(
                 f"targetmr: {config.model.name} reads no item features, so there is nothing to replace; choose a "
@@ -75,7 +79,7 @@ class TargetMR(Framework):
         for modality, source in sources.items():
             model.set_item_features(modality, source)
         # Not a submodule: it holds no parameters, and the model knows nothing of it.
-        object.__setattr__(model, "extension", Extension(prepared, settings, dataset, sources))
+        object.__setattr__(model, "extension", Extension(prepared, settings, dataset, sources, on_features))
         model.register_load_state_dict_post_hook(_after_loading)
         return model
 
@@ -127,8 +131,9 @@ class Extension:
         settings: TargetMRConfig,
         dataset: Dataset,
         sources: dict[str, FeatureSource],
+        build: Callable[[dict[str, np.ndarray]], Recommender],
     ) -> None:
-        self.prepared, self.settings = prepared, settings
+        self.prepared, self.settings, self.build = prepared, settings, build
         self.pairs = (dataset.train.users, dataset.train.items)
         self.sizes = (dataset.num_users, dataset.num_items)
         self.names = tuple(m for m, source in sources.items() if isinstance(source, TargetFeatures))
@@ -147,9 +152,23 @@ class Extension:
         common = common_features([source.graph_features() for source in self.sources])
         pairs = extend(common, *self.pairs, settings.eta, settings.topk, settings.max_edges, self.tell)
         device = common.device
+        if settings.refresh_item_graphs:
+            self.refresh(model)
         model.set_interaction_graph(user_item_graph(*pairs, *self.sizes))
         model.to(device)
         return pairs
+
+    def refresh(self, model: Recommender) -> None:
+        """Give the model the graphs that it would be built with on the features by the kept attention."""
+        with torch.no_grad():
+            tables = {
+                m: (source.graph_features() if isinstance(source, TargetFeatures) else source.all()).cpu().numpy()
+                for m, source in model.sources.items()
+                if m in OWN
+            }
+        for name, graph in self.build(tables).named_modules():
+            if isinstance(graph, Graph):
+                model.set_submodule(name, graph)
 
     def tell(self, text: str) -> None:
         """Say on standard error how large the graph becomes: once, as it hardly changes."""

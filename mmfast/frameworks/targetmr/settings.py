@@ -73,6 +73,9 @@ class TargetMRConfig(FrameworkConfig):
     """Most edges of the extended graph, more is refused; None: 20 times the training rows."""
     freeze_graph_after_epoch: int | None = Field(None, ge=1)
     """Keep the extended graph after so many epochs; None: build it before every epoch."""
+    refresh_item_graphs: bool = False
+    """Also rebuild item graphs that the backbone made of the features, whenever the extended graph is; otherwise they
+    stay those of the first epoch."""
     extended_positives: bool = False
     """Also train on extended edges as positives, one per row of the batch; the paper's graph carries messages alone."""
     reject_extended_negatives: bool = False
