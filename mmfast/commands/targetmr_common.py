@@ -20,7 +20,8 @@ def add_stage_arguments(parser: argparse.ArgumentParser, examples: str, data: bo
     from mmfast.commands.train import settings_table
     from mmfast.frameworks.targetmr.settings import TargetMRConfig
 
-    parser.epilog = f"{examples}\nsettings (the same as below `framework:` in a YAML file):\n{settings_table(TargetMRConfig, leave_out=('name',))}"
+    told = settings_table(TargetMRConfig, leave_out=("name",))
+    parser.epilog = f"{examples}\nsettings (the same as below `framework:` in a YAML file):\n{told}"
     if data:
         parser.add_argument("data", help="demo, a data set's name, or a prepared or plain folder")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the stages")
