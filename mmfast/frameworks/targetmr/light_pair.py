@@ -28,6 +28,7 @@ PLACES = 77
 DESCRIPTORS = describe_pixels(np.zeros((1, 64, 64, 3), np.float32)).shape[1]
 HIDDEN = 256
 POSITION_LENGTH = 0.3  # amplitude of the positions beside words, whose entries start at about 1 / 8
+TEXT_LENGTH = 4.0  # times the mean of its words: as with CLIP, a text is to outweigh one word's embedding
 WINDOW = 16  # words of the parts of texts that training shows beside whole ones
 VERSION = 1  # raised with every change of what is learned
 
@@ -67,13 +68,13 @@ class LightObjects:
 
     def __init__(self, pair: LightPair) -> None:
         self.pair, self.dim = pair.eval(), pair.dim
-        self.identity = f"light-pair-{VERSION}:{hash_weights(pair)}"
+        self.identity = f"light-pair-{VERSION}-{TEXT_LENGTH}:{hash_weights(pair)}"
         self.positions = POSITION_LENGTH * _waves(PLACES, pair.dim)
 
     @torch.inference_mode()
     def texts(self, batch: Sequence[str]) -> np.ndarray:
-        """Return the weighted mean of each text's words, float32 [n, D]."""
-        return self.pair.text(*_bags([_buckets(text) for text in batch])).numpy()
+        """Return the weighted mean of each text's words, lengthened, float32 [n, D]."""
+        return TEXT_LENGTH * self.pair.text(*_bags([_buckets(text) for text in batch])).numpy()
 
     @torch.inference_mode()
     def pictures(self, batch: Sequence[Image.Image]) -> np.ndarray:
