@@ -228,6 +228,9 @@ def test_other_objects_than_those_of_the_checkpoint_are_refused(tmp_path, toys):
 def test_a_model_without_features_is_refused(tmp_path, toys):
     with pytest.raises(MmfastError, match="lightgcn reads no item features"):
         build_framework(config_of(tmp_path, toys, "lightgcn"), block_dataset())
+    plain = build_framework(config_of(tmp_path, []), block_dataset()).model
+    with pytest.raises(MmfastError, match="was not built by"):
+        FRAMEWORKS.get("targetmr")(plain)
 
 
 @FRAMEWORKS.register("halved")

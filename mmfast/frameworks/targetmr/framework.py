@@ -45,7 +45,10 @@ class TargetMR(Framework):
 
     def __init__(self, inner: Recommender | Framework, config: TargetMRConfig | None = None) -> None:
         super().__init__(inner, config)
-        self.extension: Extension = self.model.extension
+        extension = getattr(self.model, "extension", None)
+        if extension is None:
+            raise MmfastError("TargetMR: the backbone was not built by TargetMR.backbone; train by a config")
+        self.extension: Extension = extension
         self.edges: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
