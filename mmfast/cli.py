@@ -18,6 +18,7 @@ VERBS = {
     "study": ("mmfast.commands.study", "methods x models x seeds, one table: the tables of a paper by one command"),
     "prepare": ("mmfast.prepare", "turn raw interactions, texts and images into a prepared folder"),
     "features": ("mmfast.features", "encode texts and pictures with CLIP, sentence encoders and others"),
+    "targetmr": ("mmfast.targetmr", "the stages of TargetMR: objects, labels, selectors, transfer, case study"),
     "evaluate": ("mmfast.commands.evaluate", "metrics of a trained run, also for cold items or with hidden features"),
     "recommend": ("mmfast.commands.recommend", "the best items for users of a trained run"),
     "similar": ("mmfast.commands.similar", "the items nearest to given ones"),

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +78,15 @@ def dataset_of(config: RunConfig, progress: bool = True) -> Dataset:
 
 
 def build_model(config: RunConfig, dataset: Dataset) -> Recommender:
-    """Return the untrained backbone of a run; its initial values depend on config.seed alone."""
-    from mmfast.registry import MODELS
+    """Return the untrained backbone of a run as its frameworks build it; it starts from config.seed alone."""
+    from mmfast.registry import FRAMEWORKS, MODELS
 
-    return MODELS.get(config.model.name)(config.model, dataset, derive_generator(config.seed, "init"))
+    def build(data: Dataset) -> Recommender:
+        return MODELS.get(config.model.name)(config.model, data, derive_generator(config.seed, "init"))
+
+    for section in config.framework:
+        build = partial(FRAMEWORKS.get(section.name).backbone, section, config, build=build)
+    return build(dataset)
 
 
 def build_framework(config: RunConfig, dataset: Dataset) -> Framework:

@@ -291,6 +291,8 @@ def test_frameworks_nest_outermost_last(tmp_path, monkeypatch):
     order = []
 
     class Recorder(Framework):
+        registry_name = "recorder"
+
         def prepare(self, fit):
             super().prepare(fit)
             order.append((self.config.name, fit.folder.name))

@@ -37,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(kind: str, name: str, entry: Any) -> str:
     """Return a heading of one line, what the file says of itself, and one line per option."""
-    from mmfast.commands.show import option_lines
+    from mmfast.commands.train import settings_table
 
     module = inspect.getmodule(entry)
     sentence = (inspect.getdoc(module) or inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")
-    options = {key: field for key, field in entry.Config.model_fields.items() if key != "name"}
-    return f"{name} ({kind}): {sentence}\n{option_lines(options)}".rstrip()
+    return f"{name} ({kind}): {sentence}\n{settings_table(entry.Config, leave_out=('name',))}".rstrip()

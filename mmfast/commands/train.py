@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,14 +53,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def settings_table(kind: type[Config], prefix: str = "") -> str:
+def settings_table(kind: type[Config], prefix: str = "", leave_out: Sequence[str] = ("model", "framework")) -> str:
     """Return one line per setting of a config and of its sections: key, type and default, meaning."""
     from mmfast.commands.show import option_lines
 
-    fields = {f"{prefix}{key}": field for key, field in kind.model_fields.items() if key not in ("model", "framework")}
+    fields = {f"{prefix}{key}": field for key, field in kind.model_fields.items() if key not in leave_out}
     sections = {f"{key}.": field.annotation for key, field in fields.items() if is_section(field)}
     plain = {key: field for key, field in fields.items() if not is_section(field)}
-    return "\n\n".join([option_lines(plain), *(settings_table(section, name) for name, section in sections.items())])
+    return "\n\n".join(
+        [option_lines(plain), *(settings_table(section, name, ()) for name, section in sections.items())]
+    )
 
 
 def is_section(field: FieldInfo) -> bool:

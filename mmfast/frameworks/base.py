@@ -61,6 +61,20 @@ class Framework(nn.Module):
         self.config = config or self.Config()
         self.bfloat16 = False
 
+    @classmethod
+    def backbone(
+        cls,
+        settings: FrameworkConfig,
+        config: RunConfig,
+        dataset: Dataset,
+        build: Callable[[Dataset], Recommender],
+    ) -> Recommender:
+        """Return the backbone of a run, `build(dataset)`; a framework may build it on other features.
+
+        Training and opening a finished run both come here. `build` is that of the framework one level further in.
+        """
+        return build(dataset)
+
     @property
     def model(self) -> Recommender:
         """The backbone in the middle."""

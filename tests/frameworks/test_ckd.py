@@ -42,32 +42,36 @@ def student(features: dict[str, int], **options) -> tuple[CKD, object]:
     return framework, next(Sampler(dataset, 64, seed=0).epoch(0))
 
 
-def literal(framework: CKD, triples: np.ndarray, size: int) -> float:
-    """Return L - L_BPR of Eq. 19, mean for sum, in NumPy: the student's scores are f of masked inputs."""
-    model, config = framework.model, framework.config
-    modalities = model.modalities
+def scores(model):
+    """Return the function f of Eq. 8 and 10: a score of VBPR by channels, what is not shown replaced by its means."""
+    users = {name: table.weight.detach().numpy() for name, table in model.users.items()}
+    items = model.items.weight.detach().numpy()
+    content = {m: model.item_features(m).features.numpy().astype(np.float64) for m in model.modalities}
+    weights = {m: model.projections[m].weight.detach().numpy() for m in model.modalities}
+    biases = {m: model.projections[m].bias.detach().numpy() for m in model.modalities}
 
     def f(u, i, shown):
-        """Eq. 8 and 10: the score, p and e of what is not shown replaced by their means."""
         score = users["id"][u] @ items[i]
-        for m in modalities:
+        for m in model.modalities:
             p, e = (users[m][u], content[m][i]) if m in shown else (users[m].mean(0), content[m].mean(0))
             score += p @ (weights[m] @ e + biases[m])
         return score
 
-    users = {name: table.weight.detach().numpy() for name, table in model.users.items()}
-    items = model.items.weight.detach().numpy()
-    content = {m: model.item_features(m).features.numpy().astype(np.float64) for m in modalities}
-    weights = {m: model.projections[m].weight.detach().numpy() for m in modalities}
-    biases = {m: model.projections[m].bias.detach().numpy() for m in modalities}
+    return f
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def literal(framework: CKD, triples: np.ndarray, size: int) -> float:
+    """Return L - L_BPR of Eq. 19, mean for sum, in NumPy: the student's scores are f of masked inputs."""
+    modalities, config, f = framework.model.modalities, framework.config, scores(framework.model)
     teachers = [tuple(table.numpy() for table in tables) for tables in framework.teachers]
 
     def margin(triple, shown):
         u, i, j = triple
         return f(u, i, shown) - f(u, j, shown)
-
-    def sigmoid(x):
-        return 1 / (1 + np.exp(-x))
 
     train, universal = triples[:, :size].T, triples[:, size:].T
     losses, gamma, below, c = [], [], [], []
