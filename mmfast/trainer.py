@@ -26,6 +26,7 @@ from mmfast.run import (
     dataset_of,
     drop_if_only_started,
     environment,
+    framed_dataset,
     load_best,
     new_config,
     new_run_folder,
@@ -33,7 +34,7 @@ from mmfast.run import (
     store_config,
 )
 from mmfast.seeds import derive_generator, derive_seed
-from mmfast.training import Training, build_training, check_monitor
+from mmfast.training import Training, build_optimizer, build_training, check_monitor
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
@@ -69,7 +70,7 @@ def fit(
     check_monitor(config)
     keep_freed_memory()
     device = resolve_device(config.device)
-    dataset = dataset if dataset is not None else dataset_of(config, progress)
+    dataset = framed_dataset(config, dataset if dataset is not None else dataset_of(config, progress))
     with cpu_threads(config.threads), Progress(config.train.epochs, config.train.monitor, progress) as shown:
         # The folder comes last: a model that cannot be built leaves none behind.
         run = build_training(config, dataset, folder or Path(), device)
@@ -79,10 +80,30 @@ def fit(
             shown.say(f"{dataset}\n{'resuming' if folder else 'run'} {run.folder} on {device}")
             if note := cut_note(dataset, config.evaluate):
                 shown.say(note)
-            run.framework.prepare(Fit(config, dataset, device, run.folder))
+            run.framework.prepare(fit_of(run, shown, test))
+            run.optimizer = build_optimizer(config, run.framework)
             if folder:
                 run.restore()
             return finish(run, train(run, shown), test)
+
+
+def fit_of(run: Training, shown: Progress, test: bool) -> Fit:
+    """Return what the run's framework may know of it, and the ways to train and evaluate."""
+
+    def train_below(config: RunConfig, name: str) -> Run:
+        folder = run.folder / name
+        if (folder / "metrics.json").is_file():
+            return Run.load(folder, run.dataset, str(run.device))
+        started = (folder / "config.yaml").is_file()
+        config = config.model_copy(update={"out": str(run.folder), "name": name})
+        with shown.paused():
+            resume = folder if started else None
+            return fit(None if started else config, run.dataset, resume=resume, progress=shown.show, test=test)
+
+    def validate_now() -> dict[str, float]:
+        return evaluate(run.framework.model, run.dataset, "valid", run.config.evaluate).metrics
+
+    return Fit(run.config, run.dataset, run.device, run.folder, shown.say, train_below, validate_now)
 
 
 @contextlib.contextmanager
@@ -148,6 +169,7 @@ def train_epoch(run: Training, epoch: int, shown: Progress) -> dict[str, float]:
                 if shown.due():
                     shown.step(step, sum(totals.values()) / step)
         run.optimizer.flush()
+        run.framework.on_epoch_end()
     return {name: total / steps for name, total in totals.items()}
 
 
@@ -189,11 +211,16 @@ def finish(run: Training, ended: str, look_at_test: bool) -> Run:
             f"{state.best_epoch + 1}: the run had gone further before it was interrupted; resume it with train.epochs "
             f"of at least {best['epoch'] + 1}"
         )
+    earlier, told = run.framework.chosen(run.folder, best["valid"], config.train.monitor)
+    if earlier is not None:
+        best = load_best(earlier, model, config, run.dataset)
     metrics = {
         "monitor": config.train.monitor,
-        "best_epoch": state.best_epoch,
+        "best_epoch": best["epoch"],
         "epochs": state.epoch,
         "ended": ended,
+        **({} if earlier is None else {"from": earlier.name}),
+        **told,
         "valid": best["valid"],
     }
     if look_at_test:

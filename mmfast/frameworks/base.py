@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
     from mmfast.data.sampler import Batch
     from mmfast.models.base import Recommender
+    from mmfast.run import Run
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Fit:
     device: torch.device
     folder: Path
     """The run folder; artefacts of first stages go below it."""
+    say: Callable[[str], None]
+    """Tells the user a line."""
+    train: Callable[[RunConfig, str], Run]
+    """Trains another run in the folder of that name below `folder`, or continues it, and returns it."""
+    validate: Callable[[], dict[str, float]]
+    """Metrics on validation of the model as it stands."""
 
 
 class Framework(nn.Module):
@@ -47,14 +55,27 @@ class Framework(nn.Module):
         """The backbone in the middle."""
         return self.inner.model if isinstance(self.inner, Framework) else self.inner
 
+    @classmethod
+    def dataset(cls, dataset: Dataset, config: RunConfig, section: FrameworkConfig) -> Dataset:
+        """Return the data set that the backbone is built on, with other features perhaps; `section` is its own."""
+        return dataset
+
     def prepare(self, fit: Fit) -> None:
-        """Do once what comes before the first epoch (teachers, first stages, cached artefacts); inner ones first."""
+        """Do once what comes before the first epoch (teachers, first stages, cached artefacts); inner ones first.
+
+        Parameters may be added: the optimiser is built afterwards.
+        """
         if isinstance(self.inner, Framework):
             self.inner.prepare(fit)
 
     def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:
         """Run the epoch hooks of everything inside; all randomness comes from `generator`."""
         self.inner.on_epoch_start(epoch, generator)
+
+    def on_epoch_end(self) -> None:
+        """Follow the last step of an epoch, before the evaluation; inner ones first."""
+        if isinstance(self.inner, Framework):
+            self.inner.on_epoch_end()
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return named, already weighted scalar terms; their sum is minimised."""
@@ -69,3 +90,10 @@ class Framework(nn.Module):
         optimizer.step()
         self.model.after_step()
         return {name: term.detach() for name, term in terms.items()}
+
+    def chosen(self, folder: Path, valid: Mapping[str, float], monitor: str) -> tuple[Path | None, dict[str, Any]]:
+        """Return (the folder of an earlier stage that is the better result, or None; what metrics.json tells of it).
+
+        valid: the validation metrics of the run's best epoch; folder: the run's.
+        """
+        return None, {}
