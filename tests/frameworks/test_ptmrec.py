@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from mmfast.cli import main
 from mmfast.data.load import load_dataset
 from mmfast.data.sampler import Batch, Sampler
 from mmfast.errors import MmfastError
 from mmfast.frameworks.base import Fit
+from mmfast.frameworks.ptmrec.export import tuned_features
 from mmfast.frameworks.ptmrec.framework import FIRST, micro_batches
 from mmfast.frameworks.ptmrec.source import TunedFeatures
 from mmfast.frameworks.ptmrec.tuning import untuned
@@ -327,6 +329,24 @@ def test_lora_and_adapters_train(shop, tmp_path, clip_name, method):
     made.step(batch, optimizer)
     moved = [optimizer.seen[id(p)] for p in made.tuning.parameters()]
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in moved)
+
+
+def test_tuned_features_serve_any_other_model(shop, tmp_path, clip_name, capsys):
+    run = fit(shop_config(shop, tmp_path, clip_name, model={"name": "vbpr"}, name="tuned"), progress=False)
+    assert main(["features", "tuned", str(run.folder), "--out", str(tmp_path / "copy")]) == 0
+    assert "image: 20 x 16 float32" in capsys.readouterr().out
+    copy = load_dataset(str(tmp_path / "copy"))
+    for modality in MODALITIES:
+        assert np.array_equal(copy.features[modality], run.model.sources[modality].table.numpy())
+    assert copy.missing["image"].tolist() == [3, 8]
+    assert copy.manifest["features"]["text"]["encoder"] == f"{clip_name} tuned by prompts with vbpr"
+    config = shop_config(tmp_path / "copy", tmp_path, clip_name, model={"name": "mgcn"}, name="other")
+    other = fit(config.model_copy(update={"framework": ()}), progress=False)
+    assert other.model.sources["image"].feature_dim == 16
+    with pytest.raises(MmfastError, match="was not trained with ptmrec"):
+        tuned_features(other)
+    with pytest.raises(MmfastError, match="the run knows 20 items and the folder has 1, or others"):
+        tuned_features(run)["text"].write(tmp_path / "x.npy", "text", np.zeros(1), run.dataset.item_ids[:1])
 
 
 def test_what_cannot_work_is_refused(shop, tmp_path, clip_name):

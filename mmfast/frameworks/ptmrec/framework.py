@@ -67,7 +67,7 @@ class PTMRec(Framework):
         if len(config.framework) > 1:
             raise MmfastError(
                 "ptmrec cannot be combined with another framework: it owns the features, the steps and the stages; "
-                "tune first, then train with `mmfast features tuned DATA --run RUN`"
+                "tune first, then train on what `mmfast features tuned RUN --out FOLDER` writes"
             )
         catalogue = catalogue_of(dataset, config.data, section)
         return with_clip_features(dataset, catalogue, section, resolve_device(config.device))
