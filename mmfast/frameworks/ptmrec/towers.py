@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from mmfast.errors import MmfastError
 from mmfast.frameworks.ptmrec.tuning import BlockChange, TowerTuning
 
+QUICK = 1.702  # of QuickGELU, x sigmoid(s x)
+
 
 def check_clip(model: Any) -> None:
     """Raise MmfastError, with the reason, for a model whose towers cannot take prompts; want open_clip's `CLIP`."""
@@ -181,7 +183,15 @@ def run_block(
     query, key, value = (t.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for t in (query, key, value))
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
     x = x + change.after_attention(block.ls_1(attention.out_proj(mixed)))
-    return x + change.after_mlp(block.ls_2(block.mlp(block.ln_2(x))))
+    return x + change.after_mlp(block.ls_2(_mlp(block.mlp, block.ln_2(x))))
+
+
+def _mlp(mlp: Any, x: torch.Tensor) -> torch.Tensor:
+    """Return the MLP of x, QuickGELU as silu(s x) / s: one tensor of its width is kept for the gradient, not three."""
+    if type(mlp.gelu).__name__ != "QuickGELU":
+        return mlp(x)
+    hidden = F.silu(mlp.c_fc(x).mul_(QUICK))
+    return F.linear(hidden, mlp.c_proj.weight) / QUICK + mlp.c_proj.bias
 
 
 def _plus(x: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
