@@ -57,8 +57,8 @@ class Run:
         folder = check_run_folder(folder)
         config = load_config(folder / "config.yaml")
         metrics = read_metrics(folder)
-        dataset = dataset if dataset is not None else dataset_of(_without_lost_root(config))
-        dataset = framed_dataset(config, dataset)
+        placed = _without_lost_root(config)
+        dataset = framed_dataset(placed, dataset if dataset is not None else dataset_of(placed))
         model = build_framework(config, dataset).model.to(resolve_device(device))
         if load_best(folder / metrics.get("from", ""), model, config, dataset)["epoch"] != metrics["best_epoch"]:
             raise _unfinished(folder)

@@ -281,18 +281,18 @@ def test_the_better_stage_is_the_result(shop, tmp_path, clip_name, monkeypatch):
         pytest.fail("a spoilt stage 2 was not worse")
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_a_run_killed_in_either_stage_resumes_to_the_same_bits(shop, tmp_path, clip_name, monkeypatch, stage):
+@pytest.mark.parametrize(("stage", "moment"), [(1, 5), (2, 1), (2, 3)])
+def test_a_run_killed_in_either_stage_resumes_to_the_same_bits(shop, tmp_path, clip_name, monkeypatch, stage, moment):
     from mmfast.frameworks.ptmrec.framework import PTMRec
 
     whole = fit(shop_config(shop, tmp_path, clip_name, name="whole"), progress=False)
     if stage == 1:
-        killed_in_step(monkeypatch, 5)
+        killed_in_step(monkeypatch, moment)
     else:
         step, steps = PTMRec.step, iter(range(100))
 
         def dying(self, batch, optimizer):
-            if self.tuned and next(steps) == 3:
+            if self.tuned and next(steps) == moment:
                 raise Killed
             return step(self, batch, optimizer)
 
@@ -304,6 +304,17 @@ def test_a_run_killed_in_either_stage_resumes_to_the_same_bits(shop, tmp_path, c
     resumed = fit(None, resume=tmp_path / "killed", progress=False)
     assert_same_run(whole.folder, resumed.folder)
     assert_same_run(whole.folder / FIRST, resumed.folder / FIRST)
+
+
+def test_too_little_memory_says_what_to_do(shop, tmp_path, clip_name, monkeypatch):
+    made, batch = prepared(shop, tmp_path, clip_name)
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(made.encoder, "rows", full)
+    with pytest.raises(MmfastError, match=r"too little memory for micro-batches of 32; lower framework.micro_batch"):
+        made.step(batch, torch.optim.SGD(made.tuning.parameters(), lr=1.0))
 
 
 @pytest.mark.parametrize(

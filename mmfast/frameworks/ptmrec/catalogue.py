@@ -16,6 +16,7 @@ from mmfast.data.cache import cache_root
 from mmfast.data.hashing import hash_json
 from mmfast.data.load import prepared_folder
 from mmfast.data.storage import new_folder, save_npy
+from mmfast.device import resolve_device
 from mmfast.errors import MmfastError
 from mmfast.frameworks.ptmrec.encoder import ItemEncoder
 from mmfast.frameworks.ptmrec.inputs import FORMAT, image_inputs, text_inputs
@@ -79,11 +80,11 @@ def catalogue_of(dataset: Dataset, data: DataConfig, config: PTMRecConfig) -> Ca
     return Catalogue(pictures, texts)
 
 
-def with_clip_features(dataset: Dataset, catalogue: Catalogue, config: PTMRecConfig, device: torch.device) -> Dataset:
-    """Return the data set with frozen CLIP's features of its items, computed once for the same contents."""
+def with_clip_features(dataset: Dataset, catalogue: Catalogue, config: PTMRecConfig, device: str) -> Dataset:
+    """Return the data set with frozen CLIP's features of its items, computed once, on `device`, for these contents."""
     folder = cache_root() / "ptmrec" / catalogue.key(config)[:32]
     if not folder.is_dir():
-        encoder = catalogue.load(config, device)
+        encoder = catalogue.load(config, resolve_device(device))
         tuning = untuned(encoder.clip)
         with new_folder(folder, keep_existing=True) as work:
             for modality, inputs in encoder.inputs.items():

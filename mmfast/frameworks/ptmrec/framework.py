@@ -18,7 +18,6 @@ from torch import nn
 
 from mmfast.checkpoint import write_text
 from mmfast.config import RunConfig
-from mmfast.device import resolve_device
 from mmfast.embeddings import xavier
 from mmfast.errors import MmfastError
 from mmfast.frameworks.base import Fit, Framework
@@ -29,6 +28,7 @@ from mmfast.frameworks.ptmrec.source import TunedFeatures, tune_features
 from mmfast.frameworks.ptmrec.tuning import build_tuning
 from mmfast.ops import transfer_kl
 from mmfast.registry import FRAMEWORKS
+from mmfast.run import LAST
 from mmfast.seeds import derive_generator
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class PTMRec(Framework):
                 "tune first, then train on what `mmfast features tuned RUN --out FOLDER` writes"
             )
         catalogue = catalogue_of(dataset, config.data, section)
-        return with_clip_features(dataset, catalogue, section, resolve_device(config.device))
+        return with_clip_features(dataset, catalogue, section, config.device)
 
     @property
     def tuned(self) -> bool:
@@ -120,12 +120,13 @@ class PTMRec(Framework):
             self.maps[modality] = layer
 
     def _start(self, fit: Fit) -> None:
-        """Record how good the model is before the first step of stage 2; a resumed run has done so."""
+        """Fill the tables and record how good the model is before the first step of stage 2, once."""
+        if not (fit.folder / LAST).is_file():  # which holds tables of its own
+            self.on_epoch_end()
         path = fit.folder / STAGES
         if path.is_file():
             self.stages = json.loads(path.read_text(encoding="utf-8"))
             return
-        self.on_epoch_end()
         self.stages["start"] = {"valid": fit.validate()}
         write_text(path, json.dumps(self.stages, indent=1) + "\n")
         before = {name: stage["valid"][fit.config.train.monitor] for name, stage in self.stages.items()}
@@ -147,6 +148,20 @@ class PTMRec(Framework):
         if not self.tuned:
             return super().step(batch, optimizer)
         optimizer.zero_grad(set_to_none=True)
+        try:
+            totals = self._accumulate(batch)
+        except torch.OutOfMemoryError:
+            raise MmfastError(
+                f"ptmrec: the device has too little memory for micro-batches of {self.config.micro_batch}; lower "
+                "framework.micro_batch (train.batch_size stays; the transfer's softmax is then over fewer items), or "
+                "set framework.recompute=true or framework.precision=bfloat16"
+            ) from None
+        optimizer.step()
+        self.model.after_step()
+        return totals
+
+    def _accumulate(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Add up the gradients of the micro-batches, each divided by their number, and return the mean terms."""
         parts = list(micro_batches(batch, self.config.micro_batch))
         totals: dict[str, torch.Tensor] = {}
         for part in parts:
@@ -155,8 +170,6 @@ class PTMRec(Framework):
             self._set_live(None)
             for name, term in terms.items():
                 totals[name] = totals.get(name, 0) + term.detach() / len(parts)
-        optimizer.step()
-        self.model.after_step()
         return totals
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
