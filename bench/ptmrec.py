@@ -30,10 +30,12 @@ def main() -> None:
     """Measure one micro-batch, or the three ways of tuning."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--tunings", action="store_true", help="compare prompts, LoRA and adapters instead")
+    parser.add_argument(
+        "--tunings", nargs="*", choices=METHODS, help="compare these instead; without a name, all three"
+    )
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    for line in tunings(chosen) if chosen.tunings else [micro_batch(chosen)]:
+    for line in tunings(chosen) if chosen.tunings is not None else [micro_batch(chosen)]:
         print(json_line(line) if chosen.json else told(line), flush=True)
 
 
@@ -111,7 +113,7 @@ def tunings(chosen: argparse.Namespace) -> list[dict]:
     An epoch is reckoned from one measured micro-batch and from the rate of encoding without a gradient.
     """
     lines = []
-    for method in METHODS:
+    for method in chosen.tunings or METHODS:
         made, batch = stage_2(chosen, method=method)
         optimizer = Adam([p for p in made.parameters() if p.requires_grad], tables=row_tables(made))
         items = batch.unique_items[0].cpu().numpy()

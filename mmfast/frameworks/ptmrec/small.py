@@ -63,8 +63,9 @@ def _train(pictures: Pictures, texts: Sequence[str], work: Path) -> None:
     items = items[torch.randperm(len(items))]
     held_out = items[: int(TRAINING["held_out"] * len(items))]
     _fit(model, items[len(held_out) :], images, tokens)
-    about = {"held_out": len(held_out), "top1": _retrieval(model, held_out, images, tokens) if len(held_out) else None}
-    (work / "retrieval.json").write_text(json.dumps({**about, **TRAINING}, indent=1) + "\n", encoding="utf-8")
+    found = _retrieval(model, held_out, images, tokens) if len(held_out) else None
+    about = {"training": TRAINING, "held_out_pairs": len(held_out), "top1": found}
+    (work / "retrieval.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     config = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
     (work / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     save_file({n: t.contiguous() for n, t in model.state_dict().items()}, work / "open_clip_model.safetensors")
