@@ -25,15 +25,27 @@ def shaped_dataset(name: str, folder: Path | None, work: Path) -> Dataset:
             name, real.num_users, real.num_items, **parts, features=feature_files(real.num_items, work, real.features)
         )
     shape = shapes[name]
-    held_out = int(shape.num_edges * 0.17)  # about what the per-user rule holds out of each part, over train
+    parts = power_law_parts(shape)
+    return Dataset(name, shape.num_users, shape.num_items, **parts, features=feature_files(shape.num_items, work, {}))
+
+
+def power_law_parts(shape: Shape) -> dict[str, Interactions]:
+    """Return interactions of a shape in three parts, the sizes of the parts about those of the per-user rule."""
+    held_out = int(shape.num_edges * 0.17)
     users, items = power_law_edges(Shape(shape.num_users, shape.num_items, shape.num_edges + 2 * held_out))
     order = np.random.default_rng(1).permutation(len(users))
     cuts = np.split(order, [shape.num_edges, shape.num_edges + held_out])
-    parts = {
+    return {
         part: Interactions.from_pairs(users[rows], items[rows])
         for part, rows in zip(("train", "valid", "test"), cuts, strict=True)
     }
-    return Dataset(name, shape.num_users, shape.num_items, **parts, features=feature_files(shape.num_items, work, {}))
+
+
+def power_law_dataset(name: str, dims: dict[str, int]) -> Dataset:
+    """Return data of the shape `name` in memory, random features of the given widths."""
+    shape, rng = shapes[name], np.random.default_rng(2)
+    features = {m: rng.standard_normal((shape.num_items, dim), dtype=np.float32) for m, dim in dims.items()}
+    return Dataset(name, shape.num_users, shape.num_items, **power_law_parts(shape), features=features)
 
 
 def feature_files(num_items: int, work: Path, real: dict) -> dict[str, np.ndarray]:

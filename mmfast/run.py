@@ -54,12 +54,15 @@ class Run:
 
         Raises MmfastError when the folder is no run, the run is not finished, or data and checkpoint do not match.
         """
+        from mmfast.training import build_framework
+
         folder = check_run_folder(folder)
         config = load_config(folder / "config.yaml")
         metrics = read_metrics(folder)
-        dataset = dataset if dataset is not None else dataset_of(_without_lost_root(config))
+        placed = _without_lost_root(config)
+        dataset = framed_dataset(placed, dataset if dataset is not None else dataset_of(placed))
         model = build_framework(config, dataset).model.to(resolve_device(device))
-        if load_best(folder, model, config, dataset)["epoch"] != metrics["best_epoch"]:
+        if load_best(folder / metrics.get("from", ""), model, config, dataset)["epoch"] != metrics["best_epoch"]:
             raise _unfinished(folder)
         model.eval()
         return cls(folder, config, dataset, model, metrics)
@@ -99,6 +102,15 @@ def build_framework(config: RunConfig, dataset: Dataset) -> Framework:
         framework = FRAMEWORKS.get(section.name)(framework, section)
     framework.bfloat16 = config.train.precision == "bfloat16"
     return framework
+
+
+def framed_dataset(config: RunConfig, dataset: Dataset) -> Dataset:
+    """Return the data set as the frameworks of a run let its model see it: with other features, perhaps."""
+    from mmfast.registry import FRAMEWORKS
+
+    for section in config.framework:
+        dataset = FRAMEWORKS.get(section.name).dataset(dataset, config, section)
+    return dataset
 
 
 def load_best(folder: Path, model: Recommender, config: RunConfig, dataset: Dataset) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from mmfast.run import (
     dataset_of,
     drop_if_only_started,
     environment,
+    framed_dataset,
     load_best,
     new_config,
     new_run_folder,
@@ -35,7 +36,7 @@ from mmfast.run import (
     store_config,
 )
 from mmfast.seeds import derive_generator, derive_seed
-from mmfast.training import Training, build_training, check_monitor
+from mmfast.training import Training, build_optimizer, build_training, check_monitor
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
@@ -71,7 +72,7 @@ def fit(
     check_monitor(config)
     keep_freed_memory()
     device = resolve_device(config.device)
-    dataset = dataset if dataset is not None else dataset_of(config, progress)
+    dataset = framed_dataset(config, dataset if dataset is not None else dataset_of(config, progress))
     with cpu_threads(config.threads), Progress(config.train.epochs, config.train.monitor, progress) as shown:
         # The folder comes last: a model that cannot be built leaves none behind.
         run = build_training(config, dataset, folder or Path(), device)
@@ -82,8 +83,8 @@ def fit(
         with continuable(run.folder, shown, new=folder is None):
             write_text(run.folder / "environment.json", json.dumps(environment(config, device), indent=1) + "\n")
             announce(run, f"{'resuming' if folder else 'run'} {run.folder} on {device}, {need}", shown)
-            inside = partial(fit_inside, run.folder, dataset, shown)
-            run.framework.prepare(Fit(config, dataset, device, run.folder, shown.say, inside))
+            run.framework.prepare(fit_of(run, shown, test))
+            run.optimizer = build_optimizer(config, run.framework)
             if folder:
                 run.restore()
             return finish(run, train(run, shown), test)
@@ -96,14 +97,24 @@ def announce(run: Training, where: str, shown: Progress) -> None:
         shown.say(note)
 
 
-def fit_inside(folder: Path, dataset: Dataset, shown: Progress, config: RunConfig, name: str) -> Run:
-    """Return the run `name` below another run's folder: trained, or continued where it was interrupted; no test."""
+def fit_of(run: Training, shown: Progress, test: bool) -> Fit:
+    """Return what the run's framework may know of it, and the ways to train and to evaluate."""
+
+    def validate_now() -> dict[str, float]:
+        return evaluate(run.framework.model, run.dataset, "valid", run.config.evaluate).metrics
+
+    inside = partial(fit_inside, run.folder, run.dataset, shown)
+    return Fit(run.config, run.dataset, run.device, run.folder, shown.say, inside, validate_now, test)
+
+
+def fit_inside(folder: Path, dataset: Dataset, shown: Progress, config: RunConfig, name: str, test: bool) -> Run:
+    """Return the run `name` below another run's folder: trained, or continued where it was interrupted."""
     if not (folder / name / "metrics.json").is_file():
         begun = (folder / name / "config.yaml").is_file()
         config = config.model_copy(update={"name": name, "out": str(folder)})
         shown.say(f"{'back to' if begun else 'first'} {name}")
         with shown.paused():
-            fit(config, dataset, resume=folder / name if begun else None, progress=shown.show, test=False)
+            fit(config, dataset, resume=folder / name if begun else None, progress=shown.show, test=test)
     # Opened anew in any case, so that a resumed run and one in a single go have the same model.
     return Run.load(folder / name, dataset, config.device)
 
@@ -175,6 +186,7 @@ def train_epoch(run: Training, epoch: int, shown: Progress) -> dict[str, float]:
                 if shown.due():
                     shown.step(step, sum(totals.values()) / step)
         run.optimizer.flush()
+        run.framework.on_epoch_end()
     return {name: total / steps for name, total in totals.items()}
 
 
@@ -226,12 +238,17 @@ def finish(run: Training, ended: str, look_at_test: bool) -> Run:
             f"{state.best_epoch + 1}: the run had gone further before it was interrupted; resume it with train.epochs "
             f"of at least {best['epoch'] + 1}"
         )
+    earlier, told = run.framework.chosen(run.folder, best["valid"], config.train.monitor)
+    if earlier is not None:
+        best = load_best(earlier, model, config, run.dataset)
     metrics = {
         "monitor": config.train.monitor,
-        "best_epoch": state.best_epoch,
+        "best_epoch": best["epoch"],
         "epochs": state.epoch,
         "ended": ended,
         "evaluate": {name: getattr(config.evaluate, name) for name in COMPARED},
+        **({} if earlier is None else {"from": earlier.name}),
+        **told,
         "valid": best["valid"],
     }
     if look_at_test:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmfast.content.encoders import EncodeConfig, Spec, hash_weights, run_model
+from mmfast.content.encoders import EncodeConfig, Spec, hash_weights, parse_encoder, run_model
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
+from mmfast.data.hashing import hash_file
 from mmfast.device import resolve_device
 from mmfast.errors import MmfastError, suggest
 
@@ -61,6 +62,43 @@ class ClipEncoder:
         if self.transform is None:
             return self.encode(["a photo"])[0]
         return self.encode(self.transform(Image.new("RGB", (8, 8)))[None])[0]
+
+
+def load_clip(name: str) -> tuple[Any, Any, Any]:
+    """Return (model, transform of pictures, tokenizer) of a CLIP encoder's name, in evaluation mode, on the CPU.
+
+    Raises MmfastError for a name of another family, and when package or weights are not there.
+
+    >>> model, transform, tokenizer = load_clip("clip-b16")  # doctest: +SKIP
+    """
+    spec = clip_spec(name)
+    need_package("open_clip", "CLIP features")
+    import open_clip
+
+    model, transform, source = _load(spec)
+    with loading(spec.name, "its tokenizer", source, _instead(spec)):
+        return model.eval(), transform, open_clip.get_tokenizer(source)
+
+
+def clip_spec(name: str) -> Spec:
+    """Return the parts of a CLIP encoder's name. Raises MmfastError for one of another family."""
+    spec = parse_encoder("image", name)
+    if spec.family != "clip":
+        raise MmfastError(f"encoder '{name}' is no CLIP model; choose clip-b16, clip-b32 or clip:MODEL:TAG_OR_FILE")
+    return spec
+
+
+def clip_identity(name: str) -> str:
+    """Return what tells a CLIP model from all others without loading it: its name, or the hash of its files."""
+    spec = clip_spec(name)
+    source, _, pretrained = spec.rest.partition(":")
+    for path in (Path(spec.rest).expanduser(), Path(pretrained).expanduser()):
+        if path.is_dir() and path.name:
+            files = [file for file in sorted(path.iterdir()) if file.is_file()]
+            return " ".join(f"{file.name}:{hash_file(file)}" for file in files)
+        if path.is_file():
+            return f"{source}:{hash_file(path)}"
+    return spec.rest
 
 
 def _load(spec: Spec) -> tuple[Any, Any, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -40,9 +40,13 @@ class Fit:
     """The run folder; artefacts of first stages go below it."""
     say: Callable[[str], None]
     """Tells the user a line."""
-    train: Callable[[RunConfig, str], Run]
-    """Trains another run in the folder of that name below `folder`, or continues it, and returns it; test is not
-    looked at."""
+    train: Callable[[RunConfig, str, bool], Run]
+    """Trains another run, (config, name, whether to look at its test part), in the folder of that name below `folder`, or
+    continues it, and returns it."""
+    validate: Callable[[], dict[str, float]]
+    """Metrics on validation of the model as it stands."""
+    test: bool
+    """Whether the run looks at its test part."""
 
 
 class Framework(nn.Module):
@@ -90,14 +94,27 @@ class Framework(nn.Module):
         """Whether batches must have negatives."""
         return self.inner.uses_negatives
 
+    @classmethod
+    def dataset(cls, dataset: Dataset, config: RunConfig, section: FrameworkConfig) -> Dataset:
+        """Return the data set that the backbone is built on, with other features perhaps; `section` is its own."""
+        return dataset
+
     def prepare(self, fit: Fit) -> None:
-        """Do once what comes before the first epoch (teachers, first stages, cached artefacts); inner ones first."""
+        """Do once what comes before the first epoch (teachers, first stages, cached artefacts); inner ones first.
+
+        Parameters may be added: the optimiser is built afterwards.
+        """
         if isinstance(self.inner, Framework):
             self.inner.prepare(fit)
 
     def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:
         """Run the epoch hooks of everything inside; all randomness comes from `generator`."""
         self.inner.on_epoch_start(epoch, generator)
+
+    def on_epoch_end(self) -> None:
+        """Follow the last step of an epoch, before the evaluation; inner ones first."""
+        if isinstance(self.inner, Framework):
+            self.inner.on_epoch_end()
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return named, already weighted scalar terms; their sum is minimised."""
@@ -122,6 +139,13 @@ class Framework(nn.Module):
     def measures(self) -> dict[str, float]:
         """Return what the epoch's log row tells beside the loss, at the end of an epoch."""
         return self.inner.measures() if isinstance(self.inner, Framework) else {}
+
+    def chosen(self, folder: Path, valid: Mapping[str, float], monitor: str) -> tuple[Path | None, dict[str, Any]]:
+        """Return (the folder of an earlier stage that is the better result, or None; what metrics.json tells of it).
+
+        valid: the validation metrics of the run's best epoch; folder: the run's.
+        """
+        return None, {}
 
     def inner_loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the terms of what is inside, which sees negatives only where it asks for them."""

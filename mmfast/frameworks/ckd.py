@@ -110,7 +110,7 @@ class CKD(Framework):
                 "framework": (*(s for s in inside if s.name != "masked"), Masked.Config(name="masked", hide=hide)),
                 "seed": derive_seed(fit.config.seed, "teacher", modality),
             }
-            model = fit.train(fit.config.model_copy(update=changes), f"teacher-{modality}").model
+            model = fit.train(fit.config.model_copy(update=changes), f"teacher-{modality}", False).model
         model.eval()
         with torch.no_grad():
             users, items = model.embed()

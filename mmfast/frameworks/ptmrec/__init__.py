@@ -1,0 +1,1 @@
+"""PTMRec: parameter-efficient tuning of a vision-language model together with a recommender."""
