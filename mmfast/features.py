@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="on disk: float32 or float16")
     parser.add_argument("--missing", help="row of an item without content: mean or zero")
     parser.add_argument("--max-length", type=int, help="most tokens of a text (the model's own)")
-    parser.add_argument("--workers", type=int, help="processes that decode pictures (cores - 1, at most 8)")
+    parser.add_argument("--workers", type=int, help="processes that decode pictures (by their number and the cores)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -95,7 +95,8 @@ def _objects_and_masks(args: argparse.Namespace) -> None:
     if args.masks:
         from mmfast.commands import features_segment
 
-        common.settings, common.segmenter = [], args.masks
+        common.segmenter = args.masks
+        common.settings = [f"device={args.device}"] if args.device and args.masks == "sam" else []
         common.masks, common.processes = features_segment.MASKS, max(1, args.workers or 1)
         features_segment.run(common)
 

@@ -72,7 +72,7 @@ def test_status_tells_what_is_there_missing_and_failed(shop, sentence_folder, ca
     out = capsys.readouterr().out
     assert f"  encode sentence:{sentence_folder.name}@" in out and ": 1 entries, 0.0 MiB" in out
     assert "  segment failed: 1 x no such mask" in out
-    assert "  image: 20 x 256 float32, light-image-1, 1 missing\n    B003: it could not be decoded" in out
+    assert "  image: 20 x 256 float32, light-image-1, 1 missing\n    B003: the file is empty" in out
     assert "computed for another list" not in out
     items = pl.read_parquet(folder / "items.parquet").with_columns(id=pl.concat_str("id", pl.lit("x")))
     items.write_parquet(folder / "items.parquet")
