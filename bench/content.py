@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -198,7 +197,7 @@ def picture_cases(args: argparse.Namespace, folder: Path) -> Iterator[dict]:
             encoder.encode(torch.stack([encoder.transform(Image.open(path)) for path in paths]))
 
     if "decode" in args.only:
-        for workers in sorted({0, args.workers or 1}):
+        for workers in sorted({0, 1, args.workers or 1}):
             yield decode_case(pictures, encoder.transform, workers, args)
     if "encode" in args.only:
         yield encode_case(f"{args.pictures} pictures, {args.clip}", encoder, pictures, config, by_hand, args)
@@ -240,7 +239,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=500, help="pixels of a picture's side")
     parser.add_argument("--texts", type=int, default=1024)
     parser.add_argument("--clip", default="ViT-B-32-quickgelu")
-    parser.add_argument("--workers", type=int, default=max(0, (os.cpu_count() or 1) - 1))
+    parser.add_argument("--workers", type=int, help="processes that decode while pictures are encoded")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", action="store_true")

@@ -6,7 +6,6 @@ python bench/objects.py --parser FOLDER       the folder of a pipeline that `mmf
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from _origin import json_line
 
 from mmfast.content.images import find_pictures
 from mmfast.content.item_texts import item_texts
@@ -25,7 +25,9 @@ from mmfast.content.text_objects import WIDER, WITHOUT_POS, WITHOUT_SYP, ObjectR
 from mmfast.data import demo_words
 from mmfast.data.demo import decode_mask, demo_folder, demo_truth
 
-RULES = {"paper": ObjectRule(), "wider": WIDER, "w/o POS": WITHOUT_POS, "w/o SYP": WITHOUT_SYP}
+PASSIVES = ObjectRule(relations=("nsubj", "nsubjpass", "dobj", "pobj"))
+RULES = {"paper": ObjectRule(), "paper and nsubjpass": PASSIVES, "wider": WIDER}
+RULES |= {"w/o POS": WITHOUT_POS, "w/o SYP": WITHOUT_SYP}
 # The demo's sentences in which the target is a passive subject, and those in which it is neither subject nor object.
 PASSIVE = ("Our {T} is made", "The {N} is shown", "The {N} was photographed")
 NEITHER = ("{a} [has|have] found a friend",)
@@ -103,7 +105,7 @@ def main() -> None:
     rows.append({"bench": "objects", "case": "photo, light segmenter", **found})
     for row in rows:
         if args.json:
-            print(json.dumps(row, default=float))
+            print(json_line({name: value if isinstance(value, str) else float(value) for name, value in row.items()}))
         else:
             values = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("bench", "case")]
             print(f"{row['case']}: {'  '.join(values)}")

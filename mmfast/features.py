@@ -64,9 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compute and write the features that the arguments name; print what was written."""
+    from mmfast.commands.features_data import check_folders
     from mmfast.content.features import write_features
     from mmfast.data.load import prepared_folder
 
+    check_folders(args.pictures)
     configs = {m: _config(m, args) for m in ("image", "text") if getattr(args, m)}
     if not (configs or args.objects or args.masks):
         raise MmfastError(

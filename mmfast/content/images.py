@@ -59,7 +59,7 @@ def find_pictures(items: pl.DataFrame, folders: Iterable[Path | str]) -> Picture
         if path is None:
             pictures.problems[item] = f"'{name}' is not there" if name else NOTHING_NAMED
     if items.height and not any(pictures.paths):
-        looked = ", ".join(f"'{root}'" for root in roots)
+        looked = ", ".join(f"'{root}'" for root in dict.fromkeys(roots))
         raise MmfastError(
             f"none of the {items.height} items has a picture (first: {pictures.problems[0]}; looked in {looked}); give "
             "the folder of the pictures with --pictures, files named as in the column 'image' or by item id"

@@ -28,20 +28,20 @@ def need_package(module: str, purpose: str) -> None:
     prepare_torchvision()
 
 
-def need_hub_file(repo: str, files: Sequence[str], name: str, instead: str) -> None:
+def need_hub_file(repo: str, files: Sequence[str], name: str, instead: str, want: str = "") -> None:
     """Raise MmfastError at once when none of `files` of a hub repository is in the cache and the hub is out of reach.
 
-    The libraries' own retries take a minute before they say so.
+    The libraries' own retries take a minute before they say so. want: the weights, for the message, where `files` are
+    small ones that come with them.
     """
     from huggingface_hub import constants, try_to_load_from_cache
 
     if any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
         return
-    if constants.HF_HUB_OFFLINE:
-        raise missing_weights(name, f"{' or '.join(files)}", f"{HUB}/{repo}", "HF_HUB_OFFLINE is set", instead)
-    reason = _unreachable(os.environ.get("HF_ENDPOINT") or HUB)
+    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else None
+    reason = offline or _unreachable(os.environ.get("HF_ENDPOINT") or HUB)
     if reason is not None:
-        raise missing_weights(name, f"{' or '.join(files)}", f"{HUB}/{repo}", reason, instead)
+        raise missing_weights(name, want or " or ".join(files), f"{HUB}/{repo}", reason, instead)
 
 
 def missing_weights(name: str, file: str, page: str, reason: str, instead: str) -> MmfastError:
