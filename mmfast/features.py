@@ -35,6 +35,7 @@ Encoders: light; clip, clip-b16, clip:MODEL:TAG_OR_FILE, clip:FOLDER; torchvisio
 amazon-cnn:FILE.b; minilm, stsb-roberta-large, e5-mistral, sentence:NAME_OR_FOLDER. Finished blocks are kept under the
 cache folder: a stopped command continues where it was. docs/features.md tells more.
 """
+PICTURES = "where the picture files lie; several such options are looked through in order"
 SHOWN = 5  # unreadable pictures that are named; all of them are in the sidecar
 
 
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rule", choices=("paper", "wider"), default="paper", help="which words are objects")
     parser.add_argument("--masks", choices=("light", "sam"), help="also segment the photos")
-    parser.add_argument("--pictures", nargs="+", default=[], metavar="FOLDER", help="where the picture files lie")
+    parser.add_argument("--pictures", action="append", default=[], metavar="FOLDER", help=PICTURES)
     parser.add_argument("--root", help="folder that holds the data sets (MMFAST_DATA, else ./data)")
     parser.add_argument("--out", help="write into this copy and leave the data as they are")
     parser.add_argument("--compat", choices=("none", "lattice"), default="none", help="lattice: LATTICE's item string")

@@ -48,11 +48,12 @@ class Items:
 def add_data_arguments(parser: argparse.ArgumentParser, kind: type[Config], examples: str) -> None:
     """Declare data, `key=value` settings of `kind`, and where things lie; the help lists every setting."""
     from mmfast.commands.train import settings_table
+    from mmfast.features import PICTURES
 
     parser.epilog = f"{examples}\nsettings:\n{settings_table(kind)}"
     parser.add_argument("data", help="demo, a data set's name, or a prepared or plain folder")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of this stage")
-    parser.add_argument("--pictures", nargs="+", default=[], metavar="FOLDER", help="where the picture files lie")
+    parser.add_argument("--pictures", action="append", default=[], metavar="FOLDER", help=PICTURES)
     parser.add_argument("--root", help="folder that holds the data sets (MMFAST_DATA, else ./data)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
