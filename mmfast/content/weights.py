@@ -54,14 +54,17 @@ def missing_weights(name: str, file: str, page: str, reason: str, instead: str) 
 
 @contextmanager
 def loading(name: str, file: str, page: str, instead: str) -> Iterator[None]:
-    """Turn whatever a library raises while it loads weights into one sentence."""
+    """Turn whatever a library raises while it fetches or loads weights into one sentence."""
     try:
         yield
     except MmfastError:
         raise
     except Exception as error:  # each library has error types of its own, network errors among them
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise missing_weights(name, file, page, reason, instead) from error
+        # What follows the first sentence is advice of the library's, such as to load without its safeguards.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise MmfastError(
+            f"the weights of '{name}' cannot be loaded ({reason}): want {file} from {page}. {instead}"
+        ) from error
 
 
 def _unreachable(address: str) -> str | None:
