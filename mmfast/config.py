@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from mmfast.errors import MmfastError, suggest
 
 C = TypeVar("C", bound="Config")
+NAMED = ("model", "data")  # sections of a run that a bare word names: model=freedom
 MOST_SEED = 2**63 - 1  # generators take signed 64-bit seeds
 
 
@@ -179,11 +180,16 @@ def load_config(path: str | Path | Mapping[str, Any] | None = None, overrides: I
     return build_config(read_settings(path, overrides))
 
 
-def read_settings(path: str | Path | Mapping[str, Any] | None, overrides: Iterable[str]) -> dict[str, Any]:
-    """Return the nested mapping of a file (or mapping) and overrides as in `load_config`, before it is checked."""
+def read_settings(
+    path: str | Path | Mapping[str, Any] | None, overrides: Iterable[str], named: Sequence[str] = NAMED
+) -> dict[str, Any]:
+    """Return the nested mapping of a file (or mapping) and overrides as in `load_config`, before it is checked.
+
+    named: the sections that a bare word names.
+    """
     raw = _read_yaml(Path(path)) if isinstance(path, (str, Path)) else dict(path or {})
     for override in sorted(overrides, key=lambda text: text.partition("=")[0].count(".")):
-        _apply(raw, override)
+        _apply(raw, override, named)
     return raw
 
 
@@ -196,7 +202,7 @@ def load_section(kind: type[C], overrides: Iterable[str], start: Mapping[str, An
     5
     """
     errors: list[str] = []
-    section = _parse(kind, read_settings(start, overrides), "", errors)
+    section = _parse(kind, read_settings(start, overrides, ()), "", errors)
     if section is None:
         raise _mistakes(errors)
     return section
@@ -350,8 +356,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
-    """Enter one `a.b=value` into the nested mapping; naming another model or data set replaces its section."""
+def _apply(raw: dict[str, Any], override: str, named: Sequence[str]) -> None:
+    """Enter one `a.b=value` into the nested mapping; naming another of the `named` sections replaces it."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise MmfastError(f"argument '{override}' is not key=value; write for example train.epochs=5")
@@ -360,7 +366,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise MmfastError(f"argument '{override}': the value is not YAML ({error})") from error
     *path, last = key.split(".")
-    if not path and last in ("model", "data") and isinstance(value, str):
+    if not path and last in named and isinstance(value, str):
         old = raw.get(last)
         if isinstance(old, Mapping) and old.get("name") == value:
             return

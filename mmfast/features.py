@@ -37,6 +37,7 @@ Encoders: light; clip, clip-b16, clip:MODEL:TAG_OR_FILE, clip:FOLDER; torchvisio
 amazon-cnn:FILE.b; minilm, stsb-roberta-large, e5-mistral, sentence:NAME_OR_FOLDER. Finished blocks are kept under the
 cache folder: a stopped command continues where it was. docs/features.md tells more.
 """
+PICTURES = "where the picture files lie; several such options are looked through in order"
 SHOWN = 5  # unreadable pictures that are named; all of them are in the sidecar
 
 
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rule", choices=("paper", "wider"), default="paper", help="which words are objects")
     parser.add_argument("--masks", choices=("light", "sam"), help="also segment the photos")
-    parser.add_argument("--pictures", nargs="+", default=[], metavar="FOLDER", help="where the picture files lie")
+    parser.add_argument("--pictures", action="append", default=[], metavar="FOLDER", help=PICTURES)
     parser.add_argument("--root", help="folder that holds the data sets (MMFAST_DATA, else ./data)")
     parser.add_argument("--out", help="write into this copy and leave the data as they are")
     parser.add_argument("--compat", choices=("none", "lattice"), default="none", help="lattice: LATTICE's item string")
@@ -59,16 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="on disk: float32 or float16")
     parser.add_argument("--missing", help="row of an item without content: mean or zero")
     parser.add_argument("--max-length", type=int, help="most tokens of a text (the model's own)")
-    parser.add_argument("--workers", type=int, help="processes that decode pictures (cores - 1, at most 8)")
+    parser.add_argument("--workers", type=int, help="processes that decode pictures (by their number and the cores)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def run(args: argparse.Namespace) -> int:
     """Compute and write the features that the arguments name; print what was written."""
+    from mmfast.commands.features_data import check_folders
     from mmfast.content.features import write_features
     from mmfast.data.load import prepared_folder
 
+    check_folders(args.pictures)
     configs = {m: _config(m, args) for m in ("image", "text") if getattr(args, m)}
     if not (configs or args.objects or args.masks):
         raise MmfastError(
@@ -97,7 +100,8 @@ def _objects_and_masks(args: argparse.Namespace) -> None:
     if args.masks:
         from mmfast.commands import features_segment
 
-        common.settings, common.segmenter = [], args.masks
+        common.segmenter = args.masks
+        common.settings = [f"device={args.device}"] if args.device and args.masks == "sam" else []
         common.masks, common.processes = features_segment.MASKS, max(1, args.workers or 1)
         features_segment.run(common)
 

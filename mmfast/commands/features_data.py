@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmfast.config import Config
+from mmfast.errors import MmfastError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,11 +48,12 @@ class Items:
 def add_data_arguments(parser: argparse.ArgumentParser, kind: type[Config], examples: str) -> None:
     """Declare data, `key=value` settings of `kind`, and where things lie; the help lists every setting."""
     from mmfast.commands.train import settings_table
+    from mmfast.features import PICTURES
 
     parser.epilog = f"{examples}\nsettings:\n{settings_table(kind)}"
     parser.add_argument("data", help="demo, a data set's name, or a prepared or plain folder")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of this stage")
-    parser.add_argument("--pictures", nargs="+", default=[], metavar="FOLDER", help="where the picture files lie")
+    parser.add_argument("--pictures", action="append", default=[], metavar="FOLDER", help=PICTURES)
     parser.add_argument("--root", help="folder that holds the data sets (MMFAST_DATA, else ./data)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -61,8 +63,16 @@ def items_of(args: argparse.Namespace) -> Items:
     from mmfast.data.load import prepared_folder
     from mmfast.data.prepared import read_table
 
+    check_folders(args.pictures)
     folder, source = prepared_folder(args.data, root=args.root)
     return Items(read_table(folder, "items.parquet"), folder, [*args.pictures, source, folder])
+
+
+def check_folders(folders: Sequence[str]) -> None:
+    """Raise MmfastError when one of the folders of pictures is not there: other folders might hide the mistake."""
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise MmfastError(f"--pictures: there is no folder '{folder}'; give the folder of the picture files")
 
 
 def count_line(what: str, counts: Mapping[str, int]) -> str:

@@ -70,7 +70,9 @@ def _encode(items: Items, found: Descriptions, args: argparse.Namespace) -> None
     show = not args.quiet
     made_from = f"descriptions ({found.file.stem})"
     image = EncodedFeatures(model, described, config, store, show, made_from=made_from, reasons=found.failures)
-    text = EncodedFeatures(model, texts, config, store, show, made_from=f"texts, {len(filled)} of them descriptions")
+    notes = {"descriptions_instead": [items.ids[row] for row in filled]}
+    made_from = f"texts, {len(filled)} of them descriptions"
+    text = EncodedFeatures(model, texts, config, store, show, made_from=made_from, notes=notes)
     with target_folder(items.folder, args.out) as target:
         replace_features(target, {"image": image, "text": text})
     changed = items.folder if args.out is None else args.out

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmfast.content.encoders import EncodeConfig, Encoder, WholeEncoder
-from mmfast.content.images import Pictures, Unreadable, open_picture
+from mmfast.content.images import Pictures, Unreadable, hash_picture, open_picture
 from mmfast.content.progress import Meter
 from mmfast.content.store import Store, content_key
 from mmfast.data.features import zero_rows
@@ -28,6 +28,7 @@ KIND = "encode"
 PICTURE = "picture"
 BLOCK = 256  # inputs per entry of the store: what a kill can cost, and what a changed input computes anew
 MOST_WORKERS = 8
+PER_WORKER = 256  # pictures that pay for a process: its start takes as long as decoding 50, its pipe an eighth on top
 Range = tuple[int, int]
 Arrays = dict[str, np.ndarray]
 Sample = tuple[int, np.ndarray | str | MmfastError]
@@ -66,7 +67,8 @@ class EncodedFeatures:
     """The rows of one modality as a source that a prepared folder takes (`mmfast.data.raw.FeatureSource`).
 
     contents: a text per item, or `Pictures`. made_from: what the texts are, where they are not the items' own; reasons:
-    why an item has none, by original id. After `write`, `unreadable` maps original item ids to the reason why not.
+    why an item has none, by original id; notes: more to tell in the sidecar. After `write`, `unreadable` maps original
+    item ids to the reason why not.
     """
 
     model: Encoder | WholeEncoder
@@ -76,6 +78,7 @@ class EncodedFeatures:
     show: bool = False
     made_from: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -131,7 +134,7 @@ class EncodedFeatures:
     def sidecar(self) -> dict[str, Any]:
         """Return what the feature's sidecar tells besides its shape and its missing items."""
         kept = {"missing_rows": self.config.missing, "string": self.config.string}
-        return {"settings": self.settings(), **kept, "unreadable": self.unreadable}
+        return {"settings": self.settings(), **kept, "unreadable": self.unreadable, **self.notes}
 
     def settings(self) -> dict[str, Any]:
         """All that determines the rows besides the contents."""
@@ -228,10 +231,25 @@ class EncodedFeatures:
                 rows = self.model.encode(self.contents.paths if pictures else self.contents)
                 read = np.ones(len(inputs), bool)
                 read[self.model.missing] = False
+                if pictures:
+                    self._explain(np.flatnonzero(~read).tolist())
                 entry = {"rows": rows, "known": read}
                 self.store.put(KIND, key, entry, self._note(len(inputs)))
         known[:] = entry["known"]
         return entry["rows"]
+
+    def _explain(self, items: list[int]) -> None:
+        """Record why the pictures of items could not be read. Raises MmfastError for any file that has changed."""
+        for path, digest in zip(self.contents.paths, self.contents.hashes, strict=True):
+            if path is not None and hash_picture(path) != digest:
+                raise MmfastError(f"picture '{path}' changed while it was being encoded; run again")
+        for item in items:
+            path, digest = self.contents.paths[item], self.contents.hashes[item]
+            if path is not None and digest is not None:
+                try:
+                    open_picture(path, digest, self.config.most_pixels)
+                except Unreadable as problem:
+                    self.store.fail(PICTURE, self._picture_key(digest), str(problem))
 
 
 def mean_row(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -278,7 +296,7 @@ def decoded_batches(
     """
     workers = config.workers
     if workers is None:
-        workers = min(MOST_WORKERS, (os.cpu_count() or 1) - 1)
+        workers = min(MOST_WORKERS, (os.cpu_count() or 1) - 1, sum(map(len, batches)) // PER_WORKER)
     pictures = _Files(files, transform, config.most_pixels)
     loader = DataLoader(pictures, batch_sampler=batches, num_workers=workers, collate_fn=_collate)
     for pixels, readable, reasons in loader:

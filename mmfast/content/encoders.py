@@ -57,7 +57,7 @@ class EncodeConfig(Config):
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     workers: int | None = Field(None, ge=0)
-    """Processes that decode pictures; None: one per core but one, at most 8; 0 decodes in this process."""
+    """Processes that decode pictures; None: one per 256 of them, at most cores - 1 and 8; 0 decodes in this process."""
 
 
 class Encoder(Protocol):

@@ -18,6 +18,7 @@ PRESETS = {
     "llama-3.2-11b-vision-instruct": "meta-llama/Llama-3.2-11B-Vision-Instruct",
     "e5-mistral-7b-instruct": "intfloat/e5-mistral-7b-instruct",
 }
+WHOLE = "all its files (model-*.safetensors, config.json, tokenizer)"
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
@@ -50,8 +51,8 @@ def find_model(model: str, instead: str) -> HubModel:
     name = PRESETS.get(model.lower(), model)
     from huggingface_hub import snapshot_download
 
-    with loading(model, "its files", f"{HUB}/{name}", instead):
-        need_hub_file(name, ["config.json"], model, instead)
+    with loading(model, WHOLE, f"{HUB}/{name}", instead):
+        need_hub_file(name, ["config.json"], model, instead, WHOLE)
         found = Path(snapshot_download(name, allow_patterns=list(FILES)))
     return HubModel(found, name, found.name)  # the last folder of a snapshot's path is its commit
 

@@ -18,7 +18,7 @@ from mmfast.content.light import to_rgb
 from mmfast.errors import MmfastError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-MOST_PIXELS = 200_000_000  # a larger picture would take more than a gigabyte to decode
+MOST_PIXELS = 178_956_970  # what Pillow opens at most: half a gigabyte of RGB
 NOTHING_NAMED = "the items table names no picture"
 
 
@@ -59,7 +59,7 @@ def find_pictures(items: pl.DataFrame, folders: Iterable[Path | str]) -> Picture
         if path is None:
             pictures.problems[item] = f"'{name}' is not there" if name else NOTHING_NAMED
     if items.height and not any(pictures.paths):
-        looked = ", ".join(f"'{root}'" for root in roots)
+        looked = ", ".join(f"'{root}'" for root in dict.fromkeys(roots))
         raise MmfastError(
             f"none of the {items.height} items has a picture (first: {pictures.problems[0]}; looked in {looked}); give "
             "the folder of the pictures with --pictures, files named as in the column 'image' or by item id"
@@ -111,7 +111,8 @@ def open_picture(source: Path | bytes, expected: str | None = None, most_pixels:
     """Return a picture in RGB, 8 bits: grey and CMYK converted, clear parts white, the first frame of an animation.
 
     `expected` is the sha256 that the file had when it was listed. Raises Unreadable for a file that is damaged, cut
-    short, no picture, of more than `most_pixels`, or not what it was; its text is the reason.
+    short, no picture, or of more than `most_pixels`; its text is the reason. Raises MmfastError for a listed file that
+    has changed or cannot be read any more: that says nothing of the picture, so it must not be kept as its result.
 
     >>> open_picture(Path("photo.jpg")).mode  # doctest: +SKIP
     'RGB'
@@ -119,7 +120,10 @@ def open_picture(source: Path | bytes, expected: str | None = None, most_pixels:
     try:
         content = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror or error}") from None
+        reason = f"cannot be read: {error.strerror or error}"
+        if expected is not None:
+            raise MmfastError(f"picture '{source}' {reason}; it could be when it was listed: run again") from None
+        raise Unreadable(reason) from None
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
         raise MmfastError(f"picture '{source}' changed while it was being encoded; run again")
     if not content:

@@ -8,6 +8,7 @@ Object Recognition", IJCV 2013; the last merges of that tree are the objects. SA
 from __future__ import annotations
 
 import heapq
+import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -209,7 +210,9 @@ def _superpixels(pixels: np.ndarray, front: np.ndarray, count: int) -> tuple[np.
     if not front.any():
         return np.zeros(front.shape, np.int64), {}
     lab = ndimage.gaussian_filter(rgb2lab(pixels / 255), (1, 1, 0))
-    pieces = slic(lab, count, 6, mask=front, start_label=1, convert2lab=False, channel_axis=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a superpixel without a pixel is none: nothing to tell
+        pieces = slic(lab, count, 6, mask=front, start_label=1, convert2lab=False, channel_axis=2)
     sizes = np.bincount(pieces.ravel())
     levels = np.clip((lab - LAB_LOW) / LAB_RANGE * BINS, 0, BINS - 1).astype(np.int64)
     codes = (levels * (BINS * BINS, BINS, 1)).sum(axis=2)

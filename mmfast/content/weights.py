@@ -28,20 +28,20 @@ def need_package(module: str, purpose: str) -> None:
     prepare_torchvision()
 
 
-def need_hub_file(repo: str, files: Sequence[str], name: str, instead: str) -> None:
+def need_hub_file(repo: str, files: Sequence[str], name: str, instead: str, want: str = "") -> None:
     """Raise MmfastError at once when none of `files` of a hub repository is in the cache and the hub is out of reach.
 
-    The libraries' own retries take a minute before they say so.
+    The libraries' own retries take a minute before they say so. want: the weights, for the message, where `files` are
+    small ones that come with them.
     """
     from huggingface_hub import constants, try_to_load_from_cache
 
     if any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
         return
-    if constants.HF_HUB_OFFLINE:
-        raise missing_weights(name, f"{' or '.join(files)}", f"{HUB}/{repo}", "HF_HUB_OFFLINE is set", instead)
-    reason = _unreachable(os.environ.get("HF_ENDPOINT") or HUB)
+    offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else None
+    reason = offline or _unreachable(os.environ.get("HF_ENDPOINT") or HUB)
     if reason is not None:
-        raise missing_weights(name, f"{' or '.join(files)}", f"{HUB}/{repo}", reason, instead)
+        raise missing_weights(name, want or " or ".join(files), f"{HUB}/{repo}", reason, instead)
 
 
 def missing_weights(name: str, file: str, page: str, reason: str, instead: str) -> MmfastError:
@@ -54,14 +54,17 @@ def missing_weights(name: str, file: str, page: str, reason: str, instead: str) 
 
 @contextmanager
 def loading(name: str, file: str, page: str, instead: str) -> Iterator[None]:
-    """Turn whatever a library raises while it loads weights into one sentence."""
+    """Turn whatever a library raises while it fetches or loads weights into one sentence."""
     try:
         yield
     except MmfastError:
         raise
     except Exception as error:  # each library has error types of its own, network errors among them
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise missing_weights(name, file, page, reason, instead) from error
+        # What follows the first sentence is advice of the library's, such as to load without its safeguards.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise MmfastError(
+            f"the weights of '{name}' cannot be loaded ({reason}): want {file} from {page}. {instead}"
+        ) from error
 
 
 def _unreachable(address: str) -> str | None:

@@ -41,7 +41,7 @@ class Fit:
     say: Callable[[str], None]
     """Tells the user a line."""
     train: Callable[[RunConfig, str, bool], Run]
-    """Trains another run, (config, name, whether to look at its test part), in the folder of that name below `folder`, or
+    """Trains another run, (config, name, whether to look at its test part), in its folder below `folder`, or
     continues it, and returns it."""
     validate: Callable[[], dict[str, float]]
     """Metrics on validation of the model as it stands."""

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from mmfast.content import weights
-from mmfast.content.encode import BLOCK, Blocks, EncodedFeatures
+from mmfast.content.encode import BLOCK, Blocks, EncodedFeatures, decoded_batches
 from mmfast.content.encode_sentence import MINILM, minilm_folder
 from mmfast.content.encoders import EncodeConfig, hash_weights, load_encoder, parse_encoder
-from mmfast.content.images import find_pictures
+from mmfast.content.images import NOTHING_NAMED, find_pictures
 from mmfast.content.store import Store
 from mmfast.errors import MmfastError
 from tests.content import tiny
@@ -176,7 +176,7 @@ def test_light_encoders_see_all_items_at_once(pictures, tmp_path):
 
     rows, missing, source = written("light", pictures, tmp_path, "image")
     np.testing.assert_array_equal(rows[:2], LightImageEncoder().encode(pictures.paths)[:2])
-    assert missing == [2, 4] and source.unreadable["B2"] == "it could not be decoded"
+    assert missing == [2, 4] and source.unreadable["B2"] == "it is no picture of a known format"
     again, missing, _ = written("light", pictures, tmp_path, "image")
     np.testing.assert_array_equal(again, rows)
     assert missing == [2, 4] and len(list(Store(tmp_path / "store").entries("encode"))) == 1
@@ -289,3 +289,28 @@ def test_an_unreachable_hub_is_told_at_once(monkeypatch):
         assert weights._unreachable(address) is None
     monkeypatch.setattr(weights.urllib.request, "getproxies", lambda: {"https": "http://proxy"})
     assert weights._unreachable("http://127.0.0.1:9") is None
+
+
+def test_the_light_encoder_tells_why_a_picture_is_missing_and_notices_changes(pictures, tmp_path):
+    _, missing, source = written("light", pictures, tmp_path, "image")
+    assert missing == [2, 4]
+    assert source.unreadable == {"B2": "it is no picture of a known format", "B4": NOTHING_NAMED}
+    pictures.paths[0].write_bytes(b"other")
+    source.store = Store(tmp_path / "empty")
+    with pytest.raises(MmfastError, match=r"0.png' changed while it was being encoded; run again"):
+        source.write(tmp_path / "b.npy", "image", np.arange(5), pl.Series(list("abcde")))
+    assert list(source.store.entries("encode")) == []
+
+
+def test_workers_start_only_for_many_pictures(monkeypatch):
+    asked = []
+
+    def loader(*arguments, num_workers, **options):
+        asked.append(num_workers)
+        return []
+
+    monkeypatch.setattr("mmfast.content.encode.DataLoader", loader)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    for count, workers in ((255, None), (1000, None), (10_000, None), (5, 3)):
+        list(decoded_batches([], [list(range(count))], None, EncodeConfig(model="clip", workers=workers)))
+    assert asked == [0, 3, 8, 3]

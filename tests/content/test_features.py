@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mmfast import neighbours
 from mmfast.cli import main
 from mmfast.content.encoders import EncodeConfig
 from mmfast.content.features import write_features
@@ -72,7 +73,7 @@ def test_status_tells_what_is_there_missing_and_failed(shop, sentence_folder, ca
     out = capsys.readouterr().out
     assert f"  encode sentence:{sentence_folder.name}@" in out and ": 1 entries, 0.0 MiB" in out
     assert "  segment failed: 1 x no such mask" in out
-    assert "  image: 20 x 256 float32, light-image-1, 1 missing\n    B003: it could not be decoded" in out
+    assert "  image: 20 x 256 float32, light-image-1, 1 missing\n    B003: the file is empty" in out
     assert "computed for another list" not in out
     items = pl.read_parquet(folder / "items.parquet").with_columns(id=pl.concat_str("id", pl.lit("x")))
     items.write_parquet(folder / "items.parquet")
@@ -123,6 +124,10 @@ def test_the_published_vectors(shop, tmp_path):
         (["--text", "light", "--batch-size", "0"], "--batch-size: got 0; Input should be greater than or equal to 1"),
         (["--text", "light", "--missing", "none"], "--missing: got 'none'; Input should be 'mean' or 'zero'"),
         (["--text", "light", "--compat", "lattice"], "the string of LATTICE needs the columns title, brand"),
+        (
+            ["--image", "light", "--pictures", "no-photos"],
+            "--pictures: there is no folder 'no-photos'",
+        ),
         (["--image", "light"], "none of the 20 items has a picture (first: '0.png' is not there; looked in"),
     ],
 )
@@ -139,14 +144,19 @@ def test_light_features_of_the_demo_are_its_own():
     assert read_prepared(folder).fingerprint == own.fingerprint
 
 
-def test_another_encoder_is_another_data_set(shop, sentence_folder, tmp_path):
+def test_another_encoder_is_another_data_set_with_other_graphs(shop, sentence_folder, tmp_path, monkeypatch):
     folder, _ = shop
     other = tiny.save_sentence(tmp_path / "other", seed=1)
-    prints = []
+    monkeypatch.setattr(neighbours, "CACHE_ABOVE", 0)
+    prints, graphs = [], []
     for model in (sentence_folder, other, sentence_folder):
         write_features(folder, {"text": EncodeConfig(model=f"sentence:{model}", device="cpu")})
-        prints.append(read_prepared(folder).fingerprint)
-    assert prints[0] == prints[2] != prints[1]
+        data = read_prepared(folder)
+        prints.append(data.fingerprint)
+        graphs.append(neighbours.item_neighbours(data, "text", 5).tolist())
+        assert graphs[-1] == neighbours._compute("text", data.features["text"], 5).tolist()
+    assert prints[0] == prints[2] != prints[1] and graphs[0] == graphs[2] != graphs[1]
+    assert len(list((tmp_path / "cache" / "neighbours").iterdir())) == 2
     # The same name with other weights must not find the old rows either.
     shutil.copytree(other, tmp_path / "same")
     write_features(folder, {"text": EncodeConfig(model=f"sentence:{tmp_path}/same", device="cpu")})

@@ -58,6 +58,7 @@ def test_the_first_frame_of_an_animation():
         (encoded(Image.fromarray(photo(2, 200, 200)))[:-20_000], "it cannot be decoded: "),
         (encoded(Image.fromarray(photo(2, 200, 200)), "JPEG")[:2000], "it cannot be decoded: "),
         (encoded(Image.new("1", (400, 300))), "it has 400 x 300 pixels, more than 100,000"),
+        (encoded(Image.new("1", (20_000, 9_000))), "it has more than 100,000 pixels"),  # Pillow's own limit
     ],
 )
 def test_what_cannot_be_used_says_why(content, reason):
@@ -72,6 +73,10 @@ def test_a_file_that_changed_is_an_error(tmp_path):
         open_picture(path, expected="0" * 64)
     with pytest.raises(Unreadable, match="cannot be read: No such file"):
         open_picture(tmp_path / "none.png")
+    path.unlink()  # what a share on the network does: no statement about the picture, so nothing to keep
+    with pytest.raises(MmfastError, match=r"cannot be read: .*; it could be when it was listed: run again") as told:
+        open_picture(path, expected="0" * 64)
+    assert not isinstance(told.value, Unreadable)
 
 
 def test_files_are_found_by_name_address_and_id(tmp_path):

@@ -221,7 +221,7 @@ def test_missing_weights_name_their_page_and_what_to_do_instead(name):
 
 
 def test_a_folder_that_is_none_of_a_model_is_told(tmp_path):
-    with pytest.raises(MmfastError, match="'no/such/folder/here' are not on this machine"):
+    with pytest.raises(MmfastError, match="'no/such/folder/here' cannot be loaded"):
         find_model("no/such/folder/here", "Use the light encoder")
     with pytest.raises(MmfastError, match=r"holds no config\.json"):
         find_model(str(tmp_path), "Use the light encoder")

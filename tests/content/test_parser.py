@@ -63,6 +63,16 @@ def test_universal_labels_become_the_three_relations(parse):
     assert ("chair", "nsubj:pass", "nsubjpass") in relations
 
 
+def test_the_object_of_a_preposition_is_one_wherever_the_preposition_hangs():
+    words = "It is for the kitchen , with a lid and from Ann 's shop".split()
+    heads = [4, 4, 4, 4, 4, 8, 8, 8, 4, 13, 13, 13, 11, 8]
+    deps = "nsubj cop case det ROOT punct case det obl cc case nmod:poss case conj".split()
+    pos = "PRON AUX ADP DET NOUN PUNCT ADP DET NOUN CCONJ ADP PROPN PART NOUN".split()
+    doc = Doc(spacy.blank("en").vocab, words, heads=heads, deps=deps, pos=pos)
+    found = {token.text: relation_of(token, True) for token in doc if token.pos_ in ("NOUN", "PROPN")}
+    assert found == {"kitchen": "pobj", "lid": "pobj", "Ann": "nmod:poss", "shop": "pobj"}
+
+
 def test_usual_labels_stay():
     doc = Doc(
         spacy.blank("en").vocab, ["mug", "on", "table"], heads=[0, 0, 1], deps=["ROOT", "case", "obl"], pos=["NOUN"] * 3
