@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import pydantic
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from mmfast.errors import MmfastError, suggest
 
 C = TypeVar("C", bound="Config")
 NAMED = ("model", "data")  # sections of a run that a bare word names: model=freedom
+NUMBER = re.compile(r"\b(int|float)\b")
 MOST_SEED = 2**63 - 1  # generators take signed 64-bit seeds
 
 
@@ -27,13 +29,16 @@ class Config(pydantic.BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _no_truth_values_for_numbers(cls, value: Any, about: pydantic.ValidationInfo) -> Any:
-        kind = cls.model_fields[about.field_name].annotation
-        if isinstance(value, bool) and kind is not bool and kind is not Any and bool not in get_args(kind):
-            raise PydanticCustomError("bool", "wanted another value than true or false")
-        return value
+    def _no_truth_values_for_numbers(cls, raw: Any) -> Any:
+        """Let a truth value where a number is wanted be a word, which is refused: Python takes True for 1."""
+        if not isinstance(raw, Mapping):
+            return raw
+        given = {name: value for name, value in raw.items() if isinstance(value, bool) and name in cls.model_fields}
+        kinds = {name: str(cls.model_fields[name].annotation) for name in given}
+        words = {n: str(v).lower() for n, v in given.items() if "bool" not in kinds[n] and NUMBER.search(kinds[n])}
+        return {**raw, **words}
 
 
 class ModelConfig(Config):

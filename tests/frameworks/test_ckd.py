@@ -42,22 +42,22 @@ def student(features: dict[str, int], **options) -> tuple[CKD, object]:
     return framework, next(Sampler(dataset, 64, seed=0).epoch(0))
 
 
-def scores(model):
-    """Return the function f of Eq. 8 and 10: a score of VBPR by channels, what is not shown replaced by its means."""
+def literal_margins(framework: CKD):
+    """Return margin(triple, modalities shown) by Eq. 8 and 10: p and e of what is not shown replaced by their means."""
+    model = framework.model
     users = {name: table.weight.detach().numpy() for name, table in model.users.items()}
     items = model.items.weight.detach().numpy()
     content = {m: model.item_features(m).features.numpy().astype(np.float64) for m in model.modalities}
-    weights = {m: model.projections[m].weight.detach().numpy() for m in model.modalities}
-    biases = {m: model.projections[m].bias.detach().numpy() for m in model.modalities}
+    layers = {m: [p.detach().numpy() for p in model.projections[m].parameters()] for m in model.modalities}
 
     def f(u, i, shown):
         score = users["id"][u] @ items[i]
-        for m in model.modalities:
+        for m, (weight, bias) in layers.items():
             p, e = (users[m][u], content[m][i]) if m in shown else (users[m].mean(0), content[m].mean(0))
-            score += p @ (weights[m] @ e + biases[m])
+            score += p @ (weight @ e + bias)
         return score
 
-    return f
+    return lambda triple, shown: f(triple[0], triple[1], shown) - f(triple[0], triple[2], shown)
 
 
 def sigmoid(x):
@@ -65,18 +65,13 @@ def sigmoid(x):
 
 
 def literal(framework: CKD, triples: np.ndarray, size: int) -> float:
-    """Return L - L_BPR of Eq. 19, mean for sum, in NumPy: the student's scores are f of masked inputs."""
-    modalities, config, f = framework.model.modalities, framework.config, scores(framework.model)
-    teachers = [tuple(table.numpy() for table in tables) for tables in framework.teachers]
-
-    def margin(triple, shown):
-        u, i, j = triple
-        return f(u, i, shown) - f(u, j, shown)
-
+    """Return L - L_BPR of Eq. 19, mean for sum, in NumPy."""
+    config, margin = framework.config, literal_margins(framework)
+    everything = set(framework.model.modalities)
     train, universal = triples[:, :size].T, triples[:, size:].T
     losses, gamma, below, c = [], [], [], []
-    for number, m in enumerate(modalities):
-        t_users, t_items = teachers[number]
+    for m, tables in zip(framework.model.modalities, framework.teachers, strict=True):
+        t_users, t_items = (table.numpy() for table in tables)
         dt = np.array([t_users[u] @ (t_items[i] - t_items[j]) for u, i, j in train])
         ds = np.array([margin(triple, {m}) for triple in train])
         sd = np.maximum(dt - ds, 0)  # Eq. 11
@@ -84,7 +79,7 @@ def literal(framework: CKD, triples: np.ndarray, size: int) -> float:
         b = sigmoid(np.array([margin(triple, {m}) for triple in universal]) / config.temperature)  # Eq. 13
         gd = -(a * np.log(b) + (1 - a) * np.log(1 - b)).mean()  # Eq. 12
         losses.append(config.generic_weight * gd + sd)  # Eq. 14, by triple
-        delta = np.array([margin(t, set(modalities)) - margin(t, set(modalities) - {m}) for t in train])  # Eq. 15
+        delta = np.array([margin(t, everything) - margin(t, everything - {m}) for t in train])  # Eq. 15
         gamma.append(delta.mean())  # Eq. 16
         below.append(dt.mean())
         c.append(np.clip(delta / ds, 1e-8, 10))
