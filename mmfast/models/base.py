@@ -31,7 +31,7 @@ class Recommender(nn.Module):
     Config = ModelConfig
     uses_negatives = True
     content_in_scores = True
-    step_tables = 24.0
+    step_tables = 16.0
     """Tables [U + I, D] that a training step holds beside parameters and gradients, for IDs and for every modality:
     the allowance of `mmfast.memory`, above the peaks measured."""
 

@@ -126,5 +126,7 @@ def two_view_loss(
     users, items = (behaviour + side).split([batch.num_users, batch.num_items])
     terms = ranking_terms(config, batch, users, items)
     for name, rows in (("cl_items", batch.pos_items + batch.num_users), ("cl_users", batch.users)):
-        terms[name] = config.cl_weight * info_nce(*(view.index_select(0, rows) for view in (side, behaviour)), config.temperature)
+        terms[name] = config.cl_weight * info_nce(
+            *(view.index_select(0, rows) for view in (side, behaviour)), config.temperature
+        )
     return terms
