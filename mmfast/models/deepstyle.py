@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 class DeepStyle(Recommender):
     """s(u, i) = p_u . (q_i - l_c(i) + sum over modalities of E_m x_i)"""
 
+    step_tables = 4.0
+
     class Config(ModelConfig):
         """Options of DeepStyle."""
 

@@ -68,7 +68,7 @@ class MGCN(Recommender):
         self.block = user_item_block(*edges, "sym0")
 
     def view(self, modality: str, hide: frozenset[str], rows: Rows | None) -> torch.Tensor:
-        """Return the content view of a modality at `rows`, [R, D]: gated item IDs on the item graph, users from them."""
+        """Return the content view of a modality at `rows`, [R, D]: gated item IDs on the item graph, then users."""
         content = self.item_features(modality, hide).through(self.projections[modality])
         items = self.id_embeddings()[1] * torch.sigmoid(self.gates[modality](content))
         items = self.item_graphs[modality].propagate(items, self.config.num_item_layers, "last")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class VBPR(Recommender):
     """s(u, i) = p_u . [q_i ; z_i], z_i projected from the item's features; features stay frozen."""
 
+    step_tables = 4.0
+
     class Config(ModelConfig):
         """Options of VBPR."""
 
