@@ -48,7 +48,7 @@ def memory_need(framework: Framework, dataset: Dataset) -> MemoryNeed:
     model = framework.model
     trainable = _bytes(p for p in framework.parameters() if p.requires_grad)
     device = next(framework.parameters()).device
-    mapped = {_place(table) for table in dataset.features.values() if isinstance(table, np.memmap)}
+    mapped = {table.__array_interface__["data"][0] for table in dataset.features.values() if _of_a_file(table)}
     buffers = [t for t in framework.buffers() if device.type != "cpu" or t.data_ptr() not in mapped]
     nodes, width = model.num_users + model.num_items, model.config.embedding_dim
     return MemoryNeed(
@@ -91,8 +91,10 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
 
 
-def _place(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
+def _of_a_file(array: np.ndarray | None) -> bool:
+    while array is not None and not isinstance(array, np.memmap):
+        array = array.base if isinstance(array.base, np.ndarray) else None
+    return array is not None
 
 
 def _kibibytes(path: str, field: str) -> int | None:

@@ -40,7 +40,7 @@ class Recommender(nn.Module):
     content_in_scores = True
     late_fusion = False
     ranking_term = "bpr"
-    step_tables = 24.0
+    step_tables = 16.0
     """Tables [U + I, D] that a training step holds beside parameters and gradients, for IDs and for every modality:
     the allowance of `mmfast.memory`, above the peaks measured."""
 

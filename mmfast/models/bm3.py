@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 class BM3(Recommender):
     """One predictor f for users, items and contents; targets are dropped-out copies without gradient."""
 
+    step_tables = 4.0
+
     class Config(ModelConfig):
         """Options of BM3."""
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class BPR(Recommender):
     """s(u, i) = p_u . q_i"""
 
+    step_tables = 4.0
+
     class Config(ModelConfig):
         """Options of BPR-MF."""
 

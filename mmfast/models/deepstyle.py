@@ -32,6 +32,8 @@ Parts = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 class DeepStyle(Recommender):
     """s(u, i) = p_u . (q_i - l_c(i) + sum over modalities of E_m x_i)"""
 
+    step_tables = 4.0
+
     class Config(ModelConfig):
         """Options of DeepStyle."""
 

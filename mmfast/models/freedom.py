@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class FREEDOM(Recommender):
     """user = LightGCN mean; item = LightGCN mean + item-graph product of the item ID table."""
 
+    step_tables = 4.0
+
     class Config(ModelConfig):
         """Options of FREEDOM."""
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class LightGCN(Recommender):
     """Vectors are the mean over layers 0..L of G-SYM products of the ID table."""
 
+    step_tables = 4.0
+
     class Config(ModelConfig):
         """Options of LightGCN."""
 

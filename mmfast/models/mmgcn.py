@@ -86,6 +86,7 @@ class MMGCN(Recommender):
             user_item_graph(dataset.train.users, dataset.train.items, self.num_users, self.num_items)
         )
         self.add_memory(dim)
+        self.step_tables = 8.0 * sum(widths.values()) / (dim * (1 + len(widths)))  # the first layers are wide
 
     def _start(self, rows: int, width: int, generator: torch.Generator) -> nn.Parameter:
         table = torch.empty(rows, width)

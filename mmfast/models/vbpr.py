@@ -33,6 +33,8 @@ Parts = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 class VBPR(Recommender):
     """s(u, i) = p_u . [q_i ; z_i], z_i projected from the item's features; features stay frozen."""
 
+    step_tables = 4.0
+
     class Config(ModelConfig):
         """Options of VBPR."""
 
