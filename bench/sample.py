@@ -5,17 +5,13 @@ Run from the repository: `python bench/sample.py [--shapes baby elec] [--edges 1
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
+from _cli import parse, shape_parser
+from _common import Shape, emit, measure, power_law_edges, shapes, stream_bandwidth
 
-from bench._common import Shape, emit, measure, power_law_edges, shapes, stream_bandwidth
 from mmfast.ops.sample_edges import sample_edges, sample_edges_reference
 from mmfast.ops.sample_negatives import sample_negatives, sample_negatives_reference
 from mmfast.ops.sample_users import sample_triples, sample_user_rows
@@ -111,14 +107,9 @@ def triples(name: str, shape: Shape, limit: float, repeat: int) -> dict:
 
 def main() -> None:
     """Parse the arguments and print four cases per shape."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=shapes, default=["baby", "elec"])
+    parser = shape_parser(__doc__, ["baby", "elec"])
     parser.add_argument("--edges", type=int, help="measure sample_edges alone, on so many edges")
-    parser.add_argument("--repeat", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true", help="one JSON object per case")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parse(parser)
     limit = stream_bandwidth()
     if arguments.edges:
         weights = torch.rand(arguments.edges, dtype=torch.float64) + 0.01
