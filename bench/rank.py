@@ -33,7 +33,7 @@ def torch_blocks(users, items, mask_ptr, mask_items, block: int) -> torch.Tensor
         ptr = mask_ptr[begin : begin + block + 1]
         rows = torch.repeat_interleave(torch.arange(len(ptr) - 1), ptr.diff())
         scores[rows, mask_items[ptr[0] : ptr[-1]].long()] = -1e10
-        top.append(scores.topk(K).indices)
+        top.append(scores.topk(min(K, len(items))).indices)
     return torch.cat(top)
 
 
@@ -71,13 +71,14 @@ def run(name: str, arguments: argparse.Namespace) -> list[dict]:
     ]
     limit, cases = gemm_flops(), []
     for kind, candidates, others, ranked in passes:
+        k = min(K, ranked)
         facts = {
-            "least_bytes": 4 * WIDTH * (len(users) + ranked) + 4 * shape.num_edges + 9 * K * len(users),
+            "least_bytes": 4 * WIDTH * (len(users) + ranked) + 4 * shape.num_edges + 9 * k * len(users),
             "least_flops": 2 * WIDTH * len(users) * ranked,
             "repeat": arguments.repeat,
         }
-        label = f"{name} {len(users)}x{ranked} D={WIDTH} k={K}"
-        ours = partial(rank, users, items, *mask, *targets, K, candidates, precision)
+        label = f"{name} {len(users)}x{ranked} D={WIDTH} k={k}"
+        ours = partial(rank, users, items, *mask, *targets, k, candidates, precision)
         cases.append(add_flop_limit(measure("rank", label, kind, ours, others, **facts), limit))
     return cases
 

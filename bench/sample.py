@@ -77,14 +77,16 @@ def user_rows(name: str, shape: Shape, edges, limit: float, repeat: int) -> dict
     active = ptr.diff().nonzero()[:, 0]
     bounds, users, generator = ptr.numpy(), active.numpy(), np.random.default_rng(0)
 
+    batch = min(BATCH, len(users))
+
     def with_numpy() -> None:
         for _ in range(DRAWS):
-            drawn = generator.choice(users, BATCH, replace=False)
+            drawn = generator.choice(users, batch, replace=False)
             generator.integers(bounds[drawn], bounds[drawn + 1])
 
-    facts = {"least_bytes": DRAWS * BATCH * (8 + 16 + 8), "limit": limit, "repeat": repeat}
-    label = f"{name} {DRAWS} batches of {BATCH}"
-    arguments = (ptr, active, BATCH, DRAWS, 1)
+    facts = {"least_bytes": DRAWS * batch * (8 + 16 + 8), "limit": limit, "repeat": repeat}
+    label = f"{name} {DRAWS} batches of {batch}"
+    arguments = (ptr, active, batch, DRAWS, 1)
     others = {"NumPy": with_numpy}
     return measure("sample_user_rows", label, "forward", lambda: sample_user_rows(*arguments), others, **facts)
 
@@ -92,15 +94,16 @@ def user_rows(name: str, shape: Shape, edges, limit: float, repeat: int) -> dict
 def triples(name: str, shape: Shape, limit: float, repeat: int) -> dict:
     """Measure universal triples: distinct users, two items of the catalogue each."""
     users, generator = torch.arange(shape.num_users), np.random.default_rng(0)
+    batch = min(UNIVERSAL, shape.num_users)
 
     def with_numpy() -> None:
         for _ in range(DRAWS):
-            generator.choice(shape.num_users, UNIVERSAL, replace=False)
-            generator.integers(shape.num_items, size=(2, UNIVERSAL))
+            generator.choice(shape.num_users, batch, replace=False)
+            generator.integers(shape.num_items, size=(2, batch))
 
-    facts = {"least_bytes": DRAWS * UNIVERSAL * 24, "limit": limit, "repeat": repeat}
-    label = f"{name} {DRAWS} batches of {UNIVERSAL}"
-    arguments = (users, shape.num_items, UNIVERSAL, DRAWS, 1)
+    facts = {"least_bytes": DRAWS * batch * 24, "limit": limit, "repeat": repeat}
+    label = f"{name} {DRAWS} batches of {batch}"
+    arguments = (users, shape.num_items, batch, DRAWS, 1)
     others = {"NumPy": with_numpy}
     return measure("sample_triples", label, "forward", lambda: sample_triples(*arguments), others, **facts)
 
