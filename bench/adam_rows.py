@@ -7,17 +7,13 @@ Run from the repository: `python bench/adam_rows.py [--shapes elec] [--rows 2000
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import sys
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from _cli import parse, shape_parser, stream_facts
+from _common import emit, measure, shapes
 
-from bench._common import emit, measure, shapes, stream_bandwidth
 from mmfast.ops import adam_catch_up_, adam_lazy_, adam_rows_
 
 BATCHES = 64
@@ -92,17 +88,12 @@ def cases(name: str, num_rows: int, width: int, touched: int, facts: dict) -> li
 
 def main() -> None:
     """Measure embedding tables of the named shapes and their trainable 4096-wide features."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=shapes, default=["baby", "elec"])
+    parser = shape_parser(__doc__, ["baby", "elec"])
     parser.add_argument("--rows", type=int, help="measure one table of so many rows by 4096 alone")
     parser.add_argument("--touched", type=int, default=4096, help="rows with a gradient, at most")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeat", type=int, default=15)
-    parser.add_argument("--json", action="store_true", help="one JSON object per case")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    facts = {"device": options.device, "limit": stream_bandwidth(options.device), "repeat": options.repeat}
+    options = parse(parser)
+    facts = stream_facts(options)
     sizes = [(name, shapes[name].num_nodes, 64) for name in options.shapes]
     sizes += [(f"{name} items", shapes[name].num_items, 4096) for name in options.shapes]
     for name, num_rows, width in [("table", options.rows, 4096)] if options.rows else sizes:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-
 import torch
-from _common import emit, measure, shapes, stream_bandwidth
+from _cli import parse, shape_parser, stream_facts
+from _common import emit, measure, shapes
 
 from mmfast.ops.bpr_loss import bpr_loss, bpr_loss_reference
 
@@ -36,15 +35,12 @@ def case(name, num_users, num_items, facts, width, batch_size):
 
 def main():
     """Measure compact tables (the rows of one batch) and the whole tables of the named shapes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shapes", nargs="*", default=["baby", "elec"], help=f"of {', '.join(shapes)}")
+    parser = shape_parser(__doc__, ["baby", "elec"], repeat=31)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument("--repeat", type=int, default=31)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    facts = {"device": options.device, "limit": stream_bandwidth(options.device), "repeat": options.repeat}
+    options = parse(parser)
+    facts = stream_facts(options)
     emit(case("compact", options.batch, 2 * options.batch, facts, options.width, options.batch), options.json)
     for name in options.shapes:
         shape = shapes[name]

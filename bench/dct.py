@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 
 import torch
-from _common import emit, measure, shapes, stream_bandwidth
+from _cli import parse, shape_parser, stream_facts
+from _common import emit, measure, shapes
 
+from mmfast.device import keep_freed_memory
 from mmfast.ops import dct, idct
 
 
@@ -55,14 +56,12 @@ def case(name, rows, width, axes, facts):
 
 def main():
     """Measure tables of the items of the named shapes by the widths given."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shapes", nargs="*", default=["baby", "elec"], help=f"of {', '.join(shapes)}")
+    parser = shape_parser(__doc__, ["baby", "elec"], repeat=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--widths", type=int, nargs="+", default=[384, 4096])
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    facts = {"device": options.device, "limit": stream_bandwidth(options.device), "repeat": options.repeat}
+    options = parse(parser)
+    keep_freed_memory()  # else the pages of a fresh gigabyte cost as much as a transform, and unevenly
+    facts = stream_facts(options)
     for name, width, axes in itertools.product(options.shapes, options.widths, (1, 2)):
         for result in case(name, shapes[name].num_items, width, axes, facts):
             emit(result, options.json)

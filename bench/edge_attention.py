@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-
 import torch
-from _common import emit, measure, power_law_graph, shapes, stream_bandwidth
+from _cli import parse, shape_parser, stream_facts
+from _common import emit, measure, power_law_graph, shapes
 
 from mmfast.ops import Edges, edge_attention, edge_gather, edge_softmax
 from mmfast.ops.edge_attention import edge_attention_reference
@@ -64,14 +63,11 @@ def cases(name, width, facts):
 
 def main():
     """Measure the graphs of the shapes named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shapes", nargs="*", default=["baby", "elec"], help=f"of {', '.join(shapes)}")
+    parser = shape_parser(__doc__, ["baby", "elec"], repeat=9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--repeat", type=int, default=9)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    facts = {"device": options.device, "limit": stream_bandwidth(options.device), "repeat": options.repeat}
+    options = parse(parser)
+    facts = stream_facts(options)
     for name in options.shapes:
         for case in cases(name, options.width, facts):
             emit(case, options.json)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-
 import torch
-from _common import emit, measure, shapes, stream_bandwidth
+from _cli import parse, shape_parser, stream_facts
+from _common import emit, measure, shapes
 
 from mmfast.ops import hypergraph
 
@@ -31,15 +30,12 @@ def case(name, count, width, facts):
 
 def main():
     """Measure the shapes named on the command line with few and with many hyperedges."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shapes", nargs="*", default=["baby", "elec"], help=f"of {', '.join(shapes)}")
+    parser = shape_parser(__doc__, ["baby", "elec"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--hyperedges", type=int, nargs="+", default=[4, 64])
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--repeat", type=int, default=15)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    facts = {"device": options.device, "limit": stream_bandwidth(options.device), "repeat": options.repeat}
+    options = parse(parser)
+    facts = stream_facts(options)
     for name in options.shapes:
         for count in options.hyperedges:
             emit(case(name, count, options.width, facts), options.json)

@@ -1,6 +1,7 @@
 """knn_graph and its update, threshold count beside torch (blocked, dense) and faiss's exact index.
 
-Run from the repository: `python bench/knn_graph.py [--shapes baby_image elec_text] [--precision bfloat16] [--json]`.
+Run from the repository: `python bench/knn_graph.py [--shapes baby_image elec_text] [--precision bfloat16] [--json]`;
+`--check --json` adds `rows_unlike_float32`, which ties and float32's own rounding alone may make more than 0.
 The least work counts each pair of rows once: size^2 * width operations. `elec_image` (63,001 x 4,096) takes minutes a
 search; `image_20k` has its width at 20,000 rows.
 """
@@ -10,17 +11,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from functools import partial
 
 import torch
+from _cli import emit_shapes, parse, shape_parser
+from _common import measure
+from _gemm import add_flop_limit, gemm_flops
 
-from bench._common import emit, measure
-from bench._gemm import add_flop_limit, gemm_flops
 from mmfast.ops import knn_count, knn_graph, knn_update
 
 SHAPES = {
+    "tiny": (300, 48),
     "baby_text": (7_050, 384),
     "baby_image": (7_050, 4_096),
     "sports_text": (18_357, 384),
@@ -28,6 +29,8 @@ SHAPES = {
     "image_20k": (20_000, 4_096),
     "elec_text": (63_001, 384),
     "elec_image": (63_001, 4_096),
+    "elec10_text": (630_010, 384),
+    "elec10_image": (630_010, 4_096),
 }
 DENSE_UP_TO = 20_000  # rows; beyond, the whole matrix is left out
 K, ETA = 10, 0.5
@@ -92,7 +95,13 @@ def run(name: str, arguments: argparse.Namespace) -> list[dict]:
         cases.append(add_flop_limit(case, limit))
 
     if "search" in arguments.passes:
-        add(f"search ({precision})", search, alternatives(features, arguments.alternatives), size**2)
+        others, float32 = alternatives(features, arguments.alternatives), partial(knn_graph, features, K)
+        if precision != "float32":
+            others["ours float32"] = partial(float32, precision="float32")
+        add(f"search ({precision})", search, others, size**2)
+        if arguments.check:
+            unlike = (search()[0] != float32(precision="float32")[0]).any(1).sum().item()
+            cases[-1]["rows_unlike_float32"] = unlike
     if "update" in arguments.passes:
         lists = knn_graph(features[:known], K, precision=precision)
         others = {"search from scratch": search}
@@ -104,19 +113,12 @@ def run(name: str, arguments: argparse.Namespace) -> list[dict]:
 
 def main() -> None:
     """Parse the arguments and print the cases of every shape."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["baby_text", "baby_image"])
+    parser = shape_parser(__doc__, ["baby_text", "baby_image"], SHAPES, repeat=5)
     parser.add_argument("--passes", nargs="+", choices=["search", "update", "count"], default=["search"])
     parser.add_argument("--alternatives", nargs="*", choices=["torch", "faiss"], default=["torch", "faiss"])
+    parser.add_argument("--check", action="store_true", help="count the rows whose list is not that of float32 alone")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true", help="one JSON object per case")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for name in arguments.shapes:
-        for case in run(name, arguments):
-            emit(case, arguments.json)
+    emit_shapes(parse(parser), run)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import warnings
 
 import numpy as np
 import torch
+from _cli import parse, shape_parser
 from _common import emit, measure, power_law_graph, shapes, stream_bandwidth
 
 from mmfast.device import keep_freed_memory
@@ -149,15 +149,12 @@ def cases(name, options, limit):
 
 def main():
     """Measure the shapes named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="+", default=["baby", "sports", "elec"], choices=list(shapes))
+    parser = shape_parser(__doc__, ["baby", "sports", "elec"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument("--repeat", type=int, default=15)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: on a busy machine, one thread")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parse(parser)
     keep_freed_memory()  # as training does, for every alternative alike
     limit = stream_bandwidth(options.device, clock=options.clock)
     for name in options.shapes:

@@ -6,17 +6,14 @@ Run from the repository: `python bench/rank.py [--shapes baby sports] [--precisi
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
+from _cli import emit_shapes, parse, shape_parser
+from _common import measure, power_law_edges, shapes
+from _gemm import add_flop_limit, gemm_flops
 
-from bench._common import emit, measure, power_law_edges, shapes
-from bench._gemm import add_flop_limit, gemm_flops
 from mmfast.ops.rank import rank
 
 WIDTH, K = 64, 50
@@ -36,7 +33,7 @@ def torch_blocks(users, items, mask_ptr, mask_items, block: int) -> torch.Tensor
         ptr = mask_ptr[begin : begin + block + 1]
         rows = torch.repeat_interleave(torch.arange(len(ptr) - 1), ptr.diff())
         scores[rows, mask_items[ptr[0] : ptr[-1]].long()] = -1e10
-        top.append(scores.topk(K).indices)
+        top.append(scores.topk(min(K, len(items))).indices)
     return torch.cat(top)
 
 
@@ -74,30 +71,23 @@ def run(name: str, arguments: argparse.Namespace) -> list[dict]:
     ]
     limit, cases = gemm_flops(), []
     for kind, candidates, others, ranked in passes:
+        k = min(K, ranked)
         facts = {
-            "least_bytes": 4 * WIDTH * (len(users) + ranked) + 4 * shape.num_edges + 9 * K * len(users),
+            "least_bytes": 4 * WIDTH * (len(users) + ranked) + 4 * shape.num_edges + 9 * k * len(users),
             "least_flops": 2 * WIDTH * len(users) * ranked,
             "repeat": arguments.repeat,
         }
-        label = f"{name} {len(users)}x{ranked} D={WIDTH} k={K}"
-        ours = partial(rank, users, items, *mask, *targets, K, candidates, precision)
+        label = f"{name} {len(users)}x{ranked} D={WIDTH} k={k}"
+        ours = partial(rank, users, items, *mask, *targets, k, candidates, precision)
         cases.append(add_flop_limit(measure("rank", label, kind, ours, others, **facts), limit))
     return cases
 
 
 def main() -> None:
     """Parse the arguments and print the cases of every shape."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=shapes, default=["baby"])
+    parser = shape_parser(__doc__, ["baby"], repeat=9)
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
-    parser.add_argument("--repeat", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true", help="one JSON object per case")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for name in arguments.shapes:
-        for case in run(name, arguments):
-            emit(case, arguments.json)
+    emit_shapes(parse(parser), run)
 
 
 if __name__ == "__main__":

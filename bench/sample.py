@@ -5,17 +5,13 @@ Run from the repository: `python bench/sample.py [--shapes baby elec] [--edges 1
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
+from _cli import parse, shape_parser
+from _common import Shape, emit, measure, power_law_edges, shapes, stream_bandwidth
 
-from bench._common import Shape, emit, measure, power_law_edges, shapes, stream_bandwidth
 from mmfast.ops.sample_edges import sample_edges, sample_edges_reference
 from mmfast.ops.sample_negatives import sample_negatives, sample_negatives_reference
 from mmfast.ops.sample_users import sample_triples, sample_user_rows
@@ -81,14 +77,16 @@ def user_rows(name: str, shape: Shape, edges, limit: float, repeat: int) -> dict
     active = ptr.diff().nonzero()[:, 0]
     bounds, users, generator = ptr.numpy(), active.numpy(), np.random.default_rng(0)
 
+    batch = min(BATCH, len(users))
+
     def with_numpy() -> None:
         for _ in range(DRAWS):
-            drawn = generator.choice(users, BATCH, replace=False)
+            drawn = generator.choice(users, batch, replace=False)
             generator.integers(bounds[drawn], bounds[drawn + 1])
 
-    facts = {"least_bytes": DRAWS * BATCH * (8 + 16 + 8), "limit": limit, "repeat": repeat}
-    label = f"{name} {DRAWS} batches of {BATCH}"
-    arguments = (ptr, active, BATCH, DRAWS, 1)
+    facts = {"least_bytes": DRAWS * batch * (8 + 16 + 8), "limit": limit, "repeat": repeat}
+    label = f"{name} {DRAWS} batches of {batch}"
+    arguments = (ptr, active, batch, DRAWS, 1)
     others = {"NumPy": with_numpy}
     return measure("sample_user_rows", label, "forward", lambda: sample_user_rows(*arguments), others, **facts)
 
@@ -96,29 +94,25 @@ def user_rows(name: str, shape: Shape, edges, limit: float, repeat: int) -> dict
 def triples(name: str, shape: Shape, limit: float, repeat: int) -> dict:
     """Measure universal triples: distinct users, two items of the catalogue each."""
     users, generator = torch.arange(shape.num_users), np.random.default_rng(0)
+    batch = min(UNIVERSAL, shape.num_users)
 
     def with_numpy() -> None:
         for _ in range(DRAWS):
-            generator.choice(shape.num_users, UNIVERSAL, replace=False)
-            generator.integers(shape.num_items, size=(2, UNIVERSAL))
+            generator.choice(shape.num_users, batch, replace=False)
+            generator.integers(shape.num_items, size=(2, batch))
 
-    facts = {"least_bytes": DRAWS * UNIVERSAL * 24, "limit": limit, "repeat": repeat}
-    label = f"{name} {DRAWS} batches of {UNIVERSAL}"
-    arguments = (users, shape.num_items, UNIVERSAL, DRAWS, 1)
+    facts = {"least_bytes": DRAWS * batch * 24, "limit": limit, "repeat": repeat}
+    label = f"{name} {DRAWS} batches of {batch}"
+    arguments = (users, shape.num_items, batch, DRAWS, 1)
     others = {"NumPy": with_numpy}
     return measure("sample_triples", label, "forward", lambda: sample_triples(*arguments), others, **facts)
 
 
 def main() -> None:
     """Parse the arguments and print four cases per shape."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=shapes, default=["baby", "elec"])
+    parser = shape_parser(__doc__, ["baby", "elec"])
     parser.add_argument("--edges", type=int, help="measure sample_edges alone, on so many edges")
-    parser.add_argument("--repeat", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true", help="one JSON object per case")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parse(parser)
     limit = stream_bandwidth()
     if arguments.edges:
         weights = torch.rand(arguments.edges, dtype=torch.float64) + 0.01

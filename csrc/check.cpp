@@ -1,8 +1,9 @@
-// The one check that must look at values: ids inside their table.
+// The checks that must look at values: ids inside their table, sorted where they must be.
 #include "check.h"
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 
 namespace mmfast {
 namespace {
@@ -25,6 +26,17 @@ void check_ids(const at::Tensor& ids, int64_t size, const char* op, const char* 
     check_dtype(ids, at::kInt, op, name);
     check_range(ids.const_data_ptr<int32_t>(), ids.numel(), size, op, name);
   }
+}
+
+at::Tensor checked_rows(const at::Tensor& rows, int64_t size, const char* op, const char* advice) {
+  check_dim(rows, 1, op, "rows");
+  check_dtype(rows, at::kLong, op, "rows");
+  const at::Tensor dense = rows.contiguous();
+  check_ids(dense, size, op, "rows");
+  const int64_t *begin = dense.const_data_ptr<int64_t>(), *end = begin + dense.numel();
+  TORCH_CHECK(std::adjacent_find(begin, end, std::greater_equal<>()) == end, op, ": rows are not sorted and unique; ",
+              advice);
+  return dense;
 }
 
 }  // namespace mmfast

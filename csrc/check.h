@@ -39,4 +39,7 @@ inline void check_size(const at::Tensor& t, int64_t axis, int64_t size, const ch
 // Ids must lie in [0, size): a wild id would read foreign memory.
 void check_ids(const at::Tensor& ids, int64_t size, const char* op, const char* name);
 
+// `rows` on the CPU, contiguous: int64 ids in [0, size), sorted and unique.
+at::Tensor checked_rows(const at::Tensor& rows, int64_t size, const char* op, const char* advice);
+
 }  // namespace mmfast

@@ -1,6 +1,8 @@
 // Arguments of the propagate ops, checked alike on every device.
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/zeros.h>
 
 #include <optional>
 #include <string_view>
@@ -54,6 +56,14 @@ inline std::optional<at::Tensor> checked_grad_input(const std::optional<at::Tens
   TORCH_CHECK(grad_input->sizes() == grad.sizes() && square, op, ": grad_input_rows is ", grad_input->sizes(),
               "; wanted ", grad.sizes(), " for an operator that is square");
   return grad_input->contiguous();
+}
+
+// Without layers the gradient is the rows themselves in a table of zeros.
+inline at::Tensor scatter_rows(const at::Tensor& grad, const std::optional<at::Tensor>& grad_input,
+                               const std::optional<at::Tensor>& rows, int64_t num_nodes) {
+  if (!rows) return grad.clone();
+  const at::Tensor out = at::zeros({num_nodes, grad.size(1)}, grad.options());
+  return out.index_copy_(0, *rows, grad_input ? at::add(grad, *grad_input) : grad);
 }
 
 }  // namespace mmfast

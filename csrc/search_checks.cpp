@@ -21,11 +21,47 @@ bool check_features(const at::Tensor& features, c10::string_view metric, int64_t
   return metric == "cosine";
 }
 
+void check_k(int64_t k, int64_t size, bool include_self, const char* op) {
+  const int64_t most = include_self ? size : std::max<int64_t>(0, size - 1);
+  TORCH_CHECK_VALUE(k >= 1 && k <= most, op, ": k=", k, " but there are only ", size, " items; choose k <= ", most);
+}
+
+void check_known_lists(const at::Tensor& features, const at::Tensor& neighbours, const at::Tensor& similarities,
+                       bool include_self, const char* op) {
+  check_dim(neighbours, 2, op, "neighbours");
+  check_dim(similarities, 2, op, "similarities");
+  check_dtype(neighbours, at::kInt, op, "neighbours");
+  check_dtype(similarities, features.scalar_type() == at::kDouble ? at::kDouble : at::kFloat, op, "similarities");
+  check_device(neighbours, features, op, "neighbours");
+  check_device(similarities, features, op, "similarities");
+  const int64_t old = neighbours.size(0), k = neighbours.size(1);
+  TORCH_CHECK_VALUE(old <= features.size(0), op, ": neighbours has ", old, " rows, but features only ",
+                    features.size(0), "; give the lists of its first rows");
+  check_k(k, features.size(0), include_self, op);
+  check_size(similarities, 0, old, op, "similarities");
+  check_size(similarities, 1, k, op, "similarities");
+}
+
 void check_precision(c10::string_view precision, at::ScalarType type, const char* op) {
   TORCH_CHECK_VALUE(precision == "auto" || precision == "float32" || precision == "bfloat16", op, ": precision='",
                     precision, "' is unknown; choose auto, float32 or bfloat16");
   TORCH_CHECK_VALUE(precision != "bfloat16" || type != at::kDouble, op,
                     ": precision='bfloat16' decides in float32, but the numbers are Double; choose auto or float32");
+}
+
+void check_rank_tables(const at::Tensor& users, const at::Tensor& items, const char* op) {
+  check_dim(users, 2, op, "users");
+  check_dim(items, 2, op, "items");
+  const auto type = users.scalar_type();
+  TORCH_CHECK(at::isFloatingType(type) && at::elementSize(type) >= 2, op, ": users is ", type,
+              "; wanted Float, Double, Half or BFloat16");
+  check_like(items, users, op, "items");
+  check_size(items, 1, users.size(1), op, "items");
+}
+
+void check_rank_k(int64_t k, int64_t pool, bool candidates, const char* op) {
+  TORCH_CHECK_VALUE(k >= 1 && k <= pool, op, ": k=", k, " but there are only ", pool,
+                    candidates ? " candidates" : " items", "; choose k <= ", pool);
 }
 
 void check_list_types(const at::Tensor& ptr, const at::Tensor& items, int64_t num_users, const char* op,

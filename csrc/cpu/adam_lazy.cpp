@@ -5,20 +5,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <optional>
 #include <vector>
 
+#include "../adam.h"
 #include "../adam_checks.h"
 #include "../replay.h"
 #include "simd.h"
 
 namespace mmfast {
 namespace {
-
-struct Settings {
-  double lr, beta1, beta2, eps;
-};
 
 template <typename T>
 struct Table {
@@ -41,7 +37,8 @@ struct Rule {
   int points;
   T weight, eps, center[kRulePoints], spread[kRulePoints];
 
-  Rule(const ReplayRule& rule, const Settings& set, int64_t older) : points(rule.points), eps(static_cast<T>(set.eps)) {
+  Rule(const ReplayRule& rule, const AdamSettings& set, int64_t older)
+      : points(rule.points), eps(static_cast<T>(set.eps)) {
     const double decay2 = std::pow(set.beta2, older), root2 = std::sqrt(decay2);
     weight = static_cast<T>(set.lr * rule.weight * std::pow(set.beta1, older));
     for (int l = 0; l < kRulePoints; ++l) {
@@ -86,28 +83,25 @@ MMFAST_INLINE void scale_row(T factor, int64_t width, T* x) {
 
 // One step with a gradient from moments that are older by decay1 and decay2.
 template <typename T>
-struct Step {
-  T decay1, decay2, beta2, rest1, rest2, eps, step_size, correction;
-};
-
-template <typename T>
-MMFAST_INLINE void step_row(const Step<T>& s, int64_t width, const T* __restrict grad, T* __restrict m, T* __restrict v,
-                            T* __restrict param) {
+MMFAST_INLINE void step_row(const AdamStep<T>& shared, T decay1, T decay2, int64_t width, const T* __restrict grad,
+                            T* __restrict m, T* __restrict v, T* __restrict param) {
+  const AdamStep<T> step = shared;
   for (int64_t i = 0; i < width; ++i) {
-    const T g = grad[i], old = s.decay1 * m[i];
-    m[i] = old + s.rest1 * (g - old);
-    v[i] = s.beta2 * (s.decay2 * v[i]) + s.rest2 * g * g;
-    param[i] -= s.step_size * m[i] / (std::sqrt(v[i]) / s.correction + s.eps);
+    T mean = decay1 * m[i], square = decay2 * v[i];
+    param[i] -= step.move(grad[i], mean, square);
+    m[i] = mean;
+    v[i] = square;
   }
 }
 
-#define MMFAST_INSTANTIATE(T)                                                                           \
-  MMFAST_CLONES void replay_one(const Rule<T>& rule, int64_t width, const T* m, const T* v, T* param) { \
-    replay_row(rule, width, m, v, param);                                                               \
-  }                                                                                                     \
-  MMFAST_CLONES void scale_one(T factor, int64_t width, T* x) { scale_row(factor, width, x); }          \
-  MMFAST_CLONES void step_one(const Step<T>& s, int64_t width, const T* grad, T* m, T* v, T* param) {   \
-    step_row(s, width, grad, m, v, param);                                                              \
+#define MMFAST_INSTANTIATE(T)                                                                                        \
+  MMFAST_CLONES void replay_one(const Rule<T>& rule, int64_t width, const T* m, const T* v, T* param) {              \
+    replay_row(rule, width, m, v, param);                                                                            \
+  }                                                                                                                  \
+  MMFAST_CLONES void scale_one(T factor, int64_t width, T* x) { scale_row(factor, width, x); }                       \
+  MMFAST_CLONES void step_one(const AdamStep<T>& step, T decay1, T decay2, int64_t width, const T* grad, T* m, T* v, \
+                              T* param) {                                                                            \
+    step_row(step, decay1, decay2, width, grad, m, v, param);                                                        \
   }
 MMFAST_INSTANTIATE(float)
 MMFAST_INSTANTIATE(double)
@@ -122,7 +116,7 @@ struct Plans {
   }
 };
 
-Plans make_plans(const std::vector<Job>& jobs, const Settings& set, int64_t step, double tolerance) {
+Plans make_plans(const std::vector<Job>& jobs, const AdamSettings& set, int64_t step, double tolerance) {
   Plans plans;
   for (const Job& job : jobs) plans.since.push_back(job.param);
   std::sort(plans.since.begin(), plans.since.end());
@@ -164,7 +158,7 @@ std::vector<Job> take_jobs(const Table<T>& table, const int64_t* rows, int64_t c
 }
 
 template <typename T>
-void catch_up(const Table<T>& table, const int64_t* rows, int64_t count, const Settings& set, int64_t step) {
+void catch_up(const Table<T>& table, const int64_t* rows, int64_t count, const AdamSettings& set, int64_t step) {
   const std::vector<Job> jobs = take_jobs(table, rows, count, step);
   const Plans plans = make_plans(jobs, set, step, kRuleError<T>);
 #pragma omp parallel for schedule(dynamic, 16) num_threads(at::get_num_threads())
@@ -184,25 +178,18 @@ void catch_up(const Table<T>& table, const int64_t* rows, int64_t count, const S
 }
 
 template <typename T>
-void step_rows(const Table<T>& table, const int64_t* rows, int64_t count, const T* grad, const Settings& set,
+void step_rows(const Table<T>& table, const int64_t* rows, int64_t count, const T* grad, const AdamSettings& set,
                int64_t step) {
   catch_up(table, rows, count, set, step - 1);
-  Step<T> shared{};
-  shared.beta2 = static_cast<T>(set.beta2);
-  shared.rest1 = static_cast<T>(1 - set.beta1);  // rounded once: 1 - 0.999f is wrong in the fifth digit
-  shared.rest2 = static_cast<T>(1 - set.beta2);
-  shared.eps = static_cast<T>(set.eps);
-  shared.step_size = static_cast<T>(set.lr / (1 - std::pow(set.beta1, step)));
-  shared.correction = static_cast<T>(std::sqrt(1 - std::pow(set.beta2, step)));
+  const AdamStep<T> shared(set, step);
 #pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
   for (int64_t i = 0; i < count; ++i) {
     int32_t* steps = table.row_steps + 2 * rows[i];
     const auto older = static_cast<double>(step - 1 - steps[1]);
-    Step<T> own = shared;
-    own.decay1 = static_cast<T>(std::pow(set.beta1, older));
-    own.decay2 = static_cast<T>(std::pow(set.beta2, older));
+    const auto decay1 = static_cast<T>(std::pow(set.beta1, older)), decay2 = static_cast<T>(std::pow(set.beta2, older));
     const int64_t at = rows[i] * table.width;
-    step_one(own, table.width, grad + i * table.width, table.exp_avg + at, table.exp_avg_sq + at, table.param + at);
+    step_one(shared, decay1, decay2, table.width, grad + i * table.width, table.exp_avg + at, table.exp_avg_sq + at,
+             table.param + at);
     steps[0] = steps[1] = static_cast<int32_t>(step);
   }
 }
@@ -214,7 +201,8 @@ Table<T> table_of(const at::Tensor& param, const at::Tensor& exp_avg, const at::
           row_steps.mutable_data_ptr<int32_t>(), param.size(1)};
 }
 
-at::Tensor checked_rows(const char* op, const at::Tensor& rows, const at::Tensor& param) {
+// In any order, repeats allowed.
+at::Tensor checked_ids(const char* op, const at::Tensor& rows, const at::Tensor& param) {
   check_dim(rows, 1, op, "rows");
   check_dtype(rows, at::kLong, op, "rows");
   at::Tensor ids = rows.contiguous();
@@ -228,10 +216,10 @@ void adam_catch_up(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_s
   const char* op = "adam_catch_up_";
   check_adam(param, exp_avg, exp_avg_sq, op);
   check_row_steps(row_steps, param, step, op);
-  const at::Tensor ids = rows ? checked_rows(op, *rows, param) : at::Tensor();
+  const at::Tensor ids = rows ? checked_ids(op, *rows, param) : at::Tensor();
   const int64_t* r = rows ? ids.const_data_ptr<int64_t>() : nullptr;
   const int64_t count = rows ? ids.numel() : param.size(0);
-  const Settings set{lr, beta1, beta2, eps};
+  const AdamSettings set{lr, beta1, beta2, eps};
   if (param.scalar_type() == at::kFloat) {
     catch_up(table_of<float>(param, exp_avg, exp_avg_sq, row_steps), r, count, set, step);
   } else {
@@ -246,11 +234,9 @@ void adam_lazy(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, a
   check_adam(param, exp_avg, exp_avg_sq, op);
   check_row_steps(row_steps, param, step, op);
   check_adam_step(rows, grad, param, step, op);
-  const at::Tensor ids = checked_rows(op, rows, param), dense = grad.contiguous();
+  const at::Tensor ids = checked_rows(rows, param.size(0), op, "coalesce the gradient"), dense = grad.contiguous();
   const int64_t* r = ids.const_data_ptr<int64_t>();
-  TORCH_CHECK(std::adjacent_find(r, r + ids.numel(), std::greater_equal<>()) == r + ids.numel(), op,
-              ": rows are not sorted and unique; coalesce the gradient");
-  const Settings set{lr, beta1, beta2, eps};
+  const AdamSettings set{lr, beta1, beta2, eps};
   if (param.scalar_type() == at::kFloat) {
     step_rows(table_of<float>(param, exp_avg, exp_avg_sq, row_steps), r, ids.numel(), dense.const_data_ptr<float>(),
               set, step);

@@ -3,6 +3,8 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+
 namespace mmfast {
 namespace {
 
@@ -16,33 +18,13 @@ MMFAST_CLONES bool ascending(const int64_t* ptr, int64_t count) {
   return falls >= 0;  // the sign bit of any fall survives
 }
 
-at::Tensor optional_vector(const std::optional<at::Tensor>& t, int64_t size, at::ScalarType table, const char* op,
-                           const char* name) {
-  if (!t) return {};
-  check_dim(*t, 1, op, name);
-  check_size(*t, 0, size, op, name);
-  check_dtype(*t, table == at::kDouble ? at::kDouble : at::kFloat, op, name);
-  return t->contiguous();
-}
-
 }  // namespace
 
-GraphTensors::GraphTensors(const char* op, const at::Tensor& ptr, const at::Tensor& cols,
-                           const std::optional<at::Tensor>& values, const std::optional<at::Tensor>& row_scale,
-                           const std::optional<at::Tensor>& col_scale, int64_t num_cols, at::ScalarType table)
-    : op_(op), num_cols_(num_cols) {
-  check_dim(ptr, 1, op, "ptr");
-  check_dtype(ptr, at::kLong, op, "ptr");
-  TORCH_CHECK(ptr.numel() > 0, op, ": ptr is empty; wanted a number for every row and one more");
-  check_dim(cols, 1, op, "cols");
-  check_dtype(cols, at::kInt, op, "cols");
-  ptr_ = ptr.contiguous();
-  cols_ = cols.contiguous();
-  values_ = optional_vector(values, num_entries(), table, op, "values");
-  row_scale_ = optional_vector(row_scale, num_rows(), table, op, "row_scale");
-  col_scale_ = optional_vector(col_scale, num_cols, table, op, "col_scale");
-
-  const int64_t* p = ptr_.const_data_ptr<int64_t>();
+GraphTensors::GraphTensors(const char* op, const at::Tensor& ptr, const at::Tensor& cols, const Optional& values,
+                           const Optional& row_scale, const Optional& col_scale, const at::Tensor& table,
+                           int64_t num_cols)
+    : CsrTensors(op, ptr, cols, values, row_scale, col_scale, table, num_cols) {
+  const int64_t* p = this->ptr();
   TORCH_CHECK(p[0] == 0 && p[num_rows()] == num_entries() && ascending(p, num_rows()), op, ": ptr runs from ", p[0],
               " to ", p[num_rows()], "; wanted from 0 up to the ", num_entries(), " entries, never falling");
 }

@@ -20,11 +20,6 @@ Result new_lists(const at::Tensor& features, int64_t k) {
           at::empty({features.size(0), k}, features.options().dtype(real))};
 }
 
-void check_k(int64_t k, int64_t size, bool include_self, const char* op) {
-  const int64_t most = include_self ? size : std::max<int64_t>(0, size - 1);
-  TORCH_CHECK_VALUE(k >= 1 && k <= most, op, ": k=", k, " but there are only ", size, " items; choose k <= ", most);
-}
-
 Result knn_graph(const at::Tensor& features, int64_t k, bool include_self, c10::string_view metric, int64_t block_bytes,
                  c10::string_view precision) {
   constexpr const char* op = "knn_graph";
@@ -68,17 +63,9 @@ Result knn_update(const at::Tensor& features, const at::Tensor& neighbours, cons
                   bool include_self, c10::string_view metric, int64_t block_bytes) {
   constexpr const char* op = "knn_update";
   const bool cosine = check_features(features, metric, block_bytes, op);
-  check_dim(neighbours, 2, op, "neighbours");
-  check_dim(similarities, 2, op, "similarities");
-  check_dtype(neighbours, at::kInt, op, "neighbours");
+  check_known_lists(features, neighbours, similarities, include_self, op);
   const int64_t old = neighbours.size(0), k = neighbours.size(1);
-  TORCH_CHECK_VALUE(old <= features.size(0), op, ": neighbours has ", old, " rows, but features only ",
-                    features.size(0), "; give the lists of its first rows");
-  check_k(k, features.size(0), include_self, op);
   const auto result = new_lists(features, k);
-  check_dtype(similarities, std::get<1>(result).scalar_type(), op, "similarities");
-  check_size(similarities, 0, old, op, "similarities");
-  check_size(similarities, 1, k, op, "similarities");
   const auto known = neighbours.contiguous(), numbers = similarities.contiguous();
   check_ids(known.clamp_min(0), old, op, "neighbours");
   const auto search = [&]<typename T>(T) {

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../check.h"
+#include "../project_checks.h"
 #include "simd.h"
 #include "table.h"
 
@@ -230,21 +230,17 @@ Operands<T> operands(const at::Tensor& table, const at::Tensor& rows, int64_t ou
   return {table.const_data_ptr<T>(), rows.const_data_ptr<int64_t>(), rows.numel(), table.size(1), outputs};
 }
 
-void check(const char* op, const at::Tensor& table, const at::Tensor& rows) {
-  check_dim(table, 2, op, "table");
-  check_real(table, op, "table");
-  TORCH_CHECK(table.is_contiguous(), op, ": table is not contiguous; call .contiguous()");
-  check_dim(rows, 1, op, "rows");
-  check_dtype(rows, at::kLong, op, "rows");
-  check_ids(rows, table.size(0), op, "rows");
+at::Tensor checked_rows(const char* op, const at::Tensor& table, const at::Tensor& rows) {
+  check_projected(table, rows, op);
+  const at::Tensor ids = rows.contiguous();
+  check_ids(ids, table.size(0), op, "rows");
+  return ids;
 }
 
 at::Tensor project_rows(const at::Tensor& table, const at::Tensor& rows, const at::Tensor& weight) {
-  const at::Tensor ids = rows.contiguous(), w = weight.contiguous();
-  check("project_rows", table, ids);
-  check_dim(w, 2, "project_rows", "weight");
-  check_dtype(w, table.scalar_type(), "project_rows", "weight");
-  check_size(w, 1, table.size(1), "project_rows", "weight");
+  const char* op = "project_rows";
+  const at::Tensor ids = checked_rows(op, table, rows), w = weight.contiguous();
+  check_factor(w, 1, table.size(1), table, op, "weight");
   at::Tensor out = at::empty({ids.numel(), w.size(0)}, w.options());
   if (table.scalar_type() == at::kFloat) {
     forward(operands<float>(table, ids, w.size(0)), w.const_data_ptr<float>(), out.mutable_data_ptr<float>());
@@ -255,10 +251,9 @@ at::Tensor project_rows(const at::Tensor& table, const at::Tensor& rows, const a
 }
 
 at::Tensor project_rows_weight(const at::Tensor& grad, const at::Tensor& table, const at::Tensor& rows) {
-  const at::Tensor ids = rows.contiguous(), g = grad.contiguous();
-  check("project_rows_weight", table, ids);
-  check_dim(g, 2, "project_rows_weight", "grad");
-  check_size(g, 0, ids.numel(), "project_rows_weight", "grad");
+  const char* op = "project_rows_weight";
+  const at::Tensor ids = checked_rows(op, table, rows), g = grad.contiguous();
+  check_factor(g, 0, ids.numel(), table, op, "grad");
   at::Tensor out = empty_table({g.size(1), table.size(1)}, g.options());
   if (table.scalar_type() == at::kFloat) {
     weight_gradient(operands<float>(table, ids, g.size(1)), g.const_data_ptr<float>(), out.mutable_data_ptr<float>());

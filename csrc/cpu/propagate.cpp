@@ -2,7 +2,6 @@
 #include "../propagate.h"
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/add.h>
 #include <ATen/ops/full.h>
 #include <torch/library.h>
 
@@ -21,6 +20,7 @@ namespace {
 
 using Optional = std::optional<at::Tensor>;
 
+constexpr const char* kAdvice = "take them from compact_ids";
 constexpr int64_t kCacheBytes = 32 << 20;  // a larger table would not stay in the caches until it is read again
 
 template <typename Body>
@@ -93,17 +93,6 @@ void backward(const GraphTensors& graph, const at::Tensor& grad, const T* grad_i
   }
 }
 
-at::Tensor checked_rows(const at::Tensor& rows, int64_t num_nodes, const char* op) {
-  check_dim(rows, 1, op, "rows");
-  check_dtype(rows, at::kLong, op, "rows");
-  const at::Tensor dense = rows.contiguous();
-  check_ids(dense, num_nodes, op, "rows");
-  const int64_t* r = dense.const_data_ptr<int64_t>();
-  TORCH_CHECK(std::adjacent_find(r, r + dense.numel(), std::greater_equal<>()) == r + dense.numel(), op,
-              ": rows are not sorted and unique; take them from compact_ids");
-  return dense;
-}
-
 void check_cpu_table(const at::Tensor& x, const char* op, const char* name) {
   check_table(x, op, name);
   TORCH_CHECK(x.scalar_type() != at::kHalf || has_half(), op, ": ", name,
@@ -117,7 +106,7 @@ at::Tensor propagate(const at::Tensor& ptr, const at::Tensor& cols, const Option
   const char* op = "propagate";
   check_cpu_table(x, op, "x");
   const Readout kind = parse_readout(readout, op);
-  const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x.size(0), x.scalar_type());
+  const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x, x.size(0));
   check_layers(graph.num_rows(), x.size(0), num_layers, kind, op);
   at::Tensor out = empty_table({graph.num_rows(), x.size(1)}, result_options(x, dtype, op));
   if (num_layers == 0) return out.copy_(x);
@@ -134,9 +123,9 @@ std::tuple<at::Tensor, at::Tensor> propagate_rows(const at::Tensor& ptr, const a
   const char* op = "propagate_rows";
   check_cpu_table(x, op, "x");
   const Readout kind = parse_readout(readout, op);
-  const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x.size(0), x.scalar_type());
+  const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x, x.size(0));
   check_layers(graph.num_rows(), x.size(0), num_layers, kind, op);
-  const at::Tensor dense = x.contiguous(), nodes = checked_rows(rows, graph.num_rows(), op);
+  const at::Tensor dense = x.contiguous(), nodes = checked_rows(rows, graph.num_rows(), op, kAdvice);
   const at::TensorOptions options = result_options(x, dtype, op);
   // The rows of an operator that is not square are not rows of x.
   const bool square = graph.num_rows() == x.size(0);
@@ -148,13 +137,6 @@ std::tuple<at::Tensor, at::Tensor> propagate_rows(const at::Tensor& ptr, const a
     forward<decltype(zero)>(graph, dense, nodes.const_data_ptr<int64_t>(), num_layers, kind, out);
   });
   return {out, input_rows};
-}
-
-// Without layers the gradient is the rows themselves in a table of zeros.
-at::Tensor scatter_rows(const at::Tensor& grad, const Optional& grad_input, const Optional& rows, int64_t num_nodes) {
-  if (!rows) return grad.clone();
-  at::Tensor out = empty_table({num_nodes, grad.size(1)}, grad.options()).zero_();
-  return out.index_copy_(0, *rows, grad_input ? at::add(grad, *grad_input) : grad);
 }
 
 // node -> its place among `rows`, -1 where it is none of them.
@@ -174,9 +156,9 @@ at::Tensor propagate_backward(const at::Tensor& ptr_t, const at::Tensor& cols_t,
   const char* op = "propagate_backward";
   check_cpu_table(grad, op, "grad");
   const Readout kind = parse_readout(readout, op);
-  const GraphTensors graph(op, ptr_t, cols_t, values_t, row_scale, col_scale, num_rows, grad.scalar_type());
+  const GraphTensors graph(op, ptr_t, cols_t, values_t, row_scale, col_scale, grad, num_rows);
   check_layers(graph.num_rows(), num_rows, num_layers, kind, op);
-  const Optional nodes = rows ? Optional(checked_rows(*rows, num_rows, op)) : Optional();
+  const Optional nodes = rows ? Optional(checked_rows(*rows, num_rows, op, kAdvice)) : Optional();
   check_size(grad, 0, nodes ? nodes->numel() : num_rows, op, "grad");
   const at::Tensor dense = grad.contiguous();
   TORCH_CHECK(rows || !grad_input_rows, op, ": grad_input_rows without rows; wanted both or neither");
@@ -197,7 +179,7 @@ at::Tensor propagate_step(const at::Tensor& ptr, const at::Tensor& cols, const O
                           const Optional& base, double alpha) {
   const char* op = "propagate_step";
   check_cpu_table(x, op, "x");
-  const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x.size(0), x.scalar_type());
+  const GraphTensors graph(op, ptr, cols, values, row_scale, col_scale, x, x.size(0));
   const at::Tensor dense = x.contiguous(), own = base ? base->contiguous() : at::Tensor();
   at::Tensor out = empty_table({graph.num_rows(), x.size(1)}, x.options());
   if (base) {

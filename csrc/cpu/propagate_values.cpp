@@ -95,7 +95,7 @@ at::Tensor propagate_values_backward(const at::Tensor& ptr, const at::Tensor& co
   check_dim(grad, 2, op, "grad");
   check_dtype(grad, x.scalar_type(), op, "grad");
   const at::ScalarType type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;  // half tables are widened
-  const GraphTensors graph(op, ptr, cols, {}, row_scale, col_scale, x.size(0), type);
+  const GraphTensors graph(op, ptr, cols, {}, row_scale, col_scale, x, x.size(0));
   check_size(grad, 0, graph.num_rows(), op, "grad");
   check_size(grad, 1, x.size(1), op, "grad");
   const at::Tensor rows = grad.to(type).contiguous(), columns = x.to(type).contiguous();

@@ -248,29 +248,18 @@ int64_t run(Ranking<T> ranking, bool proposed) {
   return ranking.run();
 }
 
-void check_tables(const at::Tensor& users, const at::Tensor& items) {
-  check_dim(users, 2, kOp, "users");
-  check_dim(items, 2, kOp, "items");
-  const auto type = users.scalar_type();
-  TORCH_CHECK(at::isFloatingType(type) && at::elementSize(type) >= 2, kOp, ": users is ", type,
-              "; wanted Float, Double, Half or BFloat16");
-  check_dtype(items, type, kOp, "items");
-  check_size(items, 1, users.size(1), kOp, "items");
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> rank(const at::Tensor& users, const at::Tensor& items,
                                                     const at::Tensor& mask_ptr, const at::Tensor& mask_items,
                                                     const at::Tensor& target_ptr, const at::Tensor& target_items,
                                                     const std::optional<at::Tensor>& candidates, int64_t k,
                                                     c10::string_view precision) {
-  check_tables(users, items);
+  check_rank_tables(users, items, kOp);
   const bool wide = users.scalar_type() == at::kDouble;
   const bool proposed = proposes(precision, users.scalar_type(), users.size(1), kOp);
   const auto left = users.to(wide ? at::kDouble : at::kFloat).contiguous();
   const Pool pool = make_pool(items, candidates, left.scalar_type());
   const int64_t num_users = users.size(0), num_items = items.size(0);
-  TORCH_CHECK_VALUE(k >= 1 && k <= pool.size(), kOp, ": k=", k, " but there are only ", pool.size(),
-                    candidates ? " candidates" : " items", "; choose k <= ", pool.size());
+  check_rank_k(k, pool.size(), candidates.has_value(), kOp);
   const auto hide_ptr = mask_ptr.contiguous(), hide = mask_items.contiguous(), want_ptr = target_ptr.contiguous(),
              want = target_items.contiguous();
   check_lists(hide_ptr, hide, num_users, num_items, kOp, "mask_ptr", "mask_items");

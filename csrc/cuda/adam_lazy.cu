@@ -129,13 +129,8 @@ __global__ void catch_up_kernel(LazyTable<T> table, const int64_t* rows, int64_t
 }
 
 template <typename T>
-struct Step {
-  T beta2, rest1, rest2, eps, step_size, correction;
-};
-
-template <typename T>
 __global__ void step_kernel(LazyTable<T> table, const int64_t* rows, int64_t count, const T* grad, AdamSettings set,
-                            Step<T> s, int32_t step) {
+                            AdamStep<T> common, int32_t step) {
   const int lane = threadIdx.x % kWarp;
   for (int64_t i = first_entry(); i < count; i += entry_step()) {
     int32_t* made = table.row_steps + 2 * rows[i];
@@ -144,11 +139,10 @@ __global__ void step_kernel(LazyTable<T> table, const int64_t* rows, int64_t cou
     __syncwarp();  // every lane has read the row's step
     for (int64_t f = lane; f < table.width; f += kWarp) {
       const int64_t at = rows[i] * table.width + f;
-      const T g = grad[i * table.width + f], old = decay1 * table.exp_avg[at];
-      const T m = old + s.rest1 * (g - old), v = s.beta2 * (decay2 * table.exp_avg_sq[at]) + s.rest2 * g * g;
+      T m = decay1 * table.exp_avg[at], v = decay2 * table.exp_avg_sq[at];
+      table.param[at] -= common.move(grad[i * table.width + f], m, v);
       table.exp_avg[at] = m;
       table.exp_avg_sq[at] = v;
-      table.param[at] -= s.step_size * m / (std::sqrt(v) / s.correction + s.eps);
     }
     if (lane == 0) made[0] = made[1] = step;
   }
@@ -182,15 +176,8 @@ cudaError_t adam_catch_up(const LazyTable<T>& table, const int64_t* rows, int64_
 template <typename T>
 cudaError_t adam_lazy_step(const LazyTable<T>& table, const int64_t* rows, int64_t count, const T* grad,
                            const AdamSettings& set, int64_t step, cudaStream_t stream) {
-  const auto steps = static_cast<double>(step);
-  const Step<T> s{static_cast<T>(set.beta2),
-                  static_cast<T>(1 - set.beta1),  // rounded once: 1 - 0.999f is wrong in the fifth digit
-                  static_cast<T>(1 - set.beta2),
-                  static_cast<T>(set.eps),
-                  static_cast<T>(set.lr / (1 - std::pow(set.beta1, steps))),
-                  static_cast<T>(std::sqrt(1 - std::pow(set.beta2, steps)))};
-  MMFAST_LAUNCH(step_kernel<T>, blocks_for(count, kWarps), kThreads, 0, stream, table, rows, count, grad, set, s,
-                static_cast<int32_t>(step));
+  MMFAST_LAUNCH(step_kernel<T>, blocks_for(count, kWarps), kThreads, 0, stream, table, rows, count, grad, set,
+                AdamStep<T>(set, step), static_cast<int32_t>(step));
   return cudaGetLastError();
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "../adam.h"
 #include "runtime.h"
 
 namespace mmfast {
@@ -14,10 +15,6 @@ struct LazyTable {
   int32_t* row_steps;  // [num_rows, 2]: steps made of the parameters and of the moments
   int64_t num_rows;
   int64_t width;
-};
-
-struct AdamSettings {
-  double lr, beta1, beta2, eps;
 };
 
 // Length of one of the four tables of powers that a catch-up to `step` reads.

@@ -3,7 +3,6 @@
 
 #include <ATen/ops/full.h>
 
-#include <cmath>
 #include <limits>
 
 #include "../adam_checks.h"
@@ -27,7 +26,6 @@ void adam_rows(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, c
   const at::Tensor place = at::full({param.size(0)}, -1, rows.options().dtype(at::kInt));
   check(adam_rows_places(nodes.const_data_ptr<int64_t>(), nodes.numel(), place.mutable_data_ptr<int32_t>(),
                          scope.stream()));
-  const double bias1 = 1 - std::pow(beta1, step), bias2 = 1 - std::pow(beta2, step);
   const auto run = [&]<typename T>(T) {
     const AdamRows<T> s{param.mutable_data_ptr<T>(),
                         exp_avg.mutable_data_ptr<T>(),
@@ -36,13 +34,8 @@ void adam_rows(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, c
                         dense.const_data_ptr<T>(),
                         param.size(0),
                         param.size(1),
-                        static_cast<T>(beta2),
-                        static_cast<T>(1 - beta1),
-                        static_cast<T>(1 - beta2),
-                        static_cast<T>(eps),
-                        static_cast<T>(weight_decay),
-                        static_cast<T>(lr / bias1),
-                        static_cast<T>(std::sqrt(bias2))};
+                        AdamStep<T>({lr, beta1, beta2, eps}, step),
+                        static_cast<T>(weight_decay)};
     check(adam_rows_step(s, scope.stream()));
   };
   param.scalar_type() == at::kFloat ? run(float{}) : run(double{});

@@ -1,6 +1,4 @@
 // One step of Adam on a whole table whose gradient is given for some of its rows, in one pass over table and moments.
-#include <cmath>
-
 #include "adam_rows.h"
 
 namespace mmfast {
@@ -39,10 +37,7 @@ __global__ void step_kernel(AdamRows<T> s, int64_t num_packs, int lanes) {
       if (place >= 0) grad = grads[place * num_packs + c];
 #pragma unroll
       for (int j = 0; j < kSize; ++j) {
-        const T g = grad.at[j] + s.weight_decay * param.at[j];
-        m.at[j] += s.rest1 * (g - m.at[j]);
-        v.at[j] = s.beta2 * v.at[j] + s.rest2 * g * g;
-        param.at[j] -= s.step_size * m.at[j] / (std::sqrt(v.at[j]) / s.correction + s.eps);
+        param.at[j] -= s.step.move(grad.at[j] + s.weight_decay * param.at[j], m.at[j], v.at[j]);
       }
       params[i] = param;
       exp_avgs[i] = m;

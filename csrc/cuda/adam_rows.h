@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "../adam.h"
 #include "runtime.h"
 
 namespace mmfast {
@@ -16,10 +17,8 @@ struct AdamRows {
   const T* grad;
   int64_t num_rows;
   int64_t width;
-  T beta2, rest1, rest2;  // rest = 1 - beta, rounded once: 1 - 0.999f is wrong in the fifth digit
-  T eps, weight_decay;
-  T step_size;   // lr / (1 - beta1^t)
-  T correction;  // sqrt(1 - beta2^t)
+  AdamStep<T> step;
+  T weight_decay;
 };
 
 // place[rows[i]] = i; `place` holds -1 before.

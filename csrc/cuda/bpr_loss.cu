@@ -79,38 +79,39 @@ __global__ void mean_kernel(const double* sums, int64_t num_sums, int64_t count,
   }
 }
 
-// The warp at the first entry of a row adds up all entries of that row, in the order of the batch.
+// What one entry of a grouped list gives to its row's gradient.
 template <typename T>
-__global__ void user_rows_kernel(Triples<T> t, const T* slope, const T* grad, Grouped group, T* out) {
-  const int64_t warps = int64_t{gridDim.x} * kWarps;
-  for (int64_t i = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp; i < group.count; i += warps) {
-    const int64_t row = group.row[i];
-    if (i > 0 && group.row[i - 1] == row) continue;
-    for (int64_t d = threadIdx.x % kWarp; d < t.dim; d += kWarp) {
-      T sum = 0;
-      for (int64_t j = i; j < group.count && group.row[j] == row; ++j) {
-        const int64_t b = group.entry[j];
-        sum += *grad * slope[b] * (t.items[t.pos[b] * t.dim + d] - t.items[t.neg[b] * t.dim + d]);
-      }
-      out[row * t.dim + d] = sum;
-    }
+struct UserEntry {
+  Triples<T> t;
+  const T *slope, *grad;
+  __device__ T operator()(int64_t b, int64_t d) const {
+    return *grad * slope[b] * (t.items[t.pos[b] * t.dim + d] - t.items[t.neg[b] * t.dim + d]);
   }
-}
+};
 
+// Entries 2b and 2b + 1 are the positive and the negative item of triple b.
 template <typename T>
-__global__ void item_rows_kernel(Triples<T> t, const T* slope, const T* grad, Grouped group, T* out) {
-  const int64_t warps = int64_t{gridDim.x} * kWarps;
+struct ItemEntry {
+  Triples<T> t;
+  const T *slope, *grad;
+  __device__ T operator()(int64_t entry, int64_t d) const {
+    const int64_t b = entry / 2;
+    const T c = entry % 2 == 0 ? *grad * slope[b] : -(*grad * slope[b]);
+    return c * t.users[t.user[b] * t.dim + d];
+  }
+};
+
+// The warp at the first entry of a row adds up all entries of that row, in the order of the batch.
+template <typename T, typename Entry>
+__global__ void rows_kernel(Entry entry, Grouped group, T* out) {
+  const int64_t warps = int64_t{gridDim.x} * kWarps, dim = entry.t.dim;
   for (int64_t i = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp; i < group.count; i += warps) {
     const int64_t row = group.row[i];
     if (i > 0 && group.row[i - 1] == row) continue;
-    for (int64_t d = threadIdx.x % kWarp; d < t.dim; d += kWarp) {
+    for (int64_t d = threadIdx.x % kWarp; d < dim; d += kWarp) {
       T sum = 0;
-      for (int64_t j = i; j < group.count && group.row[j] == row; ++j) {
-        const int64_t entry = group.entry[j], b = entry / 2;
-        const T c = entry % 2 == 0 ? *grad * slope[b] : -(*grad * slope[b]);
-        sum += c * t.users[t.user[b] * t.dim + d];
-      }
-      out[row * t.dim + d] = sum;
+      for (int64_t j = i; j < group.count && group.row[j] == row; ++j) sum += entry(group.entry[j], d);
+      out[row * dim + d] = sum;
     }
   }
 }
@@ -130,9 +131,12 @@ cudaError_t bpr_loss_forward(const Triples<T>& t, BprKind kind, T* slope, double
 template <typename T>
 cudaError_t bpr_loss_backward(const Triples<T>& t, const T* slope, const T* grad, const Grouped& users,
                               const Grouped& items, T* grad_users, T* grad_items, cudaStream_t stream) {
-  const auto blocks = [](const Grouped& group) { return blocks_for(group.count, kWarps); };
-  MMFAST_LAUNCH(user_rows_kernel<T>, blocks(users), kThreads, 0, stream, t, slope, grad, users, grad_users);
-  MMFAST_LAUNCH(item_rows_kernel<T>, blocks(items), kThreads, 0, stream, t, slope, grad, items, grad_items);
+  const UserEntry<T> user{t, slope, grad};
+  const ItemEntry<T> item{t, slope, grad};
+  MMFAST_LAUNCH((rows_kernel<T, UserEntry<T>>), blocks_for(users.count, kWarps), kThreads, 0, stream, user, users,
+                grad_users);
+  MMFAST_LAUNCH((rows_kernel<T, ItemEntry<T>>), blocks_for(items.count, kWarps), kThreads, 0, stream, item, items,
+                grad_items);
   return cudaGetLastError();
 }
 

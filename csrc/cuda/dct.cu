@@ -24,29 +24,20 @@ struct Complex {
   T re, im;
 };
 
-// Bodies: read(s, j) takes a value from its source, write(s, j, value) puts it to its target, j < width().
-template <typename T>
-struct Reorder {
+// Bodies: read(s, j) takes a value of sequence s, j < width(), from its source, write(s, j, value) puts it to its
+// target. kToBuffer: from the matrix to the buffer; else back.
+template <typename T, bool kTo>
+struct Samples {
   using Value = T;
-  static constexpr bool kToBuffer = true;
-  const T* x;
+  static constexpr bool kToBuffer = kTo;
+  const T* from;
   DctLines lines;
-  T* v;
+  T* to;
   __host__ __device__ int64_t width() const { return lines.size; }
-  __device__ T read(int64_t s, int64_t m) const { return x[place(lines, s, sample(lines, m))]; }
-  __device__ void write(int64_t s, int64_t m, T value) const { v[s * lines.size + m] = value; }
-};
-
-template <typename T>
-struct Restore {
-  using Value = T;
-  static constexpr bool kToBuffer = false;
-  const T* v;
-  DctLines lines;
-  T* x;
-  __host__ __device__ int64_t width() const { return lines.size; }
-  __device__ T read(int64_t s, int64_t m) const { return v[s * lines.size + m]; }
-  __device__ void write(int64_t s, int64_t m, T value) const { x[place(lines, s, sample(lines, m))] = value; }
+  __device__ int64_t in_matrix(int64_t s, int64_t m) const { return place(lines, s, sample(lines, m)); }
+  __device__ int64_t in_buffer(int64_t s, int64_t m) const { return s * lines.size + m; }
+  __device__ T read(int64_t s, int64_t m) const { return from[kTo ? in_matrix(s, m) : in_buffer(s, m)]; }
+  __device__ void write(int64_t s, int64_t m, T value) const { to[kTo ? in_buffer(s, m) : in_matrix(s, m)] = value; }
 };
 
 template <typename T>
@@ -124,7 +115,7 @@ cudaError_t launch(const Body& body, cudaStream_t stream) {
 
 template <typename T>
 cudaError_t dct_reorder(const T* x, DctLines lines, T* v, cudaStream_t stream) {
-  return launch(Reorder<T>{x, lines, v}, stream);
+  return launch(Samples<T, true>{x, lines, v}, stream);
 }
 
 template <typename T>
@@ -139,7 +130,7 @@ cudaError_t dct_rotate_back(const T* y, const T* rotation, DctLines lines, T* sp
 
 template <typename T>
 cudaError_t dct_restore(const T* v, DctLines lines, T* x, cudaStream_t stream) {
-  return launch(Restore<T>{v, lines, x}, stream);
+  return launch(Samples<T, false>{v, lines, x}, stream);
 }
 
 #define MMFAST_INSTANTIATE(T)                                                           \

@@ -8,16 +8,6 @@
 namespace mmfast {
 namespace {
 
-at::Tensor optional_vector(const std::optional<at::Tensor>& t, int64_t size, const at::Tensor& table, const char* op,
-                           const char* name) {
-  if (!t) return {};
-  check_dim(*t, 1, op, name);
-  check_size(*t, 0, size, op, name);
-  check_dtype(*t, table.scalar_type() == at::kDouble ? at::kDouble : at::kFloat, op, name);
-  check_device(*t, table, op, name);
-  return t->contiguous();
-}
-
 void check_on_host(const at::Tensor& ptr, const at::Tensor& cols, int64_t num_cols, const char* op) {
   const at::Tensor host = ptr.cpu();
   const int64_t* p = host.const_data_ptr<int64_t>();
@@ -30,22 +20,9 @@ void check_on_host(const at::Tensor& ptr, const at::Tensor& cols, int64_t num_co
 }  // namespace
 
 DeviceGraphTensors::DeviceGraphTensors(const char* op, const at::Tensor& ptr, const at::Tensor& cols,
-                                       const std::optional<at::Tensor>& values,
-                                       const std::optional<at::Tensor>& row_scale,
-                                       const std::optional<at::Tensor>& col_scale, const at::Tensor& table,
-                                       int64_t num_cols, cudaStream_t stream) {
-  check_dim(ptr, 1, op, "ptr");
-  check_dtype(ptr, at::kLong, op, "ptr");
-  TORCH_CHECK(ptr.numel() > 0, op, ": ptr is empty; wanted one more than the rows");
-  check_dim(cols, 1, op, "cols");
-  check_dtype(cols, at::kInt, op, "cols");
-  check_device(ptr, table, op, "ptr");
-  check_device(cols, table, op, "cols");
-  ptr_ = ptr.contiguous();
-  cols_ = cols.contiguous();
-  values_ = optional_vector(values, cols.numel(), table, op, "values");
-  row_scale_ = optional_vector(row_scale, num_rows(), table, op, "row_scale");
-  col_scale_ = optional_vector(col_scale, num_cols, table, op, "col_scale");
+                                       const Optional& values, const Optional& row_scale, const Optional& col_scale,
+                                       const at::Tensor& table, int64_t num_cols, cudaStream_t stream)
+    : CsrTensors(op, ptr, cols, values, row_scale, col_scale, table, num_cols) {
   check_on_device(
       [&] {
         return device_check_csr(this->ptr(), num_rows(), cols_.const_data_ptr<int32_t>(), num_entries(), num_cols,

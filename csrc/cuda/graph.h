@@ -1,40 +1,17 @@
 // A CSR operator on the device, checked against the table it multiplies.
 #pragma once
+#include "../csr_tensors.h"
 #include "bind.h"
 #include "product.h"
 
 namespace mmfast {
 
-// Checks an operator [R, C] against a table with C rows of `values_type` sums, and keeps its tensors alive.
-class DeviceGraphTensors {
+// What lies in ptr and cols is checked on the device.
+class DeviceGraphTensors : public CsrTensors {
  public:
-  DeviceGraphTensors(const char* op, const at::Tensor& ptr, const at::Tensor& cols,
-                     const std::optional<at::Tensor>& values, const std::optional<at::Tensor>& row_scale,
-                     const std::optional<at::Tensor>& col_scale, const at::Tensor& table, int64_t num_cols,
+  DeviceGraphTensors(const char* op, const at::Tensor& ptr, const at::Tensor& cols, const Optional& values,
+                     const Optional& row_scale, const Optional& col_scale, const at::Tensor& table, int64_t num_cols,
                      cudaStream_t stream);
-
-  const int64_t* ptr() const { return ptr_.const_data_ptr<int64_t>(); }
-  int64_t num_rows() const { return ptr_.numel() - 1; }
-  int64_t num_entries() const { return cols_.numel(); }
-
-  template <typename T>
-  DeviceGraph<T> view() const {
-    return {ptr(),
-            cols_.const_data_ptr<int32_t>(),
-            data<T>(values_),
-            data<T>(row_scale_),
-            data<T>(col_scale_),
-            num_rows(),
-            num_entries()};
-  }
-
- private:
-  template <typename T>
-  static const T* data(const at::Tensor& t) {
-    return t.defined() ? t.const_data_ptr<T>() : nullptr;
-  }
-
-  at::Tensor ptr_, cols_, values_, row_scale_, col_scale_;
 };
 
 // Room for the long rows of every product of `table` at `count` rows (the first ones where null), planned once.

@@ -18,11 +18,6 @@ namespace {
 
 using Result = std::tuple<at::Tensor, at::Tensor>;
 
-void check_k(int64_t k, int64_t size, bool include_self, const char* op) {
-  const int64_t most = include_self ? size : std::max<int64_t>(0, size - 1);
-  TORCH_CHECK_VALUE(k >= 1 && k <= most, op, ": k=", k, " but there are only ", size, " items; choose k <= ", most);
-}
-
 Result new_lists(const at::Tensor& features, int64_t k) {
   const auto real = features.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   return {at::full({features.size(0), k}, -1, features.options().dtype(at::kInt)),
@@ -82,19 +77,9 @@ Result knn_update(const at::Tensor& features, const at::Tensor& neighbours, cons
   constexpr const char* op = "knn_update";
   const DeviceScope scope(features);
   const bool cosine = check_features(features, metric, block_bytes, op);
-  check_dim(neighbours, 2, op, "neighbours");
-  check_dim(similarities, 2, op, "similarities");
-  check_dtype(neighbours, at::kInt, op, "neighbours");
-  check_device(neighbours, features, op, "neighbours");
-  check_device(similarities, features, op, "similarities");
+  check_known_lists(features, neighbours, similarities, include_self, op);
   const int64_t old = neighbours.size(0), k = neighbours.size(1);
-  TORCH_CHECK_VALUE(old <= features.size(0), op, ": neighbours has ", old, " rows, but features only ",
-                    features.size(0), "; give the lists of its first rows");
-  check_k(k, features.size(0), include_self, op);
   const Result result = new_lists(features, k);
-  check_dtype(similarities, std::get<1>(result).scalar_type(), op, "similarities");
-  check_size(similarities, 0, old, op, "similarities");
-  check_size(similarities, 1, k, op, "similarities");
   check_known(neighbours, include_self);
   std::get<0>(result).narrow(0, 0, old).copy_(neighbours);
   std::get<1>(result).narrow(0, 0, old).copy_(similarities);

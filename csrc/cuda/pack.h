@@ -19,10 +19,10 @@ struct Pack {
     }
   }
 
-  __device__ __forceinline__ DeviceSum<T> operator[](int i) const {
+  __device__ __forceinline__ Sum<T> operator[](int i) const {
     T x;
     memcpy(&x, bytes + i * sizeof(T), sizeof(T));
-    return static_cast<DeviceSum<T>>(x);
+    return static_cast<Sum<T>>(x);
   }
 };
 

@@ -78,7 +78,7 @@ struct Lanes {
 };
 
 template <typename T>
-__device__ __forceinline__ T weight(const DeviceGraph<T>& graph, int64_t e, int64_t col) {
+__device__ __forceinline__ T weight(const Graph<T>& graph, int64_t e, int64_t col) {
   const T value = graph.values ? __ldg(graph.values + e) : T(1);
   return graph.col_scale ? value * __ldg(graph.col_scale + col) : value;
 }
@@ -94,8 +94,8 @@ __device__ __forceinline__ void load_some(const T* from, int i, int step, int co
 // once, with the columns of the next ones.
 template <int E, int G, int V, typename In, typename Out>
 __device__ __forceinline__ void gather(const DeviceProduct<In, Out>& p, const Lanes<E, G, V>& lanes, int64_t begin,
-                                       int64_t end, int step, int64_t first, DeviceSum<In> (&sum)[V][E]) {
-  using T = DeviceSum<In>;
+                                       int64_t end, int step, int64_t first, Sum<In> (&sum)[V][E]) {
+  using T = Sum<In>;
   constexpr int kBatch = V == 1 ? 4 : 2;
   if (begin >= end) return;
   const int count = static_cast<int>(end - begin);
@@ -133,12 +133,12 @@ __device__ __forceinline__ void gather(const DeviceProduct<In, Out>& p, const La
 // Adds the rows of those entries base + bit, for the bits of `hits`, that come `turn`-th of every `turns`.
 template <int E, int G, int V, typename In, typename Out>
 __device__ __forceinline__ void add_hits(const DeviceProduct<In, Out>& p, const Lanes<E, G, V>& lanes, uint32_t hits,
-                                         int64_t base, int turn, int turns, int64_t first, DeviceSum<In> (&sum)[V][E]) {
+                                         int64_t base, int turn, int turns, int64_t first, Sum<In> (&sum)[V][E]) {
   for (int number = 0; hits != 0; hits &= hits - 1, ++number) {
     if (number % turns != turn) continue;
     const int64_t e = base + __ffs(hits) - 1, col = __ldg(p.graph.cols + e);
     const int64_t row = __ldg(p.slot + col);
-    const DeviceSum<In> w = weight(p.graph, e, col);
+    const Sum<In> w = weight(p.graph, e, col);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const int64_t column = lanes.column(first, v);
@@ -159,15 +159,15 @@ __device__ __forceinline__ bool meets_a_row(const DeviceProduct<In, Out>& p, int
 // out_i = alpha * (base + row_scale * sum) + extra, at the columns of this lane.
 template <int E, int G, int V, typename In, typename Out>
 __device__ __forceinline__ void finish(const DeviceProduct<In, Out>& p, const Lanes<E, G, V>& lanes, int64_t i,
-                                       int64_t node, int64_t first, const DeviceSum<In> (&sum)[V][E]) {
-  const DeviceSum<In> scale = p.graph.row_scale ? p.alpha * __ldg(p.graph.row_scale + node) : p.alpha;
+                                       int64_t node, int64_t first, const Sum<In> (&sum)[V][E]) {
+  const Sum<In> scale = p.graph.row_scale ? p.alpha * __ldg(p.graph.row_scale + node) : p.alpha;
   const bool read = p.base || p.extra;  // without them there may be no slot for this row
   const int64_t own = read && p.slot ? p.slot[node] : node;
 #pragma unroll
   for (int v = 0; v < V; ++v) {
     const int64_t column = lanes.column(first, v);
     if (column >= p.dim) continue;
-    DeviceSum<In> value[E];
+    Sum<In> value[E];
 #pragma unroll
     for (int k = 0; k < E; ++k) value[k] = sum[v][k] * scale;
     Pack<In, E> other;
@@ -197,7 +197,7 @@ __device__ __forceinline__ void short_row(const DeviceProduct<In, Out>& p, const
   const bool mine = i < p.count && end - begin <= kChunk;
   if (!mine) end = begin;
   for (int64_t first = 0; first < p.dim; first += lanes.kWidth) {
-    DeviceSum<In> sum[V][E] = {};
+    Sum<In> sum[V][E] = {};
     if constexpr (kSparse) {
       const int most = warp_max(static_cast<int>(end - begin));
       for (int64_t at = begin; at < begin + most; at += G) {
@@ -214,7 +214,7 @@ __device__ __forceinline__ void short_row(const DeviceProduct<In, Out>& p, const
 // The sums of one chunk: groups take its entries in turn and are added up, so every group holds them.
 template <bool kSparse, int E, int G, int V, typename In, typename Out>
 __device__ __forceinline__ void sum_chunk(const DeviceProduct<In, Out>& p, const Lanes<E, G, V>& lanes, int64_t begin,
-                                          int64_t end, int64_t first, DeviceSum<In> (&sum)[V][E]) {
+                                          int64_t end, int64_t first, Sum<In> (&sum)[V][E]) {
   if constexpr (kSparse) {
     for (int64_t at = begin; at < end; at += kWarp) {
       const uint32_t hits = warp_ballot(meets_a_row(p, at + threadIdx.x % kWarp, end));
@@ -236,9 +236,9 @@ __device__ __forceinline__ void sum_chunk(const DeviceProduct<In, Out>& p, const
 // Adds the sums of a row's chunks, in their order, and writes the row.
 template <int E, int G, int V, typename In, typename Out>
 __device__ __forceinline__ void join_chunks(const DeviceProduct<In, Out>& p, const Lanes<E, G, V>& lanes,
-                                            const DeviceSum<In>* partials, const Chunk& chunk, int64_t node) {
+                                            const Sum<In>* partials, const Chunk& chunk, int64_t node) {
   for (int64_t first = 0; first < p.dim; first += lanes.kWidth) {
-    DeviceSum<In> sum[V][E] = {};
+    Sum<In> sum[V][E] = {};
 #pragma unroll 4
     for (int c = 0; c < chunk.of; ++c) {
 #pragma unroll
@@ -255,14 +255,14 @@ __device__ __forceinline__ void join_chunks(const DeviceProduct<In, Out>& p, con
 
 // One chunk of a long row; whichever warp finishes the row's last chunk joins them all.
 template <bool kSparse, int E, int G, int V, typename In, typename Out>
-__device__ __forceinline__ void long_row(const DeviceProduct<In, Out>& p, const Plan<DeviceSum<In>>& plan,
+__device__ __forceinline__ void long_row(const DeviceProduct<In, Out>& p, const Plan<Sum<In>>& plan,
                                          const Lanes<E, G, V>& lanes, int64_t at) {
   const Chunk chunk = plan.chunks[at];
   const int64_t node = p.rows ? p.rows[chunk.row] : chunk.row;
   const int64_t begin = p.graph.ptr[node] + chunk.number * kChunk;
   const int64_t row_end = p.graph.ptr[node + 1], end = row_end < begin + kChunk ? row_end : begin + kChunk;
   for (int64_t first = 0; first < p.dim; first += lanes.kWidth) {
-    DeviceSum<In> sum[V][E] = {};
+    Sum<In> sum[V][E] = {};
     sum_chunk<kSparse>(p, lanes, begin, end, first, sum);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
@@ -283,7 +283,7 @@ __device__ __forceinline__ void long_row(const DeviceProduct<In, Out>& p, const 
 
 // Chunks of long rows come first: they take longest.
 template <bool kSparse, int E, int G, int V, typename In, typename Out>
-__global__ void __launch_bounds__(kThreads) product_kernel(DeviceProduct<In, Out> p, Plan<DeviceSum<In>> plan) {
+__global__ void __launch_bounds__(kThreads) product_kernel(DeviceProduct<In, Out> p, Plan<Sum<In>> plan) {
   const Lanes<E, G, V> lanes;
   const int64_t num_chunks = plan.num_chunks ? static_cast<int64_t>(*plan.num_chunks) : 0;
   const int64_t num_units = num_chunks + (p.count + lanes.kGroups - 1) / lanes.kGroups;
@@ -299,7 +299,7 @@ __global__ void __launch_bounds__(kThreads) product_kernel(DeviceProduct<In, Out
 
 template <int E, int G, int V, typename In, typename Out>
 void start(const DeviceProduct<In, Out>& p, void* workspace, cudaStream_t stream) {
-  const Plan<DeviceSum<In>> plan = plan_in<DeviceSum<In>>(workspace, p.graph.num_entries);
+  const Plan<Sum<In>> plan = plan_in<Sum<In>>(workspace, p.graph.num_entries);
   const int64_t groups = kWarp / G, units = (p.count + groups - 1) / groups;
   const int64_t blocks = blocks_for(units + (workspace ? most_chunks(p.graph.num_entries) / 2 : 0), kWarps);
   if (p.sparse_in) {

@@ -1,38 +1,15 @@
 // One sparse product over a table on the device, the step that every propagation is made of.
 #pragma once
+#include "../csr.h"
 #include "runtime.h"
 
 namespace mmfast {
-
-// The type in which rows of T are summed, and in which values and scales are given.
-template <typename T>
-struct DeviceSumType {
-  using Type = float;
-};
-template <>
-struct DeviceSumType<double> {
-  using Type = double;
-};
-template <typename T>
-using DeviceSum = typename DeviceSumType<T>::Type;
-
-// Entry e of row r is values[e] * row_scale[r] * col_scale[cols[e]]; a null table stands for ones.
-template <typename T>
-struct DeviceGraph {
-  const int64_t* ptr;
-  const int32_t* cols;
-  const T* values;
-  const T* row_scale;
-  const T* col_scale;
-  int64_t num_rows;
-  int64_t num_entries;
-};
 
 // out = alpha * (base + A in) + extra, row by row. How a row is summed depends on its entries and `dim` alone, so the
 // bits depend neither on the other rows nor on the device's timing.
 template <typename In, typename Out = In>
 struct DeviceProduct {
-  DeviceGraph<DeviceSum<In>> graph;
+  Graph<Sum<In>> graph;
   const In* in;                   // a row per column of A, or per slot where `sparse_in`
   const In* base = nullptr;       // a row per row of A, or per slot where `slot`; null: zero
   const In* extra = nullptr;      // a row per slot; null: zero
@@ -41,7 +18,7 @@ struct DeviceProduct {
   Out* out = nullptr;
   int64_t count = 0;  // of rows to compute
   int64_t dim = 0;
-  DeviceSum<In> alpha = 1;
+  Sum<In> alpha = 1;
   bool sparse_in = false;
 };
 
@@ -61,7 +38,7 @@ cudaError_t fill_slots(const int64_t* rows, int64_t count, int32_t* slot, cudaSt
 // grad_values[e] = row_scale[r] * col_scale[c] * <grad[r], x[c]> for every entry e = (r, c); `graph.values` is not
 // read.
 template <typename In>
-cudaError_t values_backward(const DeviceGraph<DeviceSum<In>>& graph, const In* grad, const In* x, int64_t dim,
-                            DeviceSum<In>* grad_values, cudaStream_t stream);
+cudaError_t values_backward(const Graph<Sum<In>>& graph, const In* grad, const In* x, int64_t dim, Sum<In>* grad_values,
+                            cudaStream_t stream);
 
 }  // namespace mmfast

@@ -28,8 +28,8 @@ __device__ int64_t row_of(const int64_t* ptr, int64_t num_rows, int64_t e, int64
 
 template <int E, typename In>
 __global__ void __launch_bounds__(kThreads)
-    values_kernel(DeviceGraph<DeviceSum<In>> graph, const In* grad, const In* x, int64_t dim, DeviceSum<In>* out) {
-  using T = DeviceSum<In>;
+    values_kernel(Graph<Sum<In>> graph, const In* grad, const In* x, int64_t dim, Sum<In>* out) {
+  using T = Sum<In>;
   const int64_t group = threadIdx.x % kWarp / kGroup, member = threadIdx.x % kGroup;
   for (int64_t span = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp; span * kSpan < graph.num_entries;
        span += int64_t{gridDim.x} * kWarps) {
@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <typename In>
-cudaError_t values_backward(const DeviceGraph<DeviceSum<In>>& graph, const In* grad, const In* x, int64_t dim,
-                            DeviceSum<In>* grad_values, cudaStream_t stream) {
+cudaError_t values_backward(const Graph<Sum<In>>& graph, const In* grad, const In* x, int64_t dim, Sum<In>* grad_values,
+                            cudaStream_t stream) {
   constexpr int kFull = 16 / sizeof(In);
   if (graph.num_entries == 0) return cudaSuccess;
   const int64_t blocks = blocks_for(graph.num_entries, kSpan * kWarps);
@@ -73,9 +73,8 @@ cudaError_t values_backward(const DeviceGraph<DeviceSum<In>>& graph, const In* g
   return cudaGetLastError();
 }
 
-#define MMFAST_INSTANTIATE(In)                                                                           \
-  template cudaError_t values_backward(const DeviceGraph<DeviceSum<In>>&, const In*, const In*, int64_t, \
-                                       DeviceSum<In>*, cudaStream_t);
+#define MMFAST_INSTANTIATE(In) \
+  template cudaError_t values_backward(const Graph<Sum<In>>&, const In*, const In*, int64_t, Sum<In>*, cudaStream_t);
 MMFAST_INSTANTIATE(float)
 MMFAST_INSTANTIATE(double)
 MMFAST_INSTANTIATE(Half)

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "../project_checks.h"
 #include "bind.h"
 
 namespace mmfast {
@@ -15,12 +16,7 @@ namespace {
 constexpr int64_t kBlockBytes = int64_t{32} << 20;  // of gathered rows
 
 at::Tensor checked_rows(const char* op, const at::Tensor& table, const at::Tensor& rows, cudaStream_t stream) {
-  check_dim(table, 2, op, "table");
-  check_real(table, op, "table");
-  TORCH_CHECK(table.is_contiguous(), op, ": table is not contiguous; call .contiguous()");
-  check_dim(rows, 1, op, "rows");
-  check_dtype(rows, at::kLong, op, "rows");
-  check_device(rows, table, op, "rows");
+  check_projected(table, rows, op);
   const at::Tensor ids = rows.contiguous();
   check_device_ids(ids, table.size(0), op, "rows", stream);
   return ids;
@@ -41,10 +37,7 @@ at::Tensor project_rows(const at::Tensor& table, const at::Tensor& rows, const a
   const char* op = "project_rows";
   const DeviceScope scope(table);
   const at::Tensor ids = checked_rows(op, table, rows, scope.stream());
-  check_dim(weight, 2, op, "weight");
-  check_dtype(weight, table.scalar_type(), op, "weight");
-  check_device(weight, table, op, "weight");
-  check_size(weight, 1, table.size(1), op, "weight");
+  check_factor(weight, 1, table.size(1), table, op, "weight");
   const at::Tensor out = at::empty({ids.numel(), weight.size(0)}, weight.options());
   for_blocks(table, ids, [&](int64_t first, const at::Tensor& block) {
     at::Tensor part = out.narrow(0, first, block.size(0));
@@ -57,10 +50,7 @@ at::Tensor project_rows_weight(const at::Tensor& grad, const at::Tensor& table, 
   const char* op = "project_rows_weight";
   const DeviceScope scope(table);
   const at::Tensor ids = checked_rows(op, table, rows, scope.stream());
-  check_dim(grad, 2, op, "grad");
-  check_dtype(grad, table.scalar_type(), op, "grad");
-  check_device(grad, table, op, "grad");
-  check_size(grad, 0, ids.numel(), op, "grad");
+  check_factor(grad, 0, ids.numel(), table, op, "grad");
   at::Tensor out = at::zeros({grad.size(1), table.size(1)}, grad.options());
   for_blocks(table, ids, [&](int64_t first, const at::Tensor& block) {
     at::addmm_out(out, out, grad.narrow(0, first, block.size(0)).t(), block);

@@ -1,11 +1,9 @@
 // The propagate ops on CUDA: Horner's rule h <- x + A h, a product per layer, and its gradients.
 #include "../propagate.h"
 
-#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/zeros.h>
 
 #include <string_view>
 #include <tuple>
@@ -44,7 +42,7 @@ void multiply(const DeviceGraphTensors& graph, const Operands& o, const ProductW
   for_types(o.in.scalar_type(), out.scalar_type(), [&](auto in, auto result) {
     using In = decltype(in);
     using Out = decltype(result);
-    DeviceProduct<In, Out> p{graph.view<DeviceSum<In>>(), data<In>(o.in)};
+    DeviceProduct<In, Out> p{graph.view<Sum<In>>(), data<In>(o.in)};
     p.base = data<In>(o.base);
     p.extra = data<In>(o.extra);
     p.slot = data<int32_t>(o.slots);
@@ -52,7 +50,7 @@ void multiply(const DeviceGraphTensors& graph, const Operands& o, const ProductW
     p.out = static_cast<Out*>(out.mutable_data_ptr());
     p.count = out.size(0);
     p.dim = out.size(1);
-    p.alpha = static_cast<DeviceSum<In>>(o.alpha);
+    p.alpha = static_cast<Sum<In>>(o.alpha);
     p.sparse_in = o.sparse_in;
     check(run_product(p, workspace.data(), stream));
   });
@@ -136,13 +134,6 @@ std::tuple<at::Tensor, at::Tensor> propagate_rows(const at::Tensor& ptr, const a
   return {out, input_rows};
 }
 
-// Without layers the gradient is the rows themselves in a table of zeros.
-at::Tensor scatter_rows(const at::Tensor& grad, const Optional& grad_input, const Optional& rows, int64_t num_nodes) {
-  if (!rows) return grad.clone();
-  const at::Tensor out = at::zeros({num_nodes, grad.size(1)}, grad.options());
-  return out.index_copy_(0, *rows, grad_input ? at::add(grad, *grad_input) : grad);
-}
-
 // node -> its place among `rows`, -1 where it is none of them.
 at::Tensor slots_of(const at::Tensor& rows, int64_t num_nodes, cudaStream_t stream) {
   const at::Tensor slots = at::full({num_nodes}, -1, rows.options().dtype(at::kInt));
@@ -211,8 +202,8 @@ at::Tensor propagate_values_backward(const at::Tensor& ptr, const at::Tensor& co
   at::Tensor out = at::empty({graph.num_entries()}, x.options().dtype(type));
   for_types(x.scalar_type(), x.scalar_type(), [&](auto in, auto) {
     using In = decltype(in);
-    check(values_backward(graph.view<DeviceSum<In>>(), data<In>(rows), data<In>(columns), x.size(1),
-                          static_cast<DeviceSum<In>*>(out.mutable_data_ptr()), scope.stream()));
+    check(values_backward(graph.view<Sum<In>>(), data<In>(rows), data<In>(columns), x.size(1),
+                          static_cast<Sum<In>*>(out.mutable_data_ptr()), scope.stream()));
   });
   return out;
 }

@@ -105,31 +105,19 @@ void fill(const at::Tensor& users, const PoolTensors& pool, const ItemLists& hid
   }
 }
 
-void check_tables(const at::Tensor& users, const at::Tensor& items) {
-  check_dim(users, 2, kOp, "users");
-  check_dim(items, 2, kOp, "items");
-  const auto type = users.scalar_type();
-  TORCH_CHECK(at::isFloatingType(type) && at::elementSize(type) >= 2, kOp, ": users is ", type,
-              "; wanted Float, Double, Half or BFloat16");
-  check_dtype(items, type, kOp, "items");
-  check_size(items, 1, users.size(1), kOp, "items");
-  check_device(items, users, kOp, "items");
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> rank_op(const at::Tensor& users, const at::Tensor& items,
                                                        const at::Tensor& mask_ptr, const at::Tensor& mask_items,
                                                        const at::Tensor& target_ptr, const at::Tensor& target_items,
                                                        const std::optional<at::Tensor>& candidates, int64_t k,
                                                        c10::string_view precision) {
   const DeviceScope scope(users);
-  check_tables(users, items);
+  check_rank_tables(users, items, kOp);
   check_precision(precision, users.scalar_type(), kOp);
   const auto real = users.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor left = users.to(real);
   const PoolTensors pool(items, candidates, real, scope.stream());
   const int64_t num_users = users.size(0), num_items = items.size(0), size = pool.rows.size(0);
-  TORCH_CHECK_VALUE(k >= 1 && k <= size, kOp, ": k=", k, " but there are only ", size,
-                    candidates ? " candidates" : " items", "; choose k <= ", size);
+  check_rank_k(k, size, candidates.has_value(), kOp);
   const DeviceLists mask(mask_ptr, mask_items, users, num_items, "mask_ptr", "mask_items", scope.stream());
   const DeviceLists targets(target_ptr, target_items, users, num_items, "target_ptr", "target_items", scope.stream());
   const at::Tensor top = at::full({num_users, k}, -1, left.options().dtype(at::kInt));

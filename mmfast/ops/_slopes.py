@@ -16,11 +16,14 @@ def scaled(grad: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     return torch.ops.mmfast.slope_backward(grad, slope)
 
 
-def register_gradient(op: str, fake: Callable) -> None:
-    """Give a native op that computes a gradient its fake kernel; a derivative of it is refused by a sentence."""
+def register_gradient(op: str, fake: Callable, of: str = "") -> None:
+    """Give a native op that computes a gradient its fake kernel; a derivative of it is refused by a sentence.
+
+    of: the op whose gradient it is, where that is not its own name without "_backward".
+    """
+    name = of or op.removesuffix("_backward")
 
     def refuse(ctx: Any, *grads: torch.Tensor) -> None:
-        name = op.removesuffix("_backward")
         raise MmfastError(
             f"{name}: second derivatives are not provided; use MMFAST_BACKEND=reference where they are needed"
         )

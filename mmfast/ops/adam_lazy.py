@@ -8,11 +8,27 @@ closed sum, and a continued fraction with at most four divisions gives it: see c
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
+
+
+class _Table(NamedTuple):
+    param: torch.Tensor
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+    row_steps: torch.Tensor
+
+
+class _Settings(NamedTuple):
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    step: int
 
 
 @torch.no_grad()
@@ -40,9 +56,12 @@ def adam_catch_up_(
 
     Example: `adam_catch_up_(table, m, v, row_steps, batch_rows, lr=1e-3, step=steps_made)`
     """
-    _check("adam_catch_up_", param, exp_avg, exp_avg_sq, row_steps, rows, step)
-    run = torch.ops.mmfast.adam_catch_up_ if native("adam_catch_up_", param) else adam_catch_up_reference_
-    run(param, exp_avg, exp_avg_sq, row_steps, rows, lr, beta1, beta2, eps, step)
+    table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, step)
+    _check("adam_catch_up_", table, rows, step)
+    if native("adam_catch_up_", param):
+        call_native("adam_catch_up_", *table, rows, *settings)
+    else:
+        _catch_up_reference(table, rows, settings)
 
 
 @torch.no_grad()
@@ -68,7 +87,8 @@ def adam_lazy_(
 
     Example: `adam_lazy_(table, m, v, row_steps, rows, rows_grad, lr=1e-3, step=steps_made + 1)`
     """
-    _check("adam_lazy_", param, exp_avg, exp_avg_sq, row_steps, rows, step)
+    table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, step)
+    _check("adam_lazy_", table, rows, step)
     wanted = (rows.shape[0], param.shape[1])
     if grad.shape != wanted or grad.dtype != param.dtype:
         raise MmfastError(
@@ -76,23 +96,15 @@ def adam_lazy_(
         )
     if step < 1:
         raise MmfastError(f"adam_lazy_: step is {step}; wanted 1 for the first step")
-    run = torch.ops.mmfast.adam_lazy_ if native("adam_lazy_", param) else adam_lazy_reference_
-    run(param, exp_avg, exp_avg_sq, row_steps, rows, grad, lr, beta1, beta2, eps, step)
+    if native("adam_lazy_", param):
+        call_native("adam_lazy_", *table, rows, grad, *settings)
+    else:
+        _step_reference(table, rows, grad, settings)
 
 
-def adam_catch_up_reference_(
-    param: torch.Tensor,
-    exp_avg: torch.Tensor,
-    exp_avg_sq: torch.Tensor,
-    row_steps: torch.Tensor,
-    rows: torch.Tensor | None,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-) -> None:
+def _catch_up_reference(table: _Table, rows: torch.Tensor | None, settings: _Settings) -> None:
     """Do what `adam_catch_up_` does, in plain PyTorch, one missed step after another."""
+    (param, exp_avg, exp_avg_sq, row_steps), (lr, beta1, beta2, eps, step) = table, settings
     whole = rows is None
     rows = torch.arange(param.shape[0], device=param.device) if whole else rows.unique()
     rows = rows[row_steps[rows, 1] > 0]
@@ -110,21 +122,10 @@ def adam_catch_up_reference_(
     row_steps[rows, 0] = step
 
 
-def adam_lazy_reference_(
-    param: torch.Tensor,
-    exp_avg: torch.Tensor,
-    exp_avg_sq: torch.Tensor,
-    row_steps: torch.Tensor,
-    rows: torch.Tensor,
-    grad: torch.Tensor,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    step: int,
-) -> None:
+def _step_reference(table: _Table, rows: torch.Tensor, grad: torch.Tensor, settings: _Settings) -> None:
     """Do what `adam_lazy_` does, in plain PyTorch."""
-    adam_catch_up_reference_(param, exp_avg, exp_avg_sq, row_steps, rows, lr, beta1, beta2, eps, step - 1)
+    (param, exp_avg, exp_avg_sq, row_steps), (lr, beta1, beta2, eps, step) = table, settings
+    _catch_up_reference(table, rows, settings._replace(step=step - 1))
     older = (step - 1 - row_steps[rows, 1]).to(param.dtype)[:, None]
     m = torch.lerp(exp_avg[rows] * beta1**older, grad, 1 - beta1)
     v = beta2 * (exp_avg_sq[rows] * beta2**older) + (1 - beta2) * grad * grad
@@ -133,16 +134,9 @@ def adam_lazy_reference_(
     row_steps[rows] = step
 
 
-def _check(
-    op: str,
-    param: torch.Tensor,
-    exp_avg: torch.Tensor,
-    exp_avg_sq: torch.Tensor,
-    row_steps: torch.Tensor,
-    rows: torch.Tensor | None,
-    step: int,
-) -> None:
-    for name, tensor in (("param", param), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
+def _check(op: str, table: _Table, rows: torch.Tensor | None, step: int) -> None:
+    param, _, _, row_steps = table
+    for name, tensor in zip(_Table._fields[:3], table[:3], strict=True):
         if param.dim() != 2 or tensor.shape != param.shape or tensor.dtype != param.dtype:
             raise MmfastError(
                 f"{op}: {name} is {tensor.dtype} {list(tensor.shape)}; wanted {param.dtype} {list(param.shape)} "

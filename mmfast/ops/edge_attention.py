@@ -8,6 +8,7 @@ import torch
 
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._slopes import register_gradient
 from mmfast.ops.edge_softmax import edge_softmax_reference
 from mmfast.ops.edges import Edges
 
@@ -100,15 +101,5 @@ def _fake_backward(*inputs: Any) -> tuple[torch.Tensor, ...]:
     return tuple(table.new_empty(table.shape) for table in inputs[6:9])
 
 
-def _setup_once(ctx: Any, inputs: tuple, output: Any) -> None:
-    """Save nothing: the gradient below only refuses."""
-
-
-def _backward_once(ctx: Any, *grads: torch.Tensor) -> None:
-    raise MmfastError(
-        "edge_attention: second derivatives are not provided; use MMFAST_BACKEND=reference where they are needed"
-    )
-
-
 register("edge_attention", _fake, _backward, _setup)
-register("edge_attention_backward", _fake_backward, _backward_once, _setup_once)
+register_gradient("edge_attention_backward", _fake_backward)

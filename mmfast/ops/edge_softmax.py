@@ -8,6 +8,7 @@ import torch
 
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._slopes import register_gradient
 
 
 def edge_softmax(ptr: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -46,15 +47,5 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor]:
     return None, torch.ops.mmfast.edge_softmax_backward(ptr, grad, alpha)
 
 
-def _setup_once(ctx: Any, inputs: tuple, output: Any) -> None:
-    """Save nothing: the gradient below only refuses."""
-
-
-def _backward_once(ctx: Any, *grads: torch.Tensor) -> None:
-    raise MmfastError(
-        "edge_softmax: second derivatives are not provided; use MMFAST_BACKEND=reference where they are needed"
-    )
-
-
 register("edge_softmax", lambda ptr, logits: logits.new_empty(logits.shape), _backward, _setup)
-register("edge_softmax_backward", lambda ptr, grad, alpha: alpha.new_empty(alpha.shape), _backward_once, _setup_once)
+register_gradient("edge_softmax_backward", lambda ptr, grad, alpha: alpha.new_empty(alpha.shape))

@@ -8,6 +8,7 @@ import torch
 
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._slopes import register_gradient
 
 
 def gathered_norm(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -54,4 +55,4 @@ def _fake_backward(grad: torch.Tensor, norm: torch.Tensor, counts: torch.Tensor,
 
 
 register("gathered_norm", _fake, _backward, _setup)
-register("gathered_norm_backward", _fake_backward)
+register_gradient("gathered_norm_backward", _fake_backward)

@@ -8,6 +8,7 @@ import torch
 
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._slopes import register_gradient
 
 
 def project_rows(table: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -61,4 +62,4 @@ def _fake_weight(grad: torch.Tensor, table: torch.Tensor, rows: torch.Tensor) ->
 
 
 register("project_rows", _fake, _backward, _setup)
-register("project_rows_weight", _fake_weight)
+register_gradient("project_rows_weight", _fake_weight, of="project_rows")

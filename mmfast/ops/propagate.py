@@ -8,6 +8,7 @@ import torch
 
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._slopes import register_gradient
 from mmfast.ops.csr import CSR
 
 READOUTS = ("mean", "sum", "last")
@@ -212,16 +213,6 @@ def _backward_rows(
     return (*[None] * 8, grad_x, *[None] * 4)
 
 
-def _setup_once(ctx: Any, inputs: tuple, output: Any) -> None:
-    """Save nothing: the gradient below only refuses."""
-
-
-def _backward_once(ctx: Any, *grads: torch.Tensor) -> None:
-    raise MmfastError(
-        "propagate: second derivatives are not provided; use MMFAST_BACKEND=reference where they are needed"
-    )
-
-
 def _fake(*inputs: Any) -> torch.Tensor:
     ptr, x, dtype = inputs[0], inputs[8], (*inputs, None)[11]
     return x.new_empty((ptr.shape[0] - 1, x.shape[1]), dtype=dtype or x.dtype)
@@ -250,6 +241,6 @@ def _fake_step(*inputs: Any) -> torch.Tensor:
 
 register("propagate", _fake, _backward, _setup)
 register("propagate_rows", _fake_rows, _backward_rows, _setup_rows)
-register("propagate_backward", _fake_backward, _backward_once, _setup_once)
-register("propagate_values_backward", _fake_values, _backward_once, _setup_once)
-register("propagate_step", _fake_step, _backward_once, _setup_once)
+register_gradient("propagate_backward", _fake_backward)
+register_gradient("propagate_values_backward", _fake_values, of="propagate")
+register_gradient("propagate_step", _fake_step, of="propagate")

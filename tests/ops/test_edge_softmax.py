@@ -58,8 +58,10 @@ def test_softmax_gradcheck_half_precision_and_second_derivatives():
     assert torch.autograd.gradcheck(lambda x: edge_softmax(ptr, x), logits)
     assert torch.equal(edge_softmax(ptr, logits.half()), edge_softmax(ptr, logits.half().float()))
     (grad,) = torch.autograd.grad(edge_softmax(ptr, logits)[:, 0].square().sum(), logits, create_graph=True)
-    with pytest.raises(MmfastError, match="second derivatives are not provided"):
+    with pytest.raises(MmfastError, match="edge_softmax: second derivatives are not provided"):
         grad.sum().backward()
+    alpha = edge_softmax(ptr, logits.detach())
+    torch.library.opcheck(torch.ops.mmfast.edge_softmax_backward.default, (ptr, alpha, alpha))
 
 
 def test_gather_and_sum_are_each_other_s_transpose():

@@ -42,6 +42,11 @@ def test_gradcheck_opcheck_and_zero_norm():
     table.requires_grad_()
     assert torch.autograd.gradcheck(gathered_norm, (table, index))
     torch.library.opcheck(torch.ops.mmfast.gathered_norm.default, (table, index))
+    norm, counts = torch.ops.mmfast.gathered_norm(table.detach(), index)
+    torch.library.opcheck(torch.ops.mmfast.gathered_norm_backward.default, (norm, norm, counts, table.detach()))
+    (first,) = torch.autograd.grad(gathered_norm(table, index), table, create_graph=True)
+    with pytest.raises(MmfastError, match="gathered_norm: second derivatives are not provided"):
+        first.sum().backward()
     zero = torch.zeros(4, 3, requires_grad=True)
     (grad,) = torch.autograd.grad(gathered_norm(zero, torch.tensor([1, 1])), zero)
     assert torch.equal(grad, torch.zeros(4, 3))

@@ -93,6 +93,12 @@ def test_opcheck(name):
     torch.library.opcheck(getattr(torch.ops.mmfast, name).default, tuple(given))
 
 
+def test_opcheck_of_shared_gradients():
+    x, pair = random(7, 3), random(2)
+    torch.library.opcheck(torch.ops.mmfast.slope_backward.default, (x[:, 0], x))
+    torch.library.opcheck(torch.ops.mmfast.moments_backward.default, (pair, torch.ops.mmfast.moments(x), x))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_one_compiled_graph(name):
     fn, tensors, _ = cases(13, 9)[name]

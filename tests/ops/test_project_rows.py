@@ -91,3 +91,11 @@ def test_messages():
         project_rows(table, torch.tensor([3, 20]), weight)
     with pytest.raises(MmfastError, match="table is not contiguous"):
         project_rows(table.t().contiguous().t(), rows, weight)
+
+
+def test_second_derivatives_are_refused():
+    table, rows, weight = case(20, 7, 13, 5)
+    weight.requires_grad_()
+    (grad,) = torch.autograd.grad(project_rows(table, rows, weight).square().sum(), weight, create_graph=True)
+    with pytest.raises(MmfastError, match="project_rows: second derivatives are not provided"):
+        grad.sum().backward()
