@@ -32,7 +32,6 @@ def source_record(sources: Sources) -> dict[str, Any]:
 def prepared_in_cache(
     sources: Sources,
     settings: Settings,
-    split_column: str,
     name: str,
     stage: Callable[[str], None] = lambda text: None,
 ) -> Path:
@@ -43,10 +42,10 @@ def prepared_in_cache(
     """
     record = source_record(sources)
     features = {modality: _relative(path, sources.folder) for modality, path in sources.features.items()}
-    key = hash_json([VERSION, record, features, asdict(settings), split_column, name])
+    key = hash_json([VERSION, record, features, asdict(settings), name])
     folder = cache_root() / "data" / f"{name}-{key[:20]}"
     if not is_prepared(folder):
-        raw = read_sources(sources, split_column)
+        raw = read_sources(sources, settings.split_column)
         build(raw, settings, folder, name=name, source=record, keep_existing=True, stage=stage)
         for note in notes(read_manifest(folder)):
             stage(note)
