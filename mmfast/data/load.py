@@ -149,7 +149,7 @@ def _check_split(stored: Mapping[str, Any], folder: Path, request: Request, agai
     if rule != "column" and (request.split == "column" or request.split_column != USUAL_COLUMN):
         raise MmfastError(
             f"{made} and no split column '{request.split_column}'; leave data.split and data.split_column out to use "
-            "it, choose a rule such as data.split=mmrec, or prepare it again with --split column"
+            "it, or choose a rule such as data.split=mmrec"
         )
     if request.split_column not in (USUAL_COLUMN, column):
         raise MmfastError(
