@@ -152,6 +152,8 @@ def summary(manifest: Mapping[str, Any]) -> Table:
     for part, number in manifest.get(HELD_OUT, {}).items():
         if number:
             table.add_row(f"{part} pairs that are in train too", f"{number:,}")
+    for name, why in manifest["source"].get("passed_over", {}).items():
+        table.add_row(f"not features, {name}", why)
     return table
 
 

@@ -22,11 +22,15 @@ def cache_root() -> Path:
 
 
 def source_record(sources: Sources) -> dict[str, Any]:
-    """Return format, and size and sha256 of every source file; contents are hashed each time, never assumed."""
+    """Return format, size and sha256 of every source file, and what was found beside them that is no features.
+
+    Contents are hashed each time, never assumed.
+    """
     names = {path: _relative(path, sources.folder) for path in sources.paths()}
     record = {"format": sources.format, "files": {name: file_record(path) for path, name in names.items()}}
     listed = {role: hash_json(sorted(p.name for p in folder.iterdir())) for role, folder in sources.listed.items()}
-    return {**record, "listings": listed} if listed else record
+    more = {"listings": listed, "passed_over": sources.passed_over}
+    return {**record, **{what: content for what, content in more.items() if content}}
 
 
 def prepared_in_cache(
