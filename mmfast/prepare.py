@@ -21,7 +21,7 @@ from mmfast.data.manifest import is_prepared, read_manifest
 from mmfast.data.notes import HELD_OUT, dropped_counts
 from mmfast.data.prepared import verify_prepared
 from mmfast.data.readers import FORMATS, find_sources, read_sources
-from mmfast.data.splits import COLD_SEED, DEFAULT_SEED, seed_of
+from mmfast.data.splits import COLD_SEED, DEFAULT_SEED
 from mmfast.errors import MmfastError
 
 EXAMPLES = """examples:
@@ -114,7 +114,7 @@ def prepare(
     stage("looking for files")
     sources = find_sources(source, format)
     sources.choose(features)
-    settings = Settings(split, seed_of(split, seed), core_of(sources.format, k_core), cold_users)
+    settings = Settings(split, seed, core_of(sources.format, k_core), cold_users, split_column)
     stage("hashing the source files")
     record = source_record(sources)
     stage("reading interactions")
@@ -152,6 +152,8 @@ def summary(manifest: Mapping[str, Any]) -> Table:
     for part, number in manifest.get(HELD_OUT, {}).items():
         if number:
             table.add_row(f"{part} pairs that are in train too", f"{number:,}")
+    for name, why in manifest["source"].get("passed_over", {}).items():
+        table.add_row(f"not features, {name}", why)
     return table
 
 

@@ -14,20 +14,25 @@ from mmfast.data.dataset import PARTS
 from mmfast.data.kcore import k_core, renumber
 from mmfast.data.prepared import part_sizes, write_prepared
 from mmfast.data.raw import RawData
-from mmfast.data.splits import split_rows
+from mmfast.data.splits import USUAL_COLUMN, seed_of, split_rows
 from mmfast.errors import MmfastError
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to prepare: split rule ("auto": the labels the data carry, else mmrec), its seed, k-core, cold users."""
+    """How to prepare: split rule ("auto": the labels the data carry, else mmrec), its seed, k-core, cold users.
+
+    `split_seed` None is the rule's own; given with labels that the data carry it is an error.
+    """
 
     split: str = "auto"
-    split_seed: int = 999
+    split_seed: int | None = None
     k_core: int = 0
     cold_users: str = "drop"
+    split_column: str = USUAL_COLUMN
 
     def __post_init__(self) -> None:
+        seed_of(self.split, self.split_seed)
         if self.cold_users not in ("drop", "keep"):
             raise MmfastError(f"cold_users is '{self.cold_users}'; want drop or keep")
         if self.k_core < 0:
@@ -53,6 +58,8 @@ def build(
     rows, user_codes, item_codes = _core(raw, rows, settings.k_core, dropped)
     stage("splitting")
     rows, split = label_rows(rows, settings.split, settings.split_seed, raw.time_kind)
+    if split["rule"] == "column" and settings.split_column != USUAL_COLUMN:
+        split["column"] = settings.split_column
     rows = clean_parts(rows, settings.cold_users, dropped)
     stage("describing items")
     item_ids = raw.item_ids.gather(item_codes)
@@ -73,8 +80,10 @@ def build(
     )
 
 
-def label_rows(rows: pl.DataFrame, rule: str, seed: int, time_kind: str | None) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Return rows with a `split` column under a rule, and the manifest's record of it.
+def label_rows(
+    rows: pl.DataFrame, rule: str, seed: int | None, time_kind: str | None
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Return rows with a `split` column under a rule, and the manifest's record of it; seed None is the rule's own.
 
     Rows are ordered by user, item and time first, so a random split depends on the content and not on the file order.
     """
@@ -84,6 +93,11 @@ def label_rows(rows: pl.DataFrame, rule: str, seed: int, time_kind: str | None) 
     if rule == "auto":
         rule = "column" if "split" in rows.columns else "mmrec"
     if rule == "column":
+        if seed is not None:
+            raise MmfastError(
+                f"the seed of the split is {seed} but the data carry their own split, which none changes; leave the "
+                "seed (data.split_seed, --seed) out, or choose a rule such as mmrec"
+            )
         return rows, {"rule": "column", "seed": None}
     if rule.partition(":")[0] == "time" and time_kind == "pos":
         raise MmfastError(
@@ -92,6 +106,7 @@ def label_rows(rows: pl.DataFrame, rule: str, seed: int, time_kind: str | None) 
         )
     rows = rows.drop("split", strict=False)
     rows = rows.sort([c for c in ("user", "item", "time") if c in rows.columns])
+    seed = seed_of(rule, seed)
     labels = split_rows(rows, rule, seed)
     return rows.with_columns(pl.Series("split", labels, pl.Int8)), {"rule": rule, "seed": seed}
 

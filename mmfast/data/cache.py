@@ -22,17 +22,20 @@ def cache_root() -> Path:
 
 
 def source_record(sources: Sources) -> dict[str, Any]:
-    """Return format, and size and sha256 of every source file; contents are hashed each time, never assumed."""
+    """Return format, size and sha256 of every source file, and what was found beside them that is no features.
+
+    Contents are hashed each time, never assumed.
+    """
     names = {path: _relative(path, sources.folder) for path in sources.paths()}
     record = {"format": sources.format, "files": {name: file_record(path) for path, name in names.items()}}
     listed = {role: hash_json(sorted(p.name for p in folder.iterdir())) for role, folder in sources.listed.items()}
-    return {**record, "listings": listed} if listed else record
+    more = {"listings": listed, "passed_over": sources.passed_over}
+    return {**record, **{what: content for what, content in more.items() if content}}
 
 
 def prepared_in_cache(
     sources: Sources,
     settings: Settings,
-    split_column: str,
     name: str,
     stage: Callable[[str], None] = lambda text: None,
 ) -> Path:
@@ -43,10 +46,10 @@ def prepared_in_cache(
     """
     record = source_record(sources)
     features = {modality: _relative(path, sources.folder) for modality, path in sources.features.items()}
-    key = hash_json([VERSION, record, features, asdict(settings), split_column, name])
+    key = hash_json([VERSION, record, features, asdict(settings), name])
     folder = cache_root() / "data" / f"{name}-{key[:20]}"
     if not is_prepared(folder):
-        raw = read_sources(sources, split_column)
+        raw = read_sources(sources, settings.split_column)
         build(raw, settings, folder, name=name, source=record, keep_existing=True, stage=stage)
         for note in notes(read_manifest(folder)):
             stage(note)

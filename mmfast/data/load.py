@@ -14,13 +14,13 @@ from mmfast.data.cache import prepared_in_cache
 from mmfast.data.dataset import Dataset
 from mmfast.data.features import check_feature_shape, check_modality, zero_rows
 from mmfast.data.hashing import hash_file
-from mmfast.data.locate import Located, check_counts, core_of, locate
+from mmfast.data.locate import DEMO, Located, check_counts, core_of, locate
 from mmfast.data.manifest import is_prepared
 from mmfast.data.notes import HELD_OUT, pairs_also_in_train
 from mmfast.data.prepared import parts_of, read_prepared, read_rows
 from mmfast.data.raw import open_matrix
 from mmfast.data.readers import find_sources
-from mmfast.data.splits import seed_of
+from mmfast.data.splits import USUAL_COLUMN, seed_of
 from mmfast.errors import MmfastError, suggest
 
 
@@ -82,8 +82,8 @@ def _prepare(place: Located, request: Request, stage: Callable[[str], None]) -> 
     sources = find_sources(place.folder)
     sources.choose(request.features)
     core = core_of(sources.format, request.k_core)
-    settings = Settings(request.split, request.seed, core, request.cold_users)
-    return prepared_in_cache(sources, settings, request.split_column, place.name, stage)
+    settings = Settings(request.split, request.split_seed, core, request.cold_users, request.split_column)
+    return prepared_in_cache(sources, settings, place.name, stage)
 
 
 def _request(config_or_name: Any, changes: Mapping[str, Any]) -> Request:
@@ -102,12 +102,7 @@ def _request(config_or_name: Any, changes: Mapping[str, Any]) -> Request:
 
 def _from_prepared(folder: Path, request: Request) -> Dataset:
     dataset = read_prepared(folder)
-    stored_core = int(dataset.manifest.get("k_core", 0))
-    if request.k_core is not None and request.k_core > stored_core:
-        raise MmfastError(
-            f"prepared folder '{folder}' was made with k_core={stored_core}, not {request.k_core}; "
-            f"prepare it again: mmfast prepare SOURCE {folder} --k-core {request.k_core} --force"
-        )
+    _check_core(dataset.manifest.get("k_core", 0), folder, request)
     dataset = _select_features(dataset, folder, request.features)
     return _resplit(dataset, folder, request)
 
@@ -116,6 +111,7 @@ def _resplit(dataset: Dataset, folder: Path, request: Request) -> Dataset:
     """Apply another split rule to the stored rows, or drop the rows of cold users that the folder keeps."""
     manifest = dict(dataset.manifest)
     again = request.split not in ("auto", "column") and _differs(manifest["split"], request)
+    _check_split(manifest["split"], folder, request, again)
     kept_cold = manifest.get("cold_users", "keep") == "keep"
     lost = sum(manifest["dropped"].get("cold_user_rows", {}).values())
     if lost and (again or request.cold_users == "keep"):
@@ -127,11 +123,44 @@ def _resplit(dataset: Dataset, folder: Path, request: Request) -> Dataset:
         return dataset
     rows, dropped = read_rows(folder, manifest), dict(manifest["dropped"])
     if again:
-        rows, manifest["split"] = label_rows(rows, request.split, request.seed, manifest.get("time"))
+        rows, manifest["split"] = label_rows(rows, request.split, request.split_seed, manifest.get("time"))
     parts = parts_of(clean_parts(rows, request.cold_users, dropped))
     manifest.update(dropped=dropped, cold_users=request.cold_users)
     manifest[HELD_OUT] = pairs_also_in_train(parts, dataset.num_items)
     return replace(dataset, manifest=manifest, **parts)
+
+
+def _check_core(stored: int, folder: Path, request: Request) -> None:
+    # 0 and 1 both mean none.
+    if request.k_core is None or max(request.k_core, 1) == max(stored, 1):
+        return
+    if request.name == DEMO:
+        raise MmfastError(f"data.k_core={request.k_core}: the demo catalogue is made as it is; leave data.k_core out")
+    raise MmfastError(
+        f"prepared folder '{folder}' was made with k_core={stored}, not {request.k_core}; prepare it again: mmfast "
+        f"prepare SOURCE {folder} --k-core {request.k_core} --force, or leave data.k_core out"
+    )
+
+
+def _check_split(stored: Mapping[str, Any], folder: Path, request: Request, again: bool) -> None:
+    """Refuse a split column that the folder does not hold, or a seed that no new split (`again`) makes use of."""
+    rule, seed, column = stored["rule"], stored.get("seed"), stored.get("column", USUAL_COLUMN)
+    made = f"prepared folder '{folder}' holds the split of rule '{rule}'"
+    if rule != "column" and (request.split == "column" or request.split_column != USUAL_COLUMN):
+        raise MmfastError(
+            f"{made} and no split column '{request.split_column}'; leave data.split and data.split_column out to use "
+            "it, or choose a rule such as data.split=mmrec"
+        )
+    if request.split_column not in (USUAL_COLUMN, column):
+        raise MmfastError(
+            f"{made} by the labels of '{column}', not of '{request.split_column}'; leave data.split_column out, or "
+            f"prepare it again with --split-column {request.split_column}"
+        )
+    if not again and request.split_seed not in (None, seed):
+        raise MmfastError(
+            f"{made} with {'no seed' if seed is None else f'seed {seed}'}, not seed {request.split_seed}; leave "
+            f"data.split_seed out, or split anew with data.split={'mmrec' if rule == 'column' else rule}"
+        )
 
 
 def _differs(stored: Mapping[str, Any], request: Request) -> bool:

@@ -30,7 +30,7 @@ def dropped_counts(manifest: Mapping[str, Any]) -> dict[str, int]:
 
 
 def notes(manifest: Mapping[str, Any]) -> list[str]:
-    """Return one line for each count of a manifest that is not zero, none for a folder without any."""
+    """Return a line for each count of a manifest that is not zero, and for each `.npy` file that is no features."""
     lines = [f"dropped: {number:,} {what}" for what, number in dropped_counts(manifest).items()]
     for part, number in manifest.get(HELD_OUT, {}).items():
         if number:
@@ -39,6 +39,8 @@ def notes(manifest: Mapping[str, Any]) -> list[str]:
         if about["missing"]:
             missing, items = len(about["missing"]), manifest["num_items"]
             lines.append(f"features '{modality}': {missing:,} of {items:,} items have none")
+    for name, why in manifest.get("source", {}).get("passed_over", {}).items():
+        lines.append(f"not taken as features: '{name}' {why}")
     return lines
 
 

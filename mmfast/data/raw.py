@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import polars as pl
+from numpy.lib.format import MAGIC_PREFIX
 
 from mmfast.data.features import check_feature_shape, zero_rows
 from mmfast.data.hashing import row_blocks
@@ -88,11 +89,20 @@ class MatrixFile:
 def open_matrix(path: Path) -> np.ndarray:
     """Memory-map a `.npy` file. Raises MmfastError when it is missing, cut short or not a plain array of numbers."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            known = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
+        array = np.load(path, mmap_mode="r", allow_pickle=False) if known else None
     except FileNotFoundError:
         raise MmfastError(f"feature file '{path}' does not exist") from None
     except (ValueError, EOFError, OSError) as error:
+        if "Python objects" in str(error):
+            raise MmfastError(f"feature file '{path}' holds Python objects; want numbers, float32 or float16") from None
         raise MmfastError(f"feature file '{path}' cannot be read as .npy ({error}); copy or compute it again") from None
+    if array is None:
+        raise MmfastError(
+            f"feature file '{path}' cannot be read as .npy: it does not begin as such files do; write a matrix of "
+            "numbers with numpy.save (an image_features_*.b goes beside the ratings of its category)"
+        )
     if array.dtype.kind not in "fiu":
         raise MmfastError(f"feature file '{path}' holds {array.dtype}; want numbers, float32 or float16")
     return array

@@ -188,5 +188,5 @@ class Sampler:
         raise MmfastError(
             f"sampler: user {name} has all {len(self._candidates)} candidate items in train ({len(full)} such users), "
             "so no negative exists; remove these users or give them fewer items"
-            + (", or use negatives=all_items" if wider else "")
+            + (", or set train.negatives=all_items" if wider else "")
         )

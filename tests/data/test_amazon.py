@@ -120,6 +120,22 @@ def test_2014_image_file_with_faults(tmp_path):
         load_dataset(str(folder), features={"text": "x.npy"})
 
 
+@pytest.mark.parametrize("release", ["2014", "2018"])
+def test_arrays_beside_raw_files_are_told(tmp_path, release):
+    folder = tmp_path / "toys"
+    if release == "2014":
+        write_2014(folder)
+    else:
+        records = [{"reviewerID": u, "asin": i, "unixReviewTime": t} for u, i, t in core_rows()]
+        write_text(folder / "Toys.json", json_lines(records))
+    np.save(folder / "text.npy", np.ones((6, 2), np.float32))
+    heard = []
+    assert load_dataset(str(folder), stage=heard.append).modalities == ()
+    assert heard[-1].startswith("not taken as features: 'text.npy' has rows that name no item of raw files; prepare")
+    with pytest.raises(MmfastError, match=r"text.npy' has rows that name no item of raw files"):
+        load_dataset(str(folder), features=["text"])
+
+
 def test_2014_meta_is_never_run(tmp_path):
     folder = tmp_path / "toys"
     write_2014(folder)

@@ -173,10 +173,48 @@ def test_cold_users_are_dropped_or_kept(tmp_path):
         load_dataset(str(folder), cold_users="maybe")
 
 
-def test_k_core_of_a_prepared_folder_is_not_silently_ignored(tmp_path):
+@pytest.mark.parametrize(("stored", "asked"), [(0, 5), (2, 0), (2, 1), (3, 2)])
+def test_k_core_of_a_prepared_folder_is_not_silently_ignored(tmp_path, stored, asked):
+    ready = prepare(write_plain(tmp_path / "shop"), tmp_path / "ready", k_core=stored)
+    with pytest.raises(MmfastError, match=f"made with k_core={stored}, not {asked}; prepare it again.*or leave data.k"):
+        load_dataset(str(ready), k_core=asked)
+    assert load_dataset(str(ready), k_core=stored).fingerprint == load_dataset(str(ready)).fingerprint
+
+
+def test_no_k_core_is_0_or_1(tmp_path):
     ready = prepare(write_plain(tmp_path / "shop"), tmp_path / "ready")
-    with pytest.raises(MmfastError, match="made with k_core=0, not 5; prepare it again"):
-        load_dataset(str(ready), k_core=5)
+    assert load_dataset(str(ready), k_core=1).fingerprint == load_dataset(str(ready), k_core=0).fingerprint
+
+
+def test_a_seed_that_no_split_uses_is_not_silently_ignored(tmp_path, cache):
+    labelled = write_plain(tmp_path / "labelled", labels=[0, 0, 0, 0, 1, 2] * 12)
+    for make in (lambda: load_dataset(str(labelled), split_seed=7), lambda: prepare(labelled, tmp_path / "x", seed=7)):
+        with pytest.raises(MmfastError, match=r"seed of the split is 7 but the data carry their own split.*leave the"):
+            make()
+    assert not cache.exists() and not (tmp_path / "x").exists()
+    ready = prepare(labelled, tmp_path / "ready")
+    with pytest.raises(MmfastError, match=r"'column' with no seed, not seed 7; leave .* data.split=mmrec"):
+        load_dataset(str(ready), split_seed=7)
+    drawn = prepare(labelled, tmp_path / "drawn", split="lattice", seed=3)
+    with pytest.raises(MmfastError, match=r"'lattice' with seed 3, not seed 7; leave .* data.split=lattice"):
+        load_dataset(str(drawn), split_seed=7)
+    assert load_dataset(str(drawn), split_seed=3).fingerprint == load_dataset(str(drawn)).fingerprint
+    assert load_dataset(str(drawn), split_seed=7, split="lattice").manifest["split"]["seed"] == 7
+
+
+def test_a_split_column_that_a_prepared_folder_lacks_is_not_silently_ignored(tmp_path):
+    rows = [(u, i, [0, 0, 0, 0, 1, 2][s % 6]) for s, (u, i) in enumerate(plain_rows())]
+    source = write_plain(tmp_path / "shop", rows, header="user,item,fold")
+    drawn = prepare(source, tmp_path / "drawn")
+    for changes in ({"split": "column"}, {"split_column": "fold"}, {"split": "mmrec", "split_column": "fold"}):
+        with pytest.raises(MmfastError, match=r"the split of rule 'mmrec' and no split column .*; leave data.split"):
+            load_dataset(str(drawn), **changes)
+    ready = prepare(source, tmp_path / "ready", split_column="fold")
+    given = load_dataset(str(ready), split="column", split_column="fold")
+    assert given.fingerprint == load_dataset(str(ready)).fingerprint
+    assert given.fingerprint == load_dataset(str(source), split_column="fold").fingerprint
+    with pytest.raises(MmfastError, match=r"by the labels of 'fold', not of 'nope'; leave data\.split_column out"):
+        load_dataset(str(ready), split_column="nope")
 
 
 def test_unknown_names_fields_and_objects(tmp_path):
@@ -231,3 +269,18 @@ def test_a_folder_without_data_lists_what_it_has(tmp_path):
     write_text(tmp_path / "shop" / "notes.txt", "hello")
     with pytest.raises(MmfastError, match=r"holds no data of format auto \(notes.txt\); want NAME.inter"):
         load_dataset(str(tmp_path / "shop"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k_core": 3}, "data.k_core=3: the demo catalogue is made as it is; leave data.k_core out$"),
+        ({"split_seed": 5}, "'mmrec' with seed 999, not seed 5; leave data.split_seed out"),
+        ({"split": "column"}, "no split column 'split'"),
+    ],
+)
+def test_what_the_demo_was_not_made_with_is_told(tmp_path, monkeypatch, changes, message):
+    ready = prepare(write_plain(tmp_path / "shop"), tmp_path / "demo")
+    monkeypatch.setattr("mmfast.data.demo.demo_folder", lambda: ready)
+    with pytest.raises(MmfastError, match=message):
+        load_dataset("demo", **changes)

@@ -1,7 +1,5 @@
 """MMRec, plain and MicroLens folders in their real forms: ids, features, splits, and what is refused."""
 
-import json
-
 import numpy as np
 import polars as pl
 import pytest
@@ -190,19 +188,6 @@ def test_a_variant_stands_in_for_a_missing_plain_file(tmp_path):
     assert load_dataset(str(folder), features={"text": "text_feat_e5.npy"}).features["text"].shape == (9, 3)
 
 
-def test_sidecar_names_encoder_and_missing_items(tmp_path):
-    folder = write_plain(tmp_path / "shop", features={"text_feat": numbered(9, 2)})
-    (folder / "text_feat.json").write_text(json.dumps({"encoder": "minilm", "missing": ["4", "2"]}))
-    data = load_dataset(str(folder))
-    assert data.manifest["features"]["text"]["encoder"] == "minilm" and data.missing["text"].tolist() == [2, 4]
-    (folder / "text_feat.json").write_text(json.dumps({"missing": ["nobody"]}))
-    with pytest.raises(MmfastError, match="missing item 'nobody', which is unknown"):
-        load_dataset(str(folder))
-    (folder / "text_feat.json").write_text("{")
-    with pytest.raises(MmfastError, match=r"text_feat.json' is not JSON"):
-        load_dataset(str(folder))
-
-
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -221,16 +206,6 @@ def test_feature_files_with_faults(tmp_path, array, message):
     with pytest.raises(MmfastError, match=message):
         load_dataset(str(folder))
     assert not any((tmp_path / "cache").rglob("*.*"))
-
-
-@pytest.mark.parametrize("stem", ["text_feat", "text", "audio"])
-@pytest.mark.parametrize("size", [0, 40, 1000])
-def test_a_feature_file_cut_short(tmp_path, stem, size):
-    folder = write_plain(tmp_path / "shop", features={stem: numbered(9, 200)})
-    path = folder / f"{stem}.npy"
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(MmfastError, match=rf"{stem}.npy' cannot be read as .npy"):
-        load_dataset(str(folder))
 
 
 def test_whole_numbers_are_features_and_other_arrays_are_not(tmp_path):

@@ -125,7 +125,7 @@ def test_a_user_with_every_item_is_named():
     pairs = [(0, 0), (1, 0), (1, 1), (1, 2)]
     data = dataset(pairs=pairs, num_users=2, num_items=4, user_ids=["anna", "bert"])
     with pytest.raises(
-        MmfastError, match=r"user 1 \('bert'\) has all 3 candidate .* fewer items, or use negatives=all"
+        MmfastError, match=r"user 1 \('bert'\) has all 3 candidate .* fewer items, or set train.negatives=all_"
     ):
         Sampler(data, 2, seed=0)
     assert Sampler(data, 2, seed=0, negatives="all_items").steps == 2

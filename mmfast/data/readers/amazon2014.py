@@ -16,7 +16,7 @@ import polars as pl
 from mmfast.data.features import zero_rows
 from mmfast.data.raw import FeatureSource, RawData
 from mmfast.data.readers.amazon_text import one_line, one_text, standard_text
-from mmfast.data.readers.files import Sources, first_file
+from mmfast.data.readers.files import Sources, first_file, unnumbered
 from mmfast.data.readers.lines import code_rows, collect_details, read_json_lines
 from mmfast.data.storage import new_matrix
 from mmfast.errors import MmfastError
@@ -39,7 +39,8 @@ def find(folder: Path) -> Sources | None:
     meta = first_file(folder, "meta_*.json.gz", "meta_*.json")
     images = first_file(folder, "image_features_*.b")
     files = {"ratings" if ratings else "reviews": reviews, **({"meta": meta} if meta else {})}
-    return Sources("amazon2014", folder, files, {"image": images} if images else {})
+    features = {"image": images} if images else {}
+    return Sources("amazon2014", folder, files, features, passed_over=unnumbered(folder))
 
 
 def read(sources: Sources, split_column: str) -> RawData:

@@ -13,7 +13,7 @@ import polars as pl
 
 from mmfast.data.raw import RawData
 from mmfast.data.readers.amazon_text import one_line, standard_text
-from mmfast.data.readers.files import Sources, first_file
+from mmfast.data.readers.files import Sources, first_file, unnumbered
 from mmfast.data.readers.lines import code_rows, collect_details, first_record, read_json_lines
 from mmfast.errors import MmfastError
 
@@ -45,7 +45,8 @@ def find_json_lines(folder: Path, name: str, endings: tuple[str, ...], fields: M
         listed = ", ".join(path.name for path in reviews)
         raise MmfastError(f"'{folder}' has several files of reviews ({listed}); keep one per folder")
     meta = first_file(folder, *(f"meta_*.{ending}" for ending in endings))
-    return Sources(name, folder, {"reviews": reviews[0], **({"meta": meta} if meta else {})})
+    files = {"reviews": reviews[0], **({"meta": meta} if meta else {})}
+    return Sources(name, folder, files, passed_over=unnumbered(folder))
 
 
 def read_reviews(sources: Sources, fields: Mapping[str, str], key: re.Pattern[bytes], describe: Any) -> RawData:

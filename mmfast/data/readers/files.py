@@ -15,6 +15,7 @@ from mmfast.errors import MmfastError, suggest
 
 MARK = r"(?:feat|feats|feature|features)"
 NAMED = re.compile(rf"^(?P<modality>[A-Za-z0-9]+)_{MARK}(?:_(?P<variant>.+))?$")
+WANTED = "want a matrix of numbers, one row per item"
 PREFIXED = re.compile(rf"^{MARK}_(?P<modality>[A-Za-z0-9]+)$")
 
 
@@ -22,7 +23,8 @@ PREFIXED = re.compile(rf"^{MARK}_(?P<modality>[A-Za-z0-9]+)$")
 class Sources:
     """The files a reader will read: `files` by role, `features` by modality, `choices` where the name is ambiguous.
 
-    `listed` are folders of which only the names of the files matter, such as covers.
+    `listed` are folders of which only the names of the files matter, such as covers; `passed_over` are names of `.npy`
+    files that are not taken as features -> why.
     """
 
     format: str
@@ -31,6 +33,7 @@ class Sources:
     features: dict[str, Path] = field(default_factory=dict)
     choices: dict[str, list[Path]] = field(default_factory=dict)
     listed: dict[str, Path] = field(default_factory=dict)
+    passed_over: dict[str, str] = field(default_factory=dict)
 
     def paths(self) -> list[Path]:
         """Every file, sidecars of features included, in a fixed order."""
@@ -45,6 +48,7 @@ class Sources:
         """
         if isinstance(wanted, dict):
             self.features = {modality: self._named(modality, name) for modality, name in wanted.items()}
+            self.passed_over = {}
             return
         for modality in {**self.choices, **self.features} if wanted is None else wanted:
             if modality in self.choices:
@@ -54,6 +58,9 @@ class Sources:
                     f'data.features={{"{modality}": "{self.choices[modality][0].name}"}}'
                 )
             if modality not in self.features:
+                if f"{modality}.npy" in self.passed_over:
+                    why = self.passed_over[f"{modality}.npy"]
+                    raise MmfastError(f"features '{modality}': '{self.folder / modality}.npy' {why}")
                 known = ", ".join(sorted(self.features)) or "none"
                 raise MmfastError(
                     f"'{self.folder}' has no features '{modality}'.{suggest(modality, self.features)} Known: {known}"
@@ -61,6 +68,7 @@ class Sources:
             check_modality(modality, given_by=self.features[modality].name)
         if wanted is not None:
             self.features = {modality: self.features[modality] for modality in wanted}
+            self.passed_over = {}
 
     def _named(self, modality: str, name: str) -> Path:
         check_modality(modality)
@@ -72,19 +80,25 @@ class Sources:
         return path
 
 
-def find_features(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    """Return (modality -> file, modality -> files to choose from) by the names of the `.npy` files.
+def sources_with_features(
+    format: str, folder: Path, files: dict[str, Path], listed: dict[str, Path] | None = None
+) -> Sources:
+    """Return the sources of a folder whose features are told by the names of its `.npy` files.
 
     `image_feat`, `image_features` and `feature_image` are "image"; `text_feat_minilm` is "text" when no plain file
     is; any other stem is a modality of its own if the file holds a matrix of numbers, or cannot be read, which is told
-    when it is read.
+    when it is read. What else it may hold is told as a note.
     """
+    passed_over: dict[str, str] = {}
     plain: dict[str, list[Path]] = {}
     variants: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.npy")):
         match = PREFIXED.match(path.stem) or NAMED.match(path.stem)
         if match is None:
-            if _may_hold_features(path):
+            why = _unusable(path)
+            if why:
+                passed_over[path.name] = why
+            else:
                 plain.setdefault(path.stem, []).append(path)
         elif match.groupdict().get("variant"):
             variants.setdefault(match["modality"], []).append(path)
@@ -92,7 +106,8 @@ def find_features(folder: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]
             plain.setdefault(match["modality"], []).append(path)
     every = {**variants, **plain}
     found = {modality: paths[0] for modality, paths in every.items() if len(paths) == 1}
-    return found, {modality: paths for modality, paths in every.items() if len(paths) > 1}
+    choices = {modality: paths for modality, paths in every.items() if len(paths) > 1}
+    return Sources(format, folder, files, found, choices, listed or {}, passed_over)
 
 
 def sidecar(path: Path) -> dict[str, Any]:
@@ -122,10 +137,20 @@ def first_file(folder: Path, *names: str) -> Path | None:
     return None
 
 
-def _may_hold_features(path: Path) -> bool:
+def unnumbered(folder: Path) -> dict[str, str]:
+    """Return why the `.npy` files beside raw data, whose items are numbered only when prepared, are no features."""
+    why = "has rows that name no item of raw files; prepare without it, then give it with the prepared folder"
+    return {path.name: why for path in sorted(folder.glob("*.npy"))}
+
+
+def _unusable(path: Path) -> str:
+    """Return why a `.npy` file cannot be features, "" for a matrix of numbers and a damaged file."""
     # Other arrays lie next to features, such as pickled graphs and lists of ids; only the header is read.
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        return "Python objects" not in str(error)
-    return array.ndim == 2 and array.dtype.kind in "fiu"
+        return f"holds Python objects; {WANTED}" if "Python objects" in str(error) else ""
+    # An archive of arrays under the name of one is told when it is read, too.
+    if not isinstance(array, np.ndarray) or (array.ndim == 2 and array.dtype.kind in "fiu"):
+        return ""
+    return f"holds {array.dtype} of shape {array.shape}; {WANTED}"

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from mmfast.data.raw import RawData, open_matrix
-from mmfast.data.readers.files import Sources, find_features, first_file
+from mmfast.data.readers.files import Sources, first_file, sources_with_features
 from mmfast.data.readers.lines import code_rows
 from mmfast.data.readers.tables import Coded, as_numbers, column, matrix_file, read_table
 from mmfast.errors import MmfastError
@@ -28,10 +28,9 @@ def find(folder: Path) -> Sources | None:
         return None
     titles = first_file(folder, "*title*.csv")
     covers = sorted(path for path in folder.glob("*cover*") if path.is_dir())
-    features, choices = find_features(folder)
     files = {"pairs": pairs, **({"titles": titles} if titles else {})}
     listed = {"covers": covers[0]} if covers else {}
-    return Sources("microlens", folder, files, features, choices, listed)
+    return sources_with_features("microlens", folder, files, listed)
 
 
 def read(sources: Sources, split_column: str) -> RawData:
@@ -71,7 +70,7 @@ def _read_sequences(path: Path) -> pl.DataFrame:
 def _rows_of(path: Path, items: Coded) -> np.ndarray:
     """Return the feature row of every item code. Raises MmfastError when numbers and rows do not fit."""
     numbers = as_numbers(items.ids)
-    rows = len(open_matrix(path))
+    rows = len(np.atleast_1d(open_matrix(path)))  # a single number is refused with its shape when it is written
     if numbers is None:
         raise MmfastError(f"'{path.name}': items such as '{items.ids[0]}' are no numbers, so no row can be told theirs")
     first = 1 if numbers.min() >= 1 and numbers.max() == rows else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from mmfast.data.raw import RawData
-from mmfast.data.readers.files import Sources, find_features, first_file
+from mmfast.data.readers.files import Sources, first_file, sources_with_features
 from mmfast.data.readers.tables import (
     Coded,
     as_numbers,
@@ -27,8 +27,7 @@ def find(folder: Path) -> Sources | None:
     path = first_file(folder, "*.inter")
     if path is None:
         return None
-    features, choices = find_features(folder)
-    return Sources("mmrec", folder, {"interactions": path}, features, choices)
+    return sources_with_features("mmrec", folder, {"interactions": path})
 
 
 def read(sources: Sources, split_column: str) -> RawData:

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from mmfast.data.raw import ItemDetails, RawData
-from mmfast.data.readers.files import Sources, find_features, first_file
+from mmfast.data.readers.files import Sources, first_file, sources_with_features
 from mmfast.data.readers.tables import (
     ITEM_NAMES,
     USER_NAMES,
@@ -36,8 +36,7 @@ def find(folder: Path) -> Sources | None:
             files[role] = path
     if "interactions" not in files:
         return None
-    features, choices = find_features(folder)
-    return Sources("plain", folder, files, features, choices)
+    return sources_with_features("plain", folder, files)
 
 
 def read(sources: Sources, split_column: str) -> RawData:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -210,11 +211,21 @@ def matrix_file(path: Path, items: Coded, row_of_item: np.ndarray | None = None)
     return MatrixFile(path, len(items.ids), row_of_item, encoder, missing)
 
 
-def _codes_of(missing: list[int | str], items: Coded, path: Path) -> list[int]:
-    if all(isinstance(item, int) for item in missing):
-        return list(missing)
+def _codes_of(missing: Any, items: Coded, path: Path) -> list[int]:
+    """Return the codes of the items that a sidecar lists: row numbers where rows are items, else original ids."""
+    called = f"the .json beside '{path.name}'"
+    if not isinstance(missing, list) or not all(type(item) in (int, str) for item in missing):
+        raise MmfastError(f"{called} records as missing {str(missing)[:40]}; want a list of items, [] for none")
+    if items.kept and all(isinstance(item, int) for item in missing):
+        beyond = [item for item in missing if not 0 <= item < len(items.ids)]
+        if beyond:
+            raise MmfastError(
+                f"{called} records the missing item {beyond[0]} but the items are 0 to {len(items.ids) - 1} "
+                f"({len(beyond)} such entries); correct or remove them"
+            )
+        return missing
     known = {item: code for code, item in enumerate(items.ids)}
     unknown = [item for item in missing if str(item) not in known]
     if unknown:
-        raise MmfastError(f"the .json beside '{path.name}' records the missing item '{unknown[0]}', which is unknown")
+        raise MmfastError(f"{called} records the missing item '{unknown[0]}', which is unknown; correct or remove it")
     return [known[str(item)] for item in missing]
