@@ -71,6 +71,7 @@ def interaction_columns(frame: pl.DataFrame, path: Path, split_column: str) -> t
     rows = frame.select(pl.col(old).alias(new) for new, old in picked.items())
     for kind in ("user", "item"):
         check_not_negative(rows[kind], kind, path)
+        check_one_way(rows[kind], kind, path)
     if time:
         rows = rows.with_columns(time_values(rows["time"], path))
     if split:
@@ -128,6 +129,20 @@ def check_not_negative(ids: pl.Series, kind: str, path: Path) -> None:
             f"'{path.name}': {kind} {ids[row]} in row {row + 1} (the header not counted) is negative; number the "
             f"{kind}s from 0, and leave the {kind} empty where there is none (such rows are left out and counted)"
         )
+
+
+def check_one_way(ids: pl.Series, kind: str, path: Path) -> None:
+    """Raise MmfastError naming the row when ids are whole numbers and some, not all, are written as 1.0."""
+    if ids.dtype != pl.String or not ids.str.contains(".", literal=True).any():
+        return
+    pointed = ids.str.contains(r"^[0-9]+\.0*$")
+    if pointed.all() or not (pointed | ids.str.contains(r"^[0-9]+$")).all():
+        return
+    row = int(pointed.arg_true()[0])
+    raise MmfastError(
+        f"'{path.name}': {kind} {ids[row]} in row {row + 1} (the header not counted) has a decimal point and others "
+        f"have none ({int(pointed.sum())} such rows), so that one {kind} would be two; write every number without one"
+    )
 
 
 def may_be_rows(numbers: pl.Series) -> bool:
