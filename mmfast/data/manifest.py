@@ -44,6 +44,7 @@ class _Feature(_Form):
 class _Split(_Form):
     rule: str
     seed: Number | None = None
+    column: str = "split"
 
 
 class _Parts(_Form):

@@ -12,7 +12,7 @@ import polars as pl
 from mmfast.data.ids import check_unique
 from mmfast.data.raw import MatrixFile, open_matrix
 from mmfast.data.readers.files import Sources, sidecar
-from mmfast.data.splits import read_labels
+from mmfast.data.splits import USUAL_COLUMN, USUAL_COLUMNS, read_labels
 from mmfast.errors import MmfastError
 
 USER_NAMES = ("user", "user_id", "userid", "reviewerid", "reviewer_id", "uid")
@@ -62,9 +62,9 @@ def interaction_columns(frame: pl.DataFrame, path: Path, split_column: str) -> t
     time = column(frame, TIME_NAMES, path, required=False)
     if time:
         picked["time"] = time
-    labels = ("split", "x_label") if split_column == "split" else (split_column.lower(),)
+    labels = USUAL_COLUMNS if split_column == USUAL_COLUMN else (split_column.lower(),)
     split = column(frame, labels, path, required=False)
-    if split is None and split_column != "split":
+    if split is None and split_column != USUAL_COLUMN:
         raise MmfastError(
             f"'{path.name}' has no split column '{split_column}'; its columns are {', '.join(frame.columns)}"
         )
