@@ -20,7 +20,7 @@ from mmfast.data.notes import HELD_OUT, pairs_also_in_train
 from mmfast.data.prepared import parts_of, read_prepared, read_rows
 from mmfast.data.raw import open_matrix
 from mmfast.data.readers import find_sources
-from mmfast.data.splits import USUAL_COLUMN, seed_of
+from mmfast.data.splits import USUAL_COLUMN, USUAL_COLUMNS, seed_of
 from mmfast.errors import MmfastError, suggest
 
 
@@ -144,17 +144,18 @@ def _check_core(stored: int, folder: Path, request: Request) -> None:
 
 def _check_split(stored: Mapping[str, Any], folder: Path, request: Request, again: bool) -> None:
     """Refuse a split column that the folder does not hold, or a seed that no new split (`again`) makes use of."""
-    rule, seed, column = stored["rule"], stored.get("seed"), stored.get("column", USUAL_COLUMN)
+    rule, seed = stored["rule"], stored.get("seed")
+    columns = (stored["column"].lower(),) if "column" in stored else USUAL_COLUMNS
     made = f"prepared folder '{folder}' holds the split of rule '{rule}'"
     if rule != "column" and (request.split == "column" or request.split_column != USUAL_COLUMN):
         raise MmfastError(
             f"{made} and no split column '{request.split_column}'; leave data.split and data.split_column out to use "
             "it, or choose a rule such as data.split=mmrec"
         )
-    if request.split_column not in (USUAL_COLUMN, column):
+    if request.split_column.lower() not in (USUAL_COLUMN, *columns):
         raise MmfastError(
-            f"{made} by the labels of '{column}', not of '{request.split_column}'; leave data.split_column out, or "
-            f"prepare it again with --split-column {request.split_column}"
+            f"{made} by the labels of {' or '.join(columns)}, not of '{request.split_column}'; leave "
+            f"data.split_column out, or prepare it again with --split-column {request.split_column}"
         )
     if not again and request.split_seed not in (None, seed):
         raise MmfastError(

@@ -6,7 +6,10 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
 
 from mmfast.data.hashing import hash_file
 from mmfast.errors import MmfastError
@@ -14,7 +17,62 @@ from mmfast.errors import MmfastError
 MANIFEST = "manifest.json"
 FORMAT = "mmfast-prepared"
 VERSION = 1
-REQUIRED = ("name", "num_users", "num_items", "rows", "files", "features", "split", "dropped")
+SHOWN = 40  # characters of a wrong value
+TABLES = ("interactions.parquet", "users.parquet", "items.parquet")
+Number = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Form(pydantic.BaseModel):
+    """A part of a manifest; what else it holds is left as it is."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="allow")
+
+
+class _File(_Form):
+    bytes: Number
+    sha256: str
+
+
+class _Feature(_Form):
+    file: str
+    shape: Annotated[list[Number], Field(min_length=2, max_length=2)]
+    dtype: str
+    encoder: str
+    missing: list[Number]
+
+
+class _Split(_Form):
+    rule: str
+    seed: Number | None = None
+    column: str = "split"
+
+
+class _Parts(_Form):
+    train: Number
+    valid: Number
+    test: Number
+
+
+class _Source(_Form):
+    passed_over: dict[str, str] = {}
+
+
+class _Manifest(_Form):
+    """What is read from a manifest of this version, with the defaults where it may be absent."""
+
+    name: str
+    num_users: Number
+    num_items: Number
+    rows: _Parts
+    files: dict[str, _File]
+    features: dict[str, _Feature]
+    split: _Split
+    dropped: dict[str, Number | dict[str, Number]]
+    source: _Source = _Source()
+    k_core: Number = 0
+    cold_users: Literal["drop", "keep"] = "keep"
+    time: str | None = None
+    train_pairs_held_out: dict[str, Number] = {}
 
 
 def library_version() -> str:
@@ -74,9 +132,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"prepared folder '{folder}' has format version {manifest.get('version')} but this mmfast "
             f"({library_version()}) reads version {VERSION}; prepare it again from its source"
         )
-    absent = [key for key in REQUIRED if key not in manifest]
-    if absent:
-        raise damaged(folder, f"manifest.json lacks {', '.join(absent)}")
+    _check_form(folder, manifest)
     _check_sizes(folder, manifest["files"])
     return manifest
 
@@ -84,6 +140,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def damaged(folder: Path, why: str) -> MmfastError:
     """Return the error that says why a prepared folder cannot be used."""
     return MmfastError(f"prepared folder '{folder}' is damaged: {why}; prepare it again from its source")
+
+
+def _check_form(folder: Path, manifest: Mapping[str, Any]) -> None:
+    absent = [key for key, field in _Manifest.model_fields.items() if field.is_required() and key not in manifest]
+    if absent:
+        raise damaged(folder, f"manifest.json lacks {', '.join(absent)}")
+    try:
+        _Manifest.model_validate(manifest)
+    except pydantic.ValidationError as failure:
+        raise damaged(folder, f"in manifest.json {_sentence(failure.errors(include_url=False)[0])}") from None
+    named = [*TABLES, *(about["file"] for about in manifest["features"].values())]
+    unknown = [name for name in named if name not in manifest["files"]]
+    if unknown:
+        raise damaged(folder, f"the files of manifest.json lack {', '.join(unknown)}")
+
+
+def _sentence(mistake: Mapping[str, Any]) -> str:
+    # Where several types are allowed, their names stand among the keys.
+    keys = [str(key) for key in mistake["loc"] if not str(key).startswith(("constrained-", "dict["))]
+    where, given, message = ".".join(keys), repr(mistake["input"]), mistake["msg"]
+    if mistake["type"] == "missing":
+        return f"{where} is missing"
+    shown = given if len(given) <= SHOWN else f"{given[:SHOWN]}..."
+    return f"{where} is {shown}; {message[0].lower()}{message[1:]}"
 
 
 def _check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:

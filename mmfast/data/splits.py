@@ -20,7 +20,8 @@ LABELS = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev
 TIME_CUTS = (0.8, 0.9)
 DEFAULT_SEED = 999
 MOST_SEED = 2**63 - 1  # as for every seed of a config
-USUAL_COLUMN = "split"  # of the labels of a given split, or x_label as MMRec calls it
+USUAL_COLUMNS = ("split", "x_label")  # labels of a given split; MMRec calls them x_label
+USUAL_COLUMN = USUAL_COLUMNS[0]
 COLD_SEED = 123  # the seed of the LATTICE cold-start script
 
 

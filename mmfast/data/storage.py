@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -16,6 +17,9 @@ import polars as pl
 from mmfast.data.hashing import row_blocks
 from mmfast.data.manifest import is_ours
 from mmfast.errors import MmfastError
+
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
 
 
 @contextmanager
@@ -108,9 +112,17 @@ def _check_replaceable(target: Path) -> None:
 
 def _cannot_write(target: Path, error: Exception) -> MmfastError:
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-    return MmfastError(
-        f"prepare: cannot write '{target}': {reason}; free space or choose another folder (MMFAST_CACHE)"
-    )
+    return MmfastError(f"prepare: cannot write '{target}': {reason}; {advice(error, 'MMFAST_CACHE')}")
+
+
+def advice(error: Exception, setting: str) -> str:
+    """Return what to do when a folder cannot be written; `setting` is what names another folder."""
+    code = getattr(error, "errno", None)
+    if code in NOT_ALLOWED:
+        return f"get the right to write there, or choose another folder ({setting})"
+    if code in NO_PLACE:
+        return f"no folder can be made there, choose another ({setting})"
+    return f"free space or choose another folder ({setting})"
 
 
 def _sync(folder: Path) -> None:

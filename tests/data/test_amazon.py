@@ -136,6 +136,25 @@ def test_arrays_beside_raw_files_are_told(tmp_path, release):
         load_dataset(str(folder), features=["text"])
 
 
+@pytest.mark.parametrize("release", ["2018", "2023"])
+@pytest.mark.parametrize(("at", "block_bytes"), [(1, 32 << 20), (17, 32 << 20), (41, 32 << 20), (30, 200)])
+@pytest.mark.parametrize("bad", ['{"asin": "B0', "[1]", "\udcff", '{"unixReviewTime": "noon", "timestamp": "noon"}'])
+def test_a_bad_line_of_reviews_is_named(tmp_path, monkeypatch, release, at, block_bytes, bad):
+    names = ("reviewerID", "asin", "unixReviewTime") if release == "2018" else ("user_id", "parent_asin", "timestamp")
+    lines = [json.dumps(dict(zip(names, row, strict=True))) for row in core_rows()]
+    lines[at] = bad
+    lines.insert(3, "")
+    path = tmp_path / "toys" / ("Toys.json" if release == "2018" else "Toys.jsonl")
+    path.parent.mkdir()
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    monkeypatch.setattr(blocks_of_lines, "__defaults__", (block_bytes,))
+    number = at + 1 + (at >= 3)
+    with pytest.raises(
+        MmfastError, match=rf"' line {number} cannot be read \(.*\); want one .*: correct or remove the"
+    ):
+        load_dataset(str(path.parent))
+
+
 def test_2014_meta_is_never_run(tmp_path):
     folder = tmp_path / "toys"
     write_2014(folder)
@@ -156,7 +175,7 @@ def test_2014_files_with_faults(tmp_path):
     with pytest.raises(MmfastError, match="is cut short or damaged"):
         load_dataset(str(tmp_path / "c"))
     write_text(tmp_path / "d" / "reviews_Toys.json", "{oops\n")
-    with pytest.raises(MmfastError, match="is not JSON lines"):
+    with pytest.raises(MmfastError, match=r"line 1 cannot be read"):
         load_dataset(str(tmp_path / "d"))
     for name in ("ratings_A.csv", "ratings_B.csv"):
         write_2014(tmp_path / "e", name=name)

@@ -213,8 +213,12 @@ def test_a_split_column_that_a_prepared_folder_lacks_is_not_silently_ignored(tmp
     given = load_dataset(str(ready), split="column", split_column="fold")
     assert given.fingerprint == load_dataset(str(ready)).fingerprint
     assert given.fingerprint == load_dataset(str(source), split_column="fold").fingerprint
-    with pytest.raises(MmfastError, match=r"by the labels of 'fold', not of 'nope'; leave data\.split_column out"):
+    with pytest.raises(MmfastError, match=r"by the labels of fold, not of 'nope'; leave data\.split_column out"):
         load_dataset(str(ready), split_column="nope")
+    usual = prepare(write_plain(tmp_path / "usual", labels=[0, 0, 0, 0, 1, 2] * 12), tmp_path / "named")
+    assert load_dataset(str(usual), split_column="x_label").manifest["split"]["rule"] == "column"
+    with pytest.raises(MmfastError, match="by the labels of split or x_label, not of 'fold'"):
+        load_dataset(str(usual), split_column="fold")
 
 
 def test_unknown_names_fields_and_objects(tmp_path):

@@ -12,11 +12,12 @@ import pytest
 
 from mmfast.data import prepared, storage
 from mmfast.data.hashing import hash_file
+from mmfast.data.load import load_dataset
 from mmfast.data.manifest import read_manifest
 from mmfast.data.prepared import read_prepared, verify_prepared, write_prepared
 from mmfast.errors import MmfastError
 from mmfast.prepare import prepare
-from tests.data.sources import numbered, pairs, write_plain
+from tests.data.sources import numbered, pairs, write_plain, write_text
 from tests.full_disk import full_after
 
 ROWS = pl.DataFrame(
@@ -143,6 +144,33 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, n
     assert "\n" not in str(caught.value) and [p.name for p in tmp_path.iterdir()] == ["shop"]
 
 
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EACCES, "get the right to write there, or choose another folder"),
+        (errno.EROFS, "get the right to write there, or choose another folder"),
+        (errno.ENOENT, "no folder can be made there, choose another"),
+        (errno.ENOSPC, "free space or choose another folder"),
+    ],
+)
+def test_the_advice_is_of_the_reason(tmp_path, monkeypatch, number, advice):
+    source = write_plain(tmp_path / "shop")
+
+    def fail(*args, **named):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("mmfast.data.storage.tempfile.mkdtemp", fail)
+    with pytest.raises(MmfastError, match=rf"cannot write '.*out': {os.strerror(number)}; {advice} \(MMFAST_CACHE\)$"):
+        prepare(source, tmp_path / "out")
+
+
+def test_a_place_where_no_folder_can_be_made(tmp_path):
+    source = write_plain(tmp_path / "shop")
+    write_text(tmp_path / "file", "mine")
+    with pytest.raises(MmfastError, match=r"cannot write .*; no folder can be made there, choose another"):
+        prepare(source, tmp_path / "file" / "out")
+
+
 @pytest.mark.parametrize("room", [0, 100, 200, 900])
 def test_no_byte_of_an_array_is_lost_on_a_full_disk(tmp_path, room):
     array = np.arange(200, dtype=np.float32).reshape(20, 10)
@@ -248,6 +276,52 @@ def test_manifest_without_a_field(tmp_path):
     path.write_text(json.dumps(manifest))
     with pytest.raises(MmfastError, match=r"manifest.json lacks rows, split"):
         read_manifest(folder)
+
+
+def wrong_feature(folder, **changes):
+    features = json.loads((folder / "manifest.json").read_text())["features"]
+    features["text"].update(changes)
+    edit_manifest(folder, features=features)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_users": "60"}, "num_users is '60'; input should be a valid integer"),
+        ({"num_items": True}, "num_items is True; input should be a valid integer"),
+        ({"num_items": -3}, "num_items is -3; input should be greater than or equal to 0"),
+        ({"name": None}, "name is None; input should be a valid string"),
+        ({"rows": {"train": 3}}, r"rows.valid is missing"),
+        ({"files": {}}, "the files of manifest.json lack interactions.parquet, users.parquet, items.parquet, feature_"),
+        ({"files": {"x": 3}}, r"files.x is 3; input should be"),
+        ({"files": {"x": {"sha256": "0"}}}, r"files.x.bytes is missing"),
+        ({"features": []}, r"features is \[\]; input should be"),
+        ({"features": {"text": {}}}, r"features.text.file is missing"),
+        ({"split": "mmrec"}, "split is 'mmrec'; input should be"),
+        ({"split": {}}, r"split.rule is missing"),
+        ({"dropped": None}, "dropped is None; input should be"),
+        ({"dropped": {"rows": "x" * 99}}, r"dropped.rows is 'x{39}\.\.\.; input should be"),
+        ({"k_core": "five"}, "k_core is 'five'; input should be a valid integer"),
+        ({"cold_users": "maybe"}, "cold_users is 'maybe'; input should be 'drop' or 'keep'"),
+        ({"source": None}, "source is None; input should be"),
+        ({"train_pairs_held_out": [1]}, r"train_pairs_held_out is \[1\]; input should be"),
+    ],
+)
+def test_a_malformed_manifest_is_told_in_one_sentence(tmp_path, changes, message):
+    folder = write(tmp_path / "out")
+    edit_manifest(folder, **changes)
+    for read in (read_prepared, verify_prepared, load_dataset):
+        with pytest.raises(MmfastError, match=rf"is damaged: .*{message}.*; prepare it again") as caught:
+            read(str(folder))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"missing": 5}, {"missing": ["a"]}, {"shape": [3]}, {"file": None}])
+def test_a_malformed_feature_of_a_manifest_is_told(tmp_path, changes):
+    folder = write(tmp_path / "out")
+    wrong_feature(folder, **changes)
+    with pytest.raises(MmfastError, match=rf"in manifest.json features.text.{next(iter(changes))}[.0-9]* is "):
+        read_prepared(folder)
 
 
 def test_verify_finds_a_changed_byte(tmp_path):

@@ -260,6 +260,25 @@ def test_a_negative_number_in_a_parquet_file_and_one_among_words(tmp_path):
         load_dataset(str(tmp_path / "table"))
 
 
+@pytest.mark.parametrize("write", [write_plain, write_mmrec])
+@pytest.mark.parametrize(("bad", "told"), [(("1.0", 5, 0), "user 1.0"), ((1, "5.", 0), "item 5.")])
+def test_a_number_written_in_another_way_is_an_error_that_names_the_row(tmp_path, write, bad, told):
+    rows = [(u, (u + s) % 6, [0, 0, 0, 1, 2][s]) for u in range(5) for s in range(5)]
+    header = "user,item,split" if write is write_plain else "userID\titemID\tx_label"
+    folder = write(tmp_path / "shop", rows=[*rows[:9], bad, *rows[9:], ("", 1, 0)], header=header)
+    with pytest.raises(
+        MmfastError, match=rf"{told} in row 10 \(the header not counted\) has a decimal point and others"
+    ):
+        load_dataset(str(folder))
+
+
+@pytest.mark.parametrize("items", [["1.0", "2.0", "3.0"], ["1.0", "1", "v2"], ["1.5", "1", "2"]])
+def test_ids_with_points_that_are_no_numbers_of_two_kinds_are_words(tmp_path, items):
+    rows = [(f"u{u}", item, label) for u in range(3) for label, item in enumerate(items)]
+    data = load_dataset(str(write_plain(tmp_path / "shop", rows, header="user,item,split")))
+    assert data.item_ids.to_list() == items
+
+
 @pytest.mark.parametrize("stem", ["my.mod", "3d_feat", "_hidden", "-x", "b c", "größe"])
 def test_a_file_whose_name_cannot_be_a_modality_is_refused(tmp_path, stem):
     folder = write_plain(tmp_path / "shop", features={stem: numbered(9, 2), "text_feat": numbered(9, 3)})

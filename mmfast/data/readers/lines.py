@@ -60,19 +60,45 @@ def first_record(path: Path) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
-    """Return the named fields (output name -> field) of a JSON-lines file as strings, a block of lines at a time."""
+    """Return the named fields (output name -> field) of a JSON-lines file as strings, a block of lines at a time.
+
+    Raises MmfastError naming the first line that is no JSON object with these fields' types.
+    """
     schema = {field: pl.Int64 if name == "time" else pl.String for name, field in columns.items()}
     picked = [pl.col(field).alias(name) for name, field in columns.items()]
-    parts = []
-    for number, block in enumerate(blocks_of_lines(path)):
+    parts, before = [], 0
+    for block in blocks_of_lines(path):
         try:
             parts.append(pl.read_ndjson(io.BytesIO(block), schema=schema).select(picked))
-        except pl.exceptions.PolarsError as error:
-            reason = str(error).splitlines()[0]
-            raise MmfastError(f"'{path}' is not JSON lines (block {number} of 32 MiB: {reason})") from None
+        except pl.exceptions.PolarsError:
+            at, reason = _first_bad_line(block.split(b"\n"), schema)
+            raise MmfastError(
+                f"'{path}' line {before + at + 1} cannot be read ({reason}); want one JSON object per line: correct or "
+                "remove the line, or copy the file again"
+            ) from None
+        before += block.count(b"\n")
     if not parts:
         raise MmfastError(f"'{path}' is empty; want one JSON object per line")
     return pl.concat(parts)
+
+
+def _first_bad_line(lines: list[bytes], schema: Mapping[str, Any]) -> tuple[int, str | None]:
+    """Return the place of the first of `lines` that polars cannot read, found by halving, and what it says of it."""
+    first, end = 0, len(lines)
+    while end - first > 1:
+        middle = (first + end) // 2
+        first, end = (first, middle) if _problem(lines[first:middle], schema) else (middle, end)
+    return first, _problem(lines[first:end], schema)
+
+
+def _problem(lines: list[bytes], schema: Mapping[str, Any]) -> str | None:
+    text = b"\n".join(lines)
+    try:
+        if text.strip():
+            pl.read_ndjson(io.BytesIO(text), schema=schema)
+    except pl.exceptions.PolarsError as error:
+        return str(error).splitlines()[0]
+    return None
 
 
 def code_rows(rows: pl.DataFrame, path: Path) -> tuple[pl.DataFrame, Coded, Coded, int]:

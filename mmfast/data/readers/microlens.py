@@ -12,7 +12,7 @@ import polars as pl
 from mmfast.data.raw import RawData, open_matrix
 from mmfast.data.readers.files import Sources, first_file, sources_with_features
 from mmfast.data.readers.lines import code_rows
-from mmfast.data.readers.tables import Coded, as_numbers, column, matrix_file, read_table
+from mmfast.data.readers.tables import Coded, as_numbers, check_one_way, column, matrix_file, read_table
 from mmfast.errors import MmfastError
 
 USER_NAMES = ("user", "userid", "user_id")
@@ -54,7 +54,10 @@ def read(sources: Sources, split_column: str) -> RawData:
 def _read_pairs(path: Path) -> pl.DataFrame:
     table = read_table(path)
     names = {"user": USER_NAMES, "item": ITEM_NAMES, "time": TIME_NAMES}
-    return table.select(pl.col(str(column(table, known, path))).alias(name) for name, known in names.items())
+    rows = table.select(pl.col(str(column(table, known, path))).alias(name) for name, known in names.items())
+    for kind in ("user", "item"):
+        check_one_way(rows[kind], kind, path)
+    return rows
 
 
 def _read_sequences(path: Path) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import polars as pl
 from mmfast.data.ids import check_unique
 from mmfast.data.raw import MatrixFile, open_matrix
 from mmfast.data.readers.files import Sources, sidecar
-from mmfast.data.splits import read_labels
+from mmfast.data.splits import USUAL_COLUMN, USUAL_COLUMNS, read_labels
 from mmfast.errors import MmfastError
 
 USER_NAMES = ("user", "user_id", "userid", "reviewerid", "reviewer_id", "uid")
@@ -62,15 +62,16 @@ def interaction_columns(frame: pl.DataFrame, path: Path, split_column: str) -> t
     time = column(frame, TIME_NAMES, path, required=False)
     if time:
         picked["time"] = time
-    labels = ("split", "x_label") if split_column == "split" else (split_column.lower(),)
+    labels = USUAL_COLUMNS if split_column == USUAL_COLUMN else (split_column.lower(),)
     split = column(frame, labels, path, required=False)
-    if split is None and split_column != "split":
+    if split is None and split_column != USUAL_COLUMN:
         raise MmfastError(
             f"'{path.name}' has no split column '{split_column}'; its columns are {', '.join(frame.columns)}"
         )
     rows = frame.select(pl.col(old).alias(new) for new, old in picked.items())
     for kind in ("user", "item"):
         check_not_negative(rows[kind], kind, path)
+        check_one_way(rows[kind], kind, path)
     if time:
         rows = rows.with_columns(time_values(rows["time"], path))
     if split:
@@ -128,6 +129,20 @@ def check_not_negative(ids: pl.Series, kind: str, path: Path) -> None:
             f"'{path.name}': {kind} {ids[row]} in row {row + 1} (the header not counted) is negative; number the "
             f"{kind}s from 0, and leave the {kind} empty where there is none (such rows are left out and counted)"
         )
+
+
+def check_one_way(ids: pl.Series, kind: str, path: Path) -> None:
+    """Raise MmfastError naming the row when ids are whole numbers and some, not all, are written as 1.0."""
+    if ids.dtype != pl.String or not ids.str.contains(".", literal=True).any():
+        return
+    pointed = ids.str.contains(r"^[0-9]+\.0*$")
+    if pointed.all() or not (pointed | ids.str.contains(r"^[0-9]+$")).all():
+        return
+    row = int(pointed.arg_true()[0])
+    raise MmfastError(
+        f"'{path.name}': {kind} {ids[row]} in row {row + 1} (the header not counted) has a decimal point and others "
+        f"have none ({int(pointed.sum())} such rows), so that one {kind} would be two; write every number without one"
+    )
 
 
 def may_be_rows(numbers: pl.Series) -> bool:
