@@ -274,7 +274,7 @@ def _own_sections(own: Mapping[str, Any], errors: list[str]) -> dict[str, Any]:
     if not isinstance(frameworks, (list, tuple)):
         frameworks = [frameworks]
     sections = tuple(_named_section(FRAMEWORKS, section, "framework", errors) for section in frameworks)
-    if None not in sections:
+    if len(sections) > 1 and None not in sections:
         _check_composition([FRAMEWORKS.get(section.name) for section in sections], errors)
     return {"model": model, "framework": sections}
 
