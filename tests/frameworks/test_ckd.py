@@ -158,7 +158,7 @@ def test_teacher_tables_leave_the_masked_columns_out_and_score_alike(tmp_path):
     framework = CKD(build("vbpr", dataset, fusion="channels"), config.framework[0])
     model = build("vbpr", dataset, fusion="channels")
     model.mask({"text"})
-    train = lambda config, name: SimpleNamespace(model=model)  # noqa: E731
+    train = lambda config, name, test: SimpleNamespace(model=model)  # noqa: E731
     users, items = framework.teacher("image", SimpleNamespace(config=config, dataset=dataset, train=train))
     assert users.shape[1] == items.shape[1] == 2 * 8
     whole = [table.detach() for table in model.embed()]
@@ -253,7 +253,7 @@ def test_users_without_training_rows_are_in_no_universal_triple(tmp_path):
     fewer = replace(dataset, train=pairs)
     model = build("vbpr", fewer)
     framework = CKD(model, CKD.Config(universal_size=100))
-    train = lambda config, name: SimpleNamespace(model=build("vbpr", fewer))  # noqa: E731
+    train = lambda config, name, test: SimpleNamespace(model=build("vbpr", fewer))  # noqa: E731
     config = block_config(tmp_path, "vbpr", "ckd")
     framework.prepare(SimpleNamespace(config=config, dataset=fewer, train=train, say=print))
     framework.on_epoch_start(0, torch.Generator().manual_seed(0))
