@@ -60,7 +60,7 @@ class Run:
         config = load_config(folder / "config.yaml")
         metrics = read_metrics(folder)
         placed = _without_lost_root(config)
-        dataset = framed_dataset(placed, dataset if dataset is not None else dataset_of(placed))
+        dataset = framed_dataset(placed, dataset if dataset is not None else dataset_of(placed), folder)
         model = build_framework(config, dataset).model.to(resolve_device(device))
         if load_best(folder / metrics.get("from", ""), model, config, dataset)["epoch"] != metrics["best_epoch"]:
             raise _unfinished(folder)
@@ -104,12 +104,14 @@ def build_framework(config: RunConfig, dataset: Dataset) -> Framework:
     return framework
 
 
-def framed_dataset(config: RunConfig, dataset: Dataset) -> Dataset:
-    """Return the data set as the frameworks of a run let its model see it: with other features, perhaps."""
+def framed_dataset(config: RunConfig, dataset: Dataset, folder: Path | None = None) -> Dataset:
+    """Return the data set as the frameworks of a run (in `folder`) let its model see it, perhaps other features."""
     from mmfast.registry import FRAMEWORKS
 
+    if folder is None and config.name:
+        folder = Path(config.out) / config.name
     for section in config.framework:
-        dataset = FRAMEWORKS.get(section.name).dataset(dataset, config, section)
+        dataset = FRAMEWORKS.get(section.name).dataset(dataset, config, section, folder)
     return dataset
 
 

@@ -72,7 +72,7 @@ def fit(
     check_monitor(config)
     keep_freed_memory()
     device = resolve_device(config.device)
-    dataset = framed_dataset(config, dataset if dataset is not None else dataset_of(config, progress))
+    dataset = framed_dataset(config, dataset if dataset is not None else dataset_of(config, progress), folder)
     with cpu_threads(config.threads), Progress(config.train.epochs, config.train.monitor, progress) as shown:
         # The folder comes last: a model that cannot be built leaves none behind.
         run = build_training(config, dataset, folder or Path(), device)

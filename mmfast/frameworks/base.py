@@ -95,8 +95,11 @@ class Framework(nn.Module):
         return self.inner.uses_negatives
 
     @classmethod
-    def dataset(cls, dataset: Dataset, config: RunConfig, section: FrameworkConfig) -> Dataset:
-        """Return the data set that the backbone is built on, with other features perhaps; `section` is its own."""
+    def dataset(cls, dataset: Dataset, config: RunConfig, section: FrameworkConfig, folder: Path | None) -> Dataset:
+        """Return the data set that the backbone is built on, with other features perhaps.
+
+        section: the framework's own; folder: the run's, which need not be there yet, None where it has no name so far.
+        """
         return dataset
 
     def prepare(self, fit: Fit) -> None:

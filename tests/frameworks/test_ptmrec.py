@@ -13,6 +13,7 @@ from mmfast.data.load import load_dataset
 from mmfast.data.sampler import Batch, Sampler
 from mmfast.errors import MmfastError
 from mmfast.frameworks.base import Fit
+from mmfast.frameworks.ptmrec import catalogue
 from mmfast.frameworks.ptmrec.export import tuned_features
 from mmfast.frameworks.ptmrec.framework import FIRST, micro_batches
 from mmfast.frameworks.ptmrec.source import TunedFeatures
@@ -240,7 +241,7 @@ def test_stage_1_trains_on_frozen_clip(shop, tmp_path, clip_name):
 
 
 @pytest.mark.parametrize("model", ["vbpr", "freedom"])
-def test_both_stages_from_end_to_end(shop, tmp_path, clip_name, model):
+def test_both_stages_from_end_to_end(shop, tmp_path, clip_name, monkeypatch, model):
     config = shop_config(shop, tmp_path, clip_name, model={"name": model}, name="whole")
     run = fit(config, progress=False)
     stages = run.metrics["stages"]
@@ -249,6 +250,8 @@ def test_both_stages_from_end_to_end(shop, tmp_path, clip_name, model):
     assert run.metrics["stage"] == better and run.metrics["valid"] == stages[better]["valid"]
     first = Run.load(run.folder / FIRST)
     assert first.metrics["valid"] == stages["first"]["valid"]
+    monkeypatch.setattr(catalogue, "load_clip", None)
+    monkeypatch.setenv("MMFAST_CACHE", str(tmp_path / "empty"))
     again = Run.load(run.folder)
     for ours, theirs in zip(run.model.embed(), again.model.embed(), strict=True):
         assert torch.equal(ours, theirs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,8 +81,8 @@ def catalogue_of(dataset: Dataset, data: DataConfig, config: PTMRecConfig) -> Ca
     return Catalogue(pictures, texts)
 
 
-def with_clip_features(dataset: Dataset, catalogue: Catalogue, config: PTMRecConfig, device: str) -> Dataset:
-    """Return the data set with frozen CLIP's features of its items, computed once, on `device`, for these contents."""
+def frozen_features(catalogue: Catalogue, config: PTMRecConfig, device: str) -> Path:
+    """Return the cache folder with frozen CLIP's features, computed once, on `device`, for the same contents."""
     folder = cache_root() / "ptmrec" / catalogue.key(config)[:32]
     if not folder.is_dir():
         encoder = catalogue.load(config, resolve_device(device))
@@ -90,6 +91,20 @@ def with_clip_features(dataset: Dataset, catalogue: Catalogue, config: PTMRecCon
             for modality, inputs in encoder.inputs.items():
                 save_npy(work / f"{modality}.npy", encoder.table(modality, tuning).cpu().numpy())
                 save_npy(work / f"{modality}-missing.npy", np.flatnonzero(~inputs.known))
+    return folder
+
+
+def keep_features(dataset: Dataset, config: PTMRecConfig, folder: Path) -> None:
+    """Write the features of a data set that `with_features` returned into a new `folder`; an old one stays."""
+    if not folder.is_dir():
+        with new_folder(folder, keep_existing=True) as work:
+            for modality in config.modalities:
+                save_npy(work / f"{modality}.npy", dataset.features[modality])
+                save_npy(work / f"{modality}-missing.npy", dataset.missing[modality])
+
+
+def with_features(dataset: Dataset, config: PTMRecConfig, folder: Path) -> Dataset:
+    """Return the data set with the features in `folder` in the place of its own."""
     features, missing = dict(dataset.features), dict(dataset.missing)
     kept = [modality for modality in features if modality not in config.modalities]
     for modality in config.modalities:

@@ -40,12 +40,7 @@ class ItemEncoder:
         size = self.batch_size if modality == "image" else min(TEXTS_AT_ONCE, self.batch_size)
         groups = inputs.groups(items, size)
         parts = [self.encode(modality, tuning, inputs.batch(items[group], self.device)) for group in groups]
-        if len(parts) == 1:
-            order = groups[0]
-            parts = [parts[0]]
-        else:
-            order = np.concatenate(groups)
-        back = torch.from_numpy(np.argsort(order, kind="stable")).to(self.device)
+        back = torch.from_numpy(np.argsort(np.concatenate(groups))).to(self.device)
         return torch.cat(parts).index_select(0, back)
 
     def encode(self, modality: str, tuning: nn.ModuleDict, batch: torch.Tensor) -> torch.Tensor:

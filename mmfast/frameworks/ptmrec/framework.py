@@ -21,7 +21,7 @@ from mmfast.config import RunConfig
 from mmfast.embeddings import xavier
 from mmfast.errors import MmfastError
 from mmfast.frameworks.base import Fit, Framework
-from mmfast.frameworks.ptmrec.catalogue import catalogue_of, with_clip_features
+from mmfast.frameworks.ptmrec.catalogue import catalogue_of, frozen_features, keep_features, with_features
 from mmfast.frameworks.ptmrec.config import PTMRecConfig
 from mmfast.frameworks.ptmrec.encoder import ItemEncoder
 from mmfast.frameworks.ptmrec.source import TunedFeatures, tune_features
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mmfast.models.base import Recommender
 
 FIRST = "stage1"
+FROZEN = "frozen-clip"
 STAGES = "stages.json"
 
 
@@ -63,15 +64,19 @@ class PTMRec(Framework):
         self.encoder: ItemEncoder | None = None
 
     @classmethod
-    def dataset(cls, dataset: Dataset, config: RunConfig, section: PTMRecConfig) -> Dataset:
+    def dataset(cls, dataset: Dataset, config: RunConfig, section: PTMRecConfig, folder: Path | None) -> Dataset:
         """Return the data set with frozen CLIP features in the place of its own (stage 1, spec step 1)."""
         if len(config.framework) > 1:
             raise MmfastError(
                 "ptmrec cannot be combined with another framework: it owns the features, the steps and the stages; "
                 "tune first, then train on what `mmfast features tuned RUN --out FOLDER` writes"
             )
+        # What a run has been trained on goes with it: other machines encode to other last bits.
+        for place in (folder, folder.parent) if folder else ():
+            if (place / FROZEN).is_dir():
+                return with_features(dataset, section, place / FROZEN)
         catalogue = catalogue_of(dataset, config.data, section)
-        return with_clip_features(dataset, catalogue, section, config.device)
+        return with_features(dataset, section, frozen_features(catalogue, section, config.device))
 
     @property
     def tuned(self) -> bool:
@@ -84,6 +89,8 @@ class PTMRec(Framework):
 
     def prepare(self, fit: Fit) -> None:
         """Run stage 1, or open it, load its best model, and put prompts into CLIP; evaluate once before stage 2."""
+        if not (fit.folder.parent / FROZEN).is_dir():
+            keep_features(fit.dataset, self.config, fit.folder / FROZEN)
         if not self.tuned:
             return
         if self.config.variant != "clip-prompt":
