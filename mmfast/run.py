@@ -54,8 +54,6 @@ class Run:
 
         Raises MmfastError when the folder is no run, the run is not finished, or data and checkpoint do not match.
         """
-        from mmfast.training import build_framework
-
         folder = check_run_folder(folder)
         config = load_config(folder / "config.yaml")
         metrics = read_metrics(folder)

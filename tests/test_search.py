@@ -10,6 +10,7 @@ import yaml
 from mmfast.cli import main
 from mmfast.errors import MmfastError
 from mmfast.search import search, with_settings
+from tests.toys import interrupt_fit
 
 RAW = {
     "model": {"name": "bpr", "embedding_dim": 8},
@@ -40,17 +41,7 @@ def read(path):
 
 
 def test_a_stopped_search_goes_on_and_repeats_nothing(tmp_path, monkeypatch):
-    import mmfast.trainer
-
-    trained, fit = [], mmfast.trainer.fit
-
-    def counted(config, *args, **options):
-        trained.append(config)
-        if len(trained) == 3:
-            raise KeyboardInterrupt
-        return fit(config, *args, **options)
-
-    monkeypatch.setattr(mmfast.trainer, "fit", counted)
+    trained = interrupt_fit(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         search(RAW, AXES, tmp_path / "s", progress=False)
     found = search(RAW, AXES, tmp_path / "s", progress=False)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-import mmfast.trainer
 from mmfast.cli import main
 from mmfast.config import load_config
 from mmfast.errors import MmfastError
 from mmfast.study import load_study, merged, plan, run_study, slug
+from tests.toys import interrupt_fit
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -59,15 +59,7 @@ def test_shipped_configs_are_valid(path):
 
 
 def test_a_small_study_makes_its_table_and_repeats_nothing(tmp_path, monkeypatch):
-    trained, fit = [], mmfast.trainer.fit
-
-    def counted(config, *args, **options):
-        trained.append(config)
-        if len(trained) == 3:
-            raise KeyboardInterrupt
-        return fit(config, *args, **options)
-
-    monkeypatch.setattr("mmfast.trainer.fit", counted)
+    trained = interrupt_fit(monkeypatch, 3)
     study, out = load_study(study_file(tmp_path), []), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run_study(study, out, progress=False)

@@ -102,3 +102,19 @@ def toy_config(tmp_path, **changes) -> RunConfig:
         "tensorboard": False,
     }
     return build_config(raw | changes)
+
+
+def interrupt_fit(monkeypatch, number: int) -> list:
+    """Let the call of that number of `mmfast.trainer.fit` be interrupted; return the list of configs it grows by."""
+    import mmfast.trainer
+
+    trained, fit = [], mmfast.trainer.fit
+
+    def counted(config, *args, **options):
+        trained.append(config)
+        if len(trained) == number:
+            raise KeyboardInterrupt
+        return fit(config, *args, **options)
+
+    monkeypatch.setattr(mmfast.trainer, "fit", counted)
+    return trained

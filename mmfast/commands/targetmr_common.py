@@ -100,6 +100,22 @@ def score_lines(
     return [*lines, *(f"truth, {name.replace('_', ' ')}: {share:.1%}" for name, share in scores.items())]
 
 
+def add_selector_arguments(parser: argparse.ArgumentParser, examples: str) -> None:
+    """Declare the arguments of a stage that trains selectors."""
+    add_stage_arguments(parser, examples)
+    parser.add_argument("--out", metavar="FILE", help="write the selectors, for framework.selectors=FILE")
+
+
+def run_selectors(args: argparse.Namespace, settings: TargetMRConfig) -> int:
+    """Train what the store does not have, print the scores and write the selectors where they are asked for."""
+    selectors, lines = selectors_of(args, settings)
+    print("\n".join(lines))
+    if args.out:
+        selectors.save(args.out)
+        print(f"written: {args.out}")
+    return 0
+
+
 def selectors_of(args: argparse.Namespace, settings: TargetMRConfig) -> tuple[Selectors, list[str]]:
     """Return the selectors of one catalogue, trained or from the store, and what to tell of them."""
     from mmfast.device import resolve_device

@@ -12,22 +12,15 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mmfast targetmr select`."""
-    from mmfast.commands.targetmr_common import add_stage_arguments
+    from mmfast.commands.targetmr_common import add_selector_arguments
 
-    add_stage_arguments(parser, EXAMPLES)
-    parser.add_argument("--out", metavar="FILE", help="write the selectors, for framework.selectors=FILE")
+    add_selector_arguments(parser, EXAMPLES)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train what the store does not have and print the scores."""
-    from mmfast.commands.targetmr_common import selectors_of, settings_of
+    from mmfast.commands.targetmr_common import run_selectors, settings_of
 
     settings = settings_of(args)
     # Without the refinement, whose training is the longer part.
-    settings = settings.model_copy(update={"without": (*settings.without, "RRF")})
-    selectors, lines = selectors_of(args, settings)
-    print("\n".join(lines))
-    if args.out:
-        selectors.save(args.out)
-        print(f"written: {args.out}")
-    return 0
+    return run_selectors(args, settings.model_copy(update={"without": (*settings.without, "RRF")}))

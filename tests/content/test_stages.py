@@ -14,18 +14,14 @@ from mmfast.content.text_objects import TextObjects
 from mmfast.data.demo import demo_folder
 from mmfast.data.prepared import read_prepared
 from tests.content.chat_server import ChatServer, say
-from tests.content.treebank import write_treebank
+from tests.content.treebank import trained_parser
 
 GOOD = "A red ceramic mug with a round handle, used for hot drinks. Brand unknown. Condition new."
 
 
 @pytest.fixture(scope="module")
 def parser(tmp_path_factory):
-    """A pipeline trained by the command on a toy treebank."""
-    folder = tmp_path_factory.mktemp("parser")
-    command = ["features", "train-parser", str(write_treebank(folder / "treebank")), str(folder / "out"), "epochs=1"]
-    assert main(command) == 0
-    return folder / "out"
+    return trained_parser(tmp_path_factory.mktemp("parser"))
 
 
 @pytest.mark.parametrize("stage", features.SUBVERBS)

@@ -32,6 +32,15 @@ def write_treebank(folder: Path, repeats: int = 3) -> Path:
     return folder
 
 
+def trained_parser(folder: Path) -> Path:
+    """Return a pipeline below `folder`, trained by the command on the toy treebank."""
+    from mmfast.cli import main
+
+    command = ["features", "train-parser", str(write_treebank(folder / "treebank")), str(folder / "out"), "epochs=1"]
+    assert main(command) == 0
+    return folder / "out"
+
+
 def _sentence(pattern: str, first: str, second: str) -> str:
     rows = []
     for n, word in enumerate(pattern.format(first, second).split(" "), 1):

@@ -24,16 +24,13 @@ from mmfast.frameworks.targetmr.objects import ItemObjects, join_objects
 from mmfast.frameworks.targetmr.settings import ObjectSettings, TargetMRConfig
 from mmfast.frameworks.targetmr.truth import truth_scores
 from tests.content import tiny
-from tests.content.treebank import write_treebank
+from tests.content.treebank import trained_parser
 from tests.frameworks.targetmr_toys import toy_objects
 
 
 @pytest.fixture(scope="module")
 def parser(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("parser")
-    command = ["features", "train-parser", str(write_treebank(folder / "treebank")), str(folder / "out"), "epochs=1"]
-    assert main(command) == 0
-    return folder / "out"
+    return trained_parser(tmp_path_factory.mktemp("parser"))
 
 
 @pytest.fixture(autouse=True)

@@ -63,18 +63,7 @@ class ItemObjects:
     @classmethod
     def load(cls, path: Path | str) -> ItemObjects:
         """Return what `save` wrote. Raises MmfastError for a file that is not there or of another kind."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(Path(path), framework="pt") as file:
-                about = file.metadata() or {}
-                read = {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError) as error:
-            raise MmfastError(
-                f"objects '{path}' cannot be read ({error}); make them: mmfast targetmr objects"
-            ) from None
-        if about.get("format") != FORMAT:
-            raise MmfastError(f"'{path}' holds no encoded objects; make them with `mmfast targetmr objects --out FILE`")
+        read, about = read_tensors(path, FORMAT, "encoded objects", "mmfast targetmr objects --out FILE")
         text = TextVectors(**{name: read[name] for name in _TEXT})
         image = Ragged(read["masks"], read["mask_ptr"])
         return cls(text, image, read["photos"], read["has_text"], read["has_photo"], about["encoder"])
@@ -85,6 +74,23 @@ class ItemObjects:
         image = Ragged(self.image.values.to(device), self.image.ptr.to(device))
         rest = (self.photos.to(device), self.has_text.to(device), self.has_photo.to(device))
         return ItemObjects(text, image, *rest, self.encoder)
+
+
+def read_tensors(
+    path: Path | str, form: str, what: str, command: str
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file. Raises MmfastError unless its format is `form`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(path), framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise MmfastError(f"{what} '{path}' cannot be read ({error}); write them with `{command}`") from None
+    if about.get("format") != form:
+        raise MmfastError(f"'{path}' holds no {what}; write them with `{command}`")
+    return tensors, about
 
 
 def join_objects(parts: Sequence[ItemObjects]) -> ItemObjects:

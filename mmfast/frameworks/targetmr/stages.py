@@ -13,7 +13,7 @@ from mmfast.checkpoint import atomic_write
 from mmfast.content.store import Store, content_key
 from mmfast.data.hashing import hash_array
 from mmfast.errors import MmfastError
-from mmfast.frameworks.targetmr.objects import ItemObjects
+from mmfast.frameworks.targetmr.objects import ItemObjects, read_tensors
 from mmfast.frameworks.targetmr.pool import Side
 from mmfast.frameworks.targetmr.ragged import Ragged
 from mmfast.frameworks.targetmr.refine import (
@@ -80,18 +80,7 @@ class Selectors:
     @classmethod
     def load(cls, path: Path | str, config: TargetMRConfig) -> Selectors:
         """Return what `save` wrote. Raises MmfastError for a file that is not there or of another kind."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(Path(path), framework="pt") as file:
-                about = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError) as error:
-            raise MmfastError(
-                f"selectors '{path}' cannot be read ({error}); write them: mmfast targetmr select"
-            ) from None
-        if about.get("format") != FORMAT:
-            raise MmfastError(f"'{path}' holds no selectors; write them with `mmfast targetmr select --out FILE`")
+        tensors, about = read_tensors(path, FORMAT, "selectors", "mmfast targetmr select --out FILE")
         return cls.of_tensors(tensors, config, about["encoder"])
 
 
