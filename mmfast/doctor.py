@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,13 +159,14 @@ def misfit(build: dict[str, str], torch_version: str) -> str:
 
 
 def op_names() -> list[str]:
-    """Return the names of the ops: those with a schema in the extension, or the files of mmfast/ops without one."""
+    """Return the names of the ops: those with a schema in the extension; without one, those mmfast/ops asks for."""
     import torch
 
     from mmfast.ops import _backend
 
     if _backend._C is None:
-        return sorted(p.stem for p in Path(_backend.__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+        files = Path(_backend.__file__).parent.glob("*.py")
+        return sorted({name for file in files for name in re.findall(r'native\("(\w+)"', file.read_text("utf-8"))})
     names = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "mmfast::" in name}
     return sorted(name for name in names if not name.endswith("_backward"))
 

@@ -309,6 +309,19 @@ def _taken(folder: Path, config: RunConfig) -> str:
     return f"folder '{folder}' exists already and belongs to something else; choose another name (name=...)"
 
 
+def write_environment(folder: Path, now: dict[str, Any]) -> None:
+    """Write environment.json: where the run began and, under "resumed", where it was continued elsewhere."""
+    path = folder / "environment.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else now
+    except ValueError:
+        raise MmfastError(f"'{path}' is damaged (not JSON); remove it and resume again") from None
+    elsewhere = kept.pop("resumed", [])
+    if now not in (kept, *elsewhere):
+        elsewhere.append(now)
+    write_text(path, json.dumps({**kept, **({"resumed": elsewhere} if elsewhere else {})}, indent=1) + "\n")
+
+
 def environment(config: RunConfig, device: torch.device) -> dict[str, Any]:
     """Return what a reader needs to judge the run's numbers: versions, device, threads, backend per op."""
     from mmfast.doctor import op_backends, versions

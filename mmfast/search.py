@@ -195,17 +195,12 @@ def _value(
     trial: optuna.Trial, folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any], progress: bool
 ) -> float:
     """Train one combination, or go on with it, and return its monitored value; the test part is not looked at."""
-    from mmfast.run import read_metrics
-    from mmfast.trainer import fit
+    from mmfast.trainer import completed
 
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     trial.set_user_attr("run", name)
-    run = folder / name
-    raw = with_settings(config, settings) | {"out": str(folder), "name": name}
-    if not (run / "metrics.json").is_file():
-        begun = (run / "config.yaml").is_file()
-        fit(None if begun else build_config(raw), resume=run if begun else None, progress=progress, test=False)
-    return read_metrics(run)["valid"][build_config(raw).train.monitor]
+    built = build_config(with_settings(config, settings) | {"out": str(folder), "name": name})
+    return completed(built, progress, test=False)["valid"][built.train.monitor]
 
 
 def _in_processes(folder: Path, total: int, workers: int) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmfast.checkpoint import write_text
 from mmfast.config import Config, RunConfig, build_config, load_section, read_settings
-from mmfast.errors import MmfastError
+from mmfast.errors import MmfastError, suggest
+from mmfast.search import with_settings
 
 TABLE, RESULTS, CURVES, PLAN, BY_MODALITY = "table.md", "study.json", "curves.csv", "study.yaml", "modalities.json"
 
@@ -33,12 +35,22 @@ class StudyConfig(Config):
     """Name -> settings of a model, over those of base."""
     methods: dict[str, dict[str, Any]] = Field({"plain": {}})
     """Name -> settings of a method, over those of the model; run in this order, so that teachers come first."""
+    tune: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = Field({})
+    """Method -> axes, such as {framework.distillation_weight: [0.01, 0.1]}: every model tries each combination with the
+    first seed, and its row is of the one best on validation."""
     seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1)
     """Seeds of every row."""
     metrics: tuple[str, ...] = Field(("recall@20", "ndcg@20", "precision@20"), min_length=1)
     """Test metrics, the columns."""
     modalities: bool = False
     """Add a column of the first metric for each modality, the others hidden at evaluation."""
+
+    @model_validator(mode="after")
+    def _tuned_methods_are_methods(self) -> StudyConfig:
+        for method in self.tune:
+            if method not in self.methods:
+                raise ValueError(f"tune: there is no method '{method}'.{suggest(method, self.methods)}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Row:
     values: dict[str, list[float]]
     """Column -> one value a seed, where there is one."""
     failed: str = ""
+    tuned: dict[str, Any] = field(default_factory=dict)
+    """Setting -> the value chosen on validation."""
 
 
 def load_study(path: str | Path, overrides: list[str]) -> StudyConfig:
@@ -69,15 +83,19 @@ def run_study(study: StudyConfig, folder: Path, progress: bool = True) -> list[R
 
     Raises MmfastError for settings that do not fit, before anything is trained, and for a folder of another study.
     """
-    cells = [(model, method) for model in study.models for method in study.methods]
-    plans = {cell: {seed: plan(study, *cell, seed, folder) for seed in study.seeds} for cell in cells}
+    from mmfast.trainer import completed
+
+    for model, method in itertools.product(study.models, study.methods):
+        for seed, settings in itertools.product(study.seeds, combinations(study, method)):
+            plan(study, model, method, seed, folder, settings)
     check_plan(folder / PLAN, study)
     rows, curves = [], []
-    for (model, method), configs in plans.items():
-        values, failed = {}, ""
-        for seed, config in configs.items():
+    for model, method in itertools.product(study.models, study.methods):
+        values, (settings, failed) = {}, tuned(study, model, method, folder, progress)
+        for seed in () if failed else study.seeds:
+            config = plan(study, model, method, seed, folder, settings)
             try:
-                found = finished(config, progress)
+                found = completed(config, progress)
             except MmfastError as error:
                 failed = str(error).splitlines()[0]
                 continue
@@ -87,20 +105,46 @@ def run_study(study: StudyConfig, folder: Path, progress: bool = True) -> list[R
             for name, value in measured.items():
                 values.setdefault(name, []).append(value)
             curves += [[model, method, seed, *point] for point in curve_points(config)]
-        rows.append(Row(model, method, values, failed))
+        rows.append(Row(model, method, values, failed, settings))
         write_results(study, folder, rows, curves)
     return rows
 
 
-def plan(study: StudyConfig, model: str, method: str, seed: int, folder: Path) -> RunConfig:
-    """Return the config of one run. Raises MmfastError naming the cell when it is wrong."""
+def combinations(study: StudyConfig, method: str) -> list[dict[str, Any]]:
+    """Return the settings that a method tries on every model; one, of no settings, where it is not tuned."""
+    axes = study.tune.get(method, {})
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def tuned(study: StudyConfig, model: str, method: str, folder: Path, progress: bool) -> tuple[dict[str, Any], str]:
+    """Return the settings of a row, chosen on validation with the first seed, and why there are none, or ""."""
+    from mmfast.trainer import completed
+
+    tried, failed = [], ""
+    settings = combinations(study, method)
+    if len(settings) == 1:
+        return settings[0], ""
+    for number, one in enumerate(settings):
+        config = plan(study, model, method, study.seeds[0], folder, one)
+        try:
+            tried.append((completed(config, progress, test=False)["valid"][config.train.monitor], -number))
+        except MmfastError as error:
+            failed = str(error).splitlines()[0]
+    return (settings[-max(tried)[1]], "") if tried else ({}, failed)
+
+
+def plan(
+    study: StudyConfig, model: str, method: str, seed: int, folder: Path, settings: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Return the config of one run, with the settings it tries. Raises MmfastError naming the cell when it is wrong."""
     words = {"folder": str(folder), "model": slug(model), "seed": str(seed)}
     raw: dict[str, Any] = {}
     for part in (study.base, study.models[model], study.methods[method]):
         raw = merged(raw, filled(part, words))
-    raw |= {"seed": seed, "out": str(folder), "name": f"{slug(model)}-{slug(method)}-seed{seed}"}
+    name = "-".join([slug(model), slug(method), *(slug(str(value)) for value in (settings or {}).values())])
+    raw |= {"seed": seed, "out": str(folder), "name": f"{name}-seed{seed}"}
     try:
-        return build_config(raw)
+        return build_config(with_settings(raw, settings or {}))
     except MmfastError as error:
         raise MmfastError(f"study: {model}, {method}: {error}") from None
 
@@ -149,18 +193,6 @@ def check_plan(path: Path, study: StudyConfig) -> None:
     write_text(path, yaml.safe_dump(wanted, sort_keys=False))
 
 
-def finished(config: RunConfig, progress: bool) -> dict[str, Any]:
-    """Return the metrics of a run: as they stand, or after training it or going on with it."""
-    from mmfast.run import read_metrics
-    from mmfast.trainer import fit
-
-    folder = Path(config.out) / str(config.name)
-    if not (folder / "metrics.json").is_file():
-        begun = (folder / "config.yaml").is_file()
-        fit(None if begun else config, resume=folder if begun else None, progress=progress)
-    return read_metrics(folder)
-
-
 def by_modality(config: RunConfig, metric: str) -> dict[str, float]:
     """Return "<metric> <modality>" of a finished run for every modality that it was trained with; kept beside it."""
     from mmfast.evaluate import evaluate
@@ -190,7 +222,7 @@ def curve_points(config: RunConfig) -> list[list[Any]]:
 def write_results(study: StudyConfig, folder: Path, rows: list[Row], curves: list[list[Any]]) -> None:
     """Write the table, the values behind it, and the validation curves."""
     write_text(folder / TABLE, table_text(study, rows))
-    found = [{"model": r.model, "method": r.method, "values": r.values, "failed": r.failed} for r in rows]
+    found = [asdict(row) for row in rows]
     write_text(folder / RESULTS, json.dumps({"title": study.title, "rows": found}, indent=1) + "\n")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -205,7 +237,9 @@ def table_text(study: StudyConfig, rows: list[Row]) -> str:
     for row in rows:
         count = max(map(len, row.values.values()), default=0)
         cells = [cell(row.values.get(name, [])) for name in columns]
-        lines.append([row.model, row.method, *cells, f"{count}, failed: {row.failed}" if row.failed else str(count)])
+        tuned = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in row.tuned.items())
+        method = f"{row.method} ({tuned})" if tuned else row.method
+        lines.append([row.model, method, *cells, f"{count}, failed: {row.failed}" if row.failed else str(count)])
     return f"# {study.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -32,8 +32,10 @@ from mmfast.run import (
     load_best,
     new_config,
     new_run_folder,
+    read_metrics,
     resumed_config,
     store_config,
+    write_environment,
 )
 from mmfast.seeds import derive_generator, derive_seed
 from mmfast.training import Training, build_optimizer, build_training, check_monitor
@@ -81,13 +83,24 @@ def fit(
             check_memory(need, device)
         run.folder = folder or new_run_folder(config)
         with continuable(run.folder, shown, new=folder is None):
-            write_text(run.folder / "environment.json", json.dumps(environment(config, device), indent=1) + "\n")
+            write_environment(run.folder, environment(config, device))
             announce(run, f"{'resuming' if folder else 'run'} {run.folder} on {device}, {need}", shown)
             run.framework.prepare(fit_of(run, shown, test))
             run.optimizer = build_optimizer(config, run.framework)
             if folder:
                 run.restore()
             return finish(run, train(run, shown), test)
+
+
+def completed(config: RunConfig, progress: bool = True, test: bool = True) -> dict[str, Any]:
+    """Return the metrics of the run that `config` names: as they stand, or after training it or going on with it."""
+    folder = Path(config.out) / str(config.name)
+    if (folder / "metrics.json").is_file():
+        metrics = read_metrics(folder)
+        if "test" in metrics or not test:
+            return metrics
+    begun = (folder / "config.yaml").is_file()
+    return fit(None if begun else config, resume=folder if begun else None, progress=progress, test=test).metrics
 
 
 def announce(run: Training, where: str, shown: Progress) -> None:

@@ -153,13 +153,27 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     dataset = toy_dataset()
     run = fit(config_of(tmp_path, "done"), dataset, progress=False)
     (run.folder / ".last.safetensors.abc.part").write_bytes(b"what a killed process left")
-    before = {
-        path.name: path.read_bytes() for path in run.folder.iterdir() if path.name[0] != "." and "env" not in path.name
-    }
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.name[0] != "."}
     again = fit(None, dataset, resume=run.folder, progress=False)
     assert again.metrics == run.metrics
     assert {name: (run.folder / name).read_bytes() for name in before} == before
     assert not list(run.folder.glob(".*"))
+
+
+def test_the_environment_of_the_start_is_kept_beside_those_of_later_parts(tmp_path, monkeypatch):
+    dataset = toy_dataset()
+    run = fit(config_of(tmp_path, "moved"), dataset, progress=False)
+    path = run.folder / "environment.json"
+    first = json.loads(path.read_text())
+    fit(None, dataset, resume=run.folder, progress=False)
+    assert json.loads(path.read_text()) == first
+    monkeypatch.setattr("mmfast.trainer.environment", lambda config, device: {**first, "device_name": "another"})
+    for _ in range(2):
+        fit(None, dataset, resume=run.folder, progress=False)
+    assert json.loads(path.read_text()) == {**first, "resumed": [{**first, "device_name": "another"}]}
+    path.write_text("{")
+    with pytest.raises(MmfastError, match=r"environment.json' is damaged \(not JSON\); remove it and resume"):
+        fit(None, dataset, resume=run.folder, progress=False)
 
 
 def test_a_run_may_be_extended(tmp_path):

@@ -12,7 +12,7 @@ import yaml
 from mmfast.cli import main
 from mmfast.config import load_config
 from mmfast.errors import MmfastError
-from mmfast.study import load_study, merged, plan, run_study, slug
+from mmfast.study import combinations, load_study, merged, plan, run_study, slug
 from tests.toys import interrupt_fit
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +46,12 @@ def study_file(tmp_path, **changes) -> Path:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_studies_are_valid(path):
     study = load_study(path, [])
-    names = [plan(study, model, method, 1, Path("out")).name for model in study.models for method in study.methods]
+    names = [
+        plan(study, model, method, 1, Path("out"), settings).name
+        for model in study.models
+        for method in study.methods
+        for settings in combinations(study, method)
+    ]
     assert len(set(names)) == len(names) > 10
     ckd = plan(study, "VBPR", "+ CKD", 2, Path("out")).framework[0]
     assert ckd.teachers == {m: f"out/vbpr-{m}-only-seed2" for m in ("text", "image")}
@@ -81,6 +86,25 @@ def test_a_small_study_makes_its_table_and_repeats_nothing(tmp_path, monkeypatch
         ("text only", "text"),
     }
     assert json.loads((out / "study.json").read_text())["rows"][0]["values"] == rows[0].values
+
+
+def test_a_tuned_method_is_chosen_on_validation_and_alone_looks_at_test(tmp_path):
+    tune = {"+ CKD": {"framework.distillation_weight": [0.0, 0.5]}}
+    path = study_file(tmp_path, tune=tune, modalities=False)
+    out = tmp_path / "out"
+    row = run_study(load_study(path, []), out, progress=False)[1]
+    assert len(row.values["recall@20"]) == 2
+    tried = {
+        value: json.loads((out / f"vbpr-ckd-{slug(str(value))}-seed1/metrics.json").read_text()) for value in (0.0, 0.5)
+    }
+    best = max(tried, key=lambda value: (tried[value]["valid"]["recall@20"], -value))
+    assert row.tuned == {"framework.distillation_weight": best}
+    assert {value: "test" in metrics for value, metrics in tried.items()} == {0.0: best == 0.0, 0.5: best == 0.5}
+    other = 0.5 - best
+    assert not (out / f"vbpr-ckd-{slug(str(other))}-seed2").exists()
+    assert f"| VBPR | + CKD (distillation_weight {best}) | 0." in (out / "table.md").read_text()
+    with pytest.raises(MmfastError, match=r"tune: there is no method '\+ CDK'\. Did you mean '\+ CKD'"):
+        load_study(study_file(tmp_path, tune={"+ CDK": {"model.reg_weight": [1]}}), [])
 
 
 def test_mistakes_are_told_before_training_and_other_studies_refused(tmp_path):
