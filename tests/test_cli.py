@@ -177,6 +177,12 @@ def test_evaluate_repeats_the_runs_numbers_and_takes_options(trained, tmp_path, 
     shown = capsys.readouterr()
     assert json.loads(shown.out)["test"]["metrics"]["recall@5000"] == 1
     assert shown.err == "note: only 24 items are ranked: metrics at 25, 5000 are of the whole ranking\n"
+    assert main(["evaluate", trained, "--ndcg", "retrieved", "--round-digits", "2", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["test"]["metrics"]["recall@5"] == round(stored["test"]["recall@5"], 2)
+    assert "ndcg=retrieved" in shown.err
+    assert main(["evaluate", trained, "--round-digits", "-1"]) == 2
+    assert "--round-digits: got -1; give 0 digits or more" in capsys.readouterr().err
     assert main(["evaluate", trained, "--candidates", "cold"]) == 2
     assert "evaluate.candidates=cold: none of the 30 users" in capsys.readouterr().err
 

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     each = "a column for each modality, the others hidden, beside all of them"
     parser.add_argument("--modalities", action="store_true", help=each)
     parser.add_argument("--candidates", choices=("all", "cold"), help="items that are ranked (default: the run's)")
+    ideal = "the ideal list of NDCG: of all held-out items, or of the retrieved hits (default: the run's)"
+    parser.add_argument("--ndcg", choices=("standard", "retrieved"), help=ideal)
+    parser.add_argument("--round-digits", type=int, metavar="N", help="round every value, as MMRec to 4")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--per-user", metavar="FILE.parquet", help="write every user's values there")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -102,12 +105,14 @@ def show(results: Mapping[str, Evaluation]) -> None:
 
 
 def settings(stored: EvaluateConfig, args: argparse.Namespace) -> EvaluateConfig:
-    """Return the run's settings with what the command line changes. Raises MmfastError for a cut-off below 1."""
-    changes = {"top_k": args.top_k, "metrics": args.metrics, "candidates": args.candidates}
-    changed = stored.model_dump() | {key: value for key, value in changes.items() if value}
-    if min(changed["top_k"]) < 1:
-        raise MmfastError(f"--top-k: got {min(changed['top_k'])}; give cut-offs of 1 or more")
-    return EvaluateConfig(**changed)
+    """Return the run's settings with what the command line changes. Raises MmfastError for too small numbers."""
+    names = ("top_k", "metrics", "candidates", "ndcg", "round_digits")
+    changes = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if min(changes.get("top_k", [1])) < 1:
+        raise MmfastError(f"--top-k: got {min(changes['top_k'])}; give cut-offs of 1 or more")
+    if changes.get("round_digits", 0) < 0:
+        raise MmfastError(f"--round-digits: got {changes['round_digits']}; give 0 digits or more")
+    return EvaluateConfig(**stored.model_dump() | changes)
 
 
 def write_per_user(results: Mapping[str, Evaluation], user_ids: pl.Series, path: str) -> None:
