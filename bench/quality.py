@@ -21,6 +21,7 @@ from _origin import origin
 
 from mmfast.config import load_config, read_settings
 from mmfast.errors import MmfastError
+from mmfast.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
@@ -69,7 +70,8 @@ def table(results: dict[str, list[dict]]) -> str:
 
 def models_of(data: str) -> list[str]:
     """Return the models that have a config for the data set."""
-    return sorted(path.stem.removeprefix(f"{data}_") for path in (ROOT / "configs").glob(f"{data}_*.yaml"))
+    names = {path.stem.removeprefix(f"{data}_") for path in (ROOT / "configs").glob(f"{data}_*.yaml")}
+    return sorted(names & set(MODELS.names()))  # without those of frameworks
 
 
 def main() -> None:
