@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
@@ -224,8 +225,14 @@ def build_config(raw: Mapping[str, Any], check: Callable[[DataConfig], None] = l
         raw["data"] = {"name": raw["data"]}
     run = _parse(RunConfig, raw, "", errors)
     _import(raw.get("imports"), errors)
-    if run is not None:
-        _check_metrics(run.evaluate.metrics, errors)
+    train = run.train if run is not None else _parse(TrainConfig, raw.get("train") or {}, "train.", [])
+    evaluate = run.evaluate if run is not None else _parse(EvaluateConfig, raw.get("evaluate") or {}, "evaluate.", [])
+    known = evaluate is not None and _check_metrics(evaluate.metrics, errors)
+    if known and train is not None:
+        try:
+            check_monitor(train, evaluate)
+        except MmfastError as error:
+            errors.append(str(error))
     data = run.data if run is not None else _parse(DataConfig, raw.get("data"), "data.", [])
     if data is not None:
         try:
@@ -251,14 +258,28 @@ def _import(modules: Any, errors: list[str]) -> None:
             errors.append(f"imports: cannot import '{module}' ({error}); check the name and PYTHONPATH")
 
 
-def _check_metrics(names: Iterable[str], errors: list[str]) -> None:
+def check_monitor(train: TrainConfig, evaluate: EvaluateConfig) -> None:
+    """Raise MmfastError when the metric that selects the checkpoint is not among those evaluated."""
+    computed = [f"{name}@{k}" for name in evaluate.metrics for k in evaluate.top_k]
+    if train.monitor not in computed:
+        nearest = get_close_matches(train.monitor, computed, 1, cutoff=0)[0]
+        raise MmfastError(
+            f"train.monitor: '{train.monitor}' is not evaluated; set train.monitor={nearest}, or another of those "
+            f"evaluated (evaluate.metrics x evaluate.top_k): {', '.join(computed)}"
+        )
+
+
+def _check_metrics(names: Iterable[str], errors: list[str]) -> bool:
+    """Add what is wrong with the names to the mistakes; return whether nothing is."""
     from mmfast.metrics import check_metrics
 
+    before = len(errors)
     for name in names:
         try:
             check_metrics([name])
         except MmfastError as error:
             errors.append(f"evaluate.metrics: {error}")
+    return len(errors) == before
 
 
 def _own_sections(own: Mapping[str, Any], errors: list[str]) -> dict[str, Any]:

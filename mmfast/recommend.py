@@ -43,7 +43,7 @@ def recommend(
     """
     model, dataset = model_and_data(run_or_model, dataset)
     _check_k(k, dataset.num_items)
-    index = dataset.users_to_index(list(users))
+    index = dataset.users_to_index(users)
     user_vectors, item_vectors = embed(model)
     seen = user_rows(dataset, "train", index) if exclude_seen else no_rows(len(index))
     top, scores = top_items(user_vectors, item_vectors, index, seen, k)
@@ -60,7 +60,7 @@ def similar_items(
     """
     model, dataset = model_and_data(run_or_model, dataset)
     _check_k(k, dataset.num_items - 1)
-    index = dataset.items_to_index(list(items))
+    index = dataset.items_to_index(items)
     vectors = F.normalize(embed(model)[1].float(), dim=1)
     itself = Rows(np.arange(len(index) + 1), index.astype(np.int32))
     top, scores = top_items(vectors, vectors, index, itself, k)
@@ -143,6 +143,8 @@ def _table(
 
 
 def _check_k(k: int, most: int) -> None:
+    if not isinstance(k, (int, np.integer)):
+        raise MmfastError(f"k: got {k!r}; give a whole number, 1 to {most}")
     if not 1 <= k <= most:
         raise MmfastError(f"k: got {k}, but there are {most} items to choose from; ask for 1 to {most}")
 

@@ -131,7 +131,9 @@ def _study(folder: Path) -> optuna.Study:
     try:
         import optuna
     except ImportError:
-        raise MmfastError("search needs optuna; install it with `pip install mmfast[study]`") from None
+        from mmfast.doctor import install_line
+
+        raise MmfastError(f"search needs optuna; {install_line('study')}") from None
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmfast.checkpoint import atomic_write, write_text
-from mmfast.config import RunConfig
+from mmfast.config import RunConfig, check_monitor
 from mmfast.device import cpu_threads, keep_freed_memory, resolve_device
 from mmfast.errors import MmfastError
 from mmfast.evaluate import COMPARED, Evaluation, NotFinite, evaluate, evaluation_notes
@@ -38,13 +38,13 @@ from mmfast.run import (
     write_environment,
 )
 from mmfast.seeds import derive_generator, derive_seed
-from mmfast.training import Training, build_optimizer, build_training, check_monitor
+from mmfast.training import Training, build_optimizer, build_training
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
 
 CHECK_STEPS_CUDA = 50  # reading a loss makes the CPU wait for the GPU; on the CPU it is free
-KEPT = "training ended, the best result so far is kept; a lower train.learning_rate may help"
+LOWER = "a lower train.learning_rate may help"
 
 
 class Diverged(Exception):
@@ -71,7 +71,7 @@ def fit(
     >>> run.metrics["test"]["recall@20"]  # doctest: +SKIP
     """
     folder, config = (None, new_config(config)) if resume is None else resumed_config(resume, config)
-    check_monitor(config)
+    check_monitor(config.train, config.evaluate)
     keep_freed_memory()
     device = resolve_device(config.device)
     dataset = framed_dataset(config, dataset if dataset is not None else dataset_of(config, progress), folder)
@@ -166,7 +166,11 @@ def train(run: Training, shown: Progress) -> str:
                         row["modalities"] = validate_modalities(run)
                     run.update_best(state.epoch, row["valid"])
             except Diverged as reason:
-                shown.say(str(reason))
+                if state.best < 0:
+                    raise MmfastError(
+                        f"{reason}; no evaluation came before, so there is nothing to keep; {LOWER}"
+                    ) from None
+                shown.say(f"{reason}; training ended, the best result so far is kept; {LOWER}")
                 return str(reason)
             row["total_seconds"] = time.perf_counter() - started
             log.write(row)
@@ -209,7 +213,7 @@ def validate(run: Training) -> dict[str, float]:
         return evaluate(run.framework.model, run.dataset, "valid", run.config.evaluate).metrics
     except NotFinite:
         raise Diverged(
-            f"the model's vectors became nan or inf in the last batch of epoch {run.state.epoch + 1}: {KEPT}"
+            f"the model's vectors became nan or inf in the last batch of epoch {run.state.epoch + 1}"
         ) from None
 
 
@@ -230,7 +234,7 @@ def add_losses(totals: dict[str, float], waiting: list[dict[str, torch.Tensor]],
             value = float(term)
             if not math.isfinite(value):
                 raise Diverged(
-                    f"the loss term '{name}' became {value} at epoch {epoch + 1}, batch {first + offset + 1}: {KEPT}"
+                    f"the loss term '{name}' became {value} at epoch {epoch + 1}, batch {first + offset + 1}"
                 )
             totals[name] = totals.get(name, 0.0) + value
 
@@ -238,9 +242,7 @@ def add_losses(totals: dict[str, float], waiting: list[dict[str, torch.Tensor]],
 def finish(run: Training, ended: str, look_at_test: bool) -> Run:
     """Load the best model, evaluate the test part where asked, write metrics.json and per_user.parquet."""
     config, model, state = run.config, run.framework.model, run.state
-    if state.best_epoch < 0 and state.best < 0:
-        if ended not in ("patience", "epochs"):
-            raise MmfastError(f"{ended}. There was no evaluation before it, so there is nothing to keep")
+    if state.best < 0:
         # Too few epochs for one evaluation (or none at all): the model as it stands is the result.
         run.update_best(state.epoch - 1, evaluate(model, run.dataset, "valid", config.evaluate).metrics)
     run.save_best()

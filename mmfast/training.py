@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ import torch
 from mmfast.checkpoint import check_fingerprint, disk_errors, load_checkpoint, load_state, save_checkpoint
 from mmfast.config import RunConfig
 from mmfast.embeddings import row_tables
-from mmfast.errors import MmfastError
 from mmfast.frameworks.base import Framework
 from mmfast.optim import Adam
 from mmfast.run import BEST, LAST, build_framework, drop_results
@@ -167,18 +165,6 @@ def build_sampler(config: RunConfig, dataset: Dataset, with_negatives: bool) -> 
         negatives=train.negatives,
         with_negatives=with_negatives,
     )
-
-
-def check_monitor(config: RunConfig) -> None:
-    """Raise MmfastError when the metric that selects the checkpoint is not among those evaluated."""
-    computed = [f"{name}@{k}" for name in config.evaluate.metrics for k in config.evaluate.top_k]
-    monitor = config.train.monitor
-    if monitor not in computed:
-        nearest = get_close_matches(monitor, computed, 1, cutoff=0)[0]
-        raise MmfastError(
-            f"train.monitor: '{monitor}' is not evaluated; set train.monitor={nearest}, or another of those evaluated "
-            f"(evaluate.metrics x evaluate.top_k): {', '.join(computed)}"
-        )
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -27,7 +27,8 @@ def test_defaults_are_the_protocols():
 
 def test_arguments_win_over_the_file(tmp_path):
     path = write(tmp_path / "a.yaml", "model: {name: toy, dropout: 0.5}\ntrain: {epochs: 9}\nseed: 1\n")
-    config = load_config(path, ["train.epochs=5", "model.embedding_dim=4", "evaluate.top_k=[3, 7]", "name=x"])
+    settings = ["train.epochs=5", "model.embedding_dim=4", "evaluate.top_k=[3, 7]", "train.monitor=map@7", "name=x"]
+    config = load_config(path, settings)
     assert (config.train.epochs, config.seed, config.name) == (5, 1, "x")
     assert (config.model.dropout, config.model.embedding_dim) == (0.5, 4)
     assert config.evaluate.top_k == (3, 7)
@@ -220,3 +221,13 @@ def test_configs_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         load_config(None, ["model=toy"]).seed = 3
     assert RunConfig.model_config["extra"] == "forbid"
+
+
+def test_metrics_and_monitor_are_told_beside_other_mistakes():
+    with pytest.raises(MmfastError) as told:
+        load_config(None, ["model=toy", "evaluate.metrics=[recal]", "train.bach=2", "evaluate.top_k=[5]"])
+    message = str(told.value)
+    assert message.startswith("2 mistakes") and "evaluate.metrics: " in message and "train.bach: unknown key" in message
+    with pytest.raises(MmfastError) as told:
+        load_config(None, ["model=toy", "train.monitor=recall@3", "seed=x"])
+    assert str(told.value).startswith("2 mistakes") and "'recall@3' is not evaluated" in str(told.value)

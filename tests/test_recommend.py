@@ -89,6 +89,13 @@ def test_unknown_ids_and_sizes_are_told(run):
     assert similar_items(run, ["B004"], k=23).height == 23
 
 
+def test_a_text_for_a_list_and_a_fraction_for_k_are_told(run):
+    with pytest.raises(MmfastError, match=r"user ids: got the text 'A007'; give a list, such as \['A007'\]"):
+        recommend(run, "A007")
+    with pytest.raises(MmfastError, match=r"k: got 2\.5; give a whole number"):
+        recommend(run, ["A007"], k=2.5)
+
+
 def test_no_users_give_an_empty_table(run):
     assert recommend(run, []).shape == (0, 5)
 

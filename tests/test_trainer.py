@@ -265,11 +265,16 @@ def test_a_monitor_that_is_not_evaluated(tmp_path):
         ("recall@20", [5000], "recall@5000"),
         ("recal@10", [5, 10], "recall@10"),
     ):
-        config = toy_config(tmp_path, train={"monitor": monitor}, evaluate={"top_k": top_k})
-        with pytest.raises(
-            MmfastError, match=f"'{monitor}' is not evaluated; set train.monitor={nearest}, or another of those "
-        ):
-            fit(config, toy_dataset(), progress=False)
+        told = f"'{monitor}' is not evaluated; set train.monitor={nearest}, or another of those "
+        with pytest.raises(MmfastError, match=told):
+            toy_config(tmp_path, train={"monitor": monitor}, evaluate={"top_k": top_k})
+        config = toy_config(tmp_path)
+        changed = {
+            "train": config.train.model_copy(update={"monitor": monitor}),
+            "evaluate": config.evaluate.model_copy(update={"top_k": tuple(top_k)}),
+        }
+        with pytest.raises(MmfastError, match=told):
+            fit(config.model_copy(update=changed), toy_dataset(), progress=False)
     assert not (tmp_path / "runs").exists()
 
 

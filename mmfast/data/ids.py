@@ -47,7 +47,9 @@ class IdTable:
         return str(self.ids[int(index)])
 
     def indices(self, ids: Sequence[str]) -> np.ndarray:
-        """Return the rows, int64 [n], of original ids. Raises MmfastError naming the first unknown one."""
+        """Return the rows, int64 [n], of original ids. Raises MmfastError for a text and for an unknown id."""
+        if isinstance(ids, str):
+            raise MmfastError(f"{self.kind} ids: got the text '{ids}'; give a list, such as ['{ids}']")
         wanted = pl.DataFrame({"id": pl.Series([str(i) for i in ids], dtype=pl.String)})
         found = wanted.join(self._index, on="id", how="left", maintain_order="left")["row"]
         if found.null_count():

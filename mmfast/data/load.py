@@ -79,7 +79,12 @@ def prepared_folder(
 
 def _prepare(place: Located, request: Request, stage: Callable[[str], None]) -> Path:
     """Return the folder in the cache that the source files of a place are prepared into."""
-    sources = find_sources(place.folder)
+    try:
+        sources = find_sources(place.folder)
+    except MmfastError as error:
+        if place.card is None:
+            raise
+        raise MmfastError(f"{error}. For the data set '{place.name}' download {place.card.source}") from None
     sources.choose(request.features)
     core = core_of(sources.format, request.k_core)
     settings = Settings(request.split, request.split_seed, core, request.cold_users, request.split_column)

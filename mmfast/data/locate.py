@@ -40,7 +40,7 @@ def locate(name: str, root: str | None) -> Located:
     if path.is_absolute() or len(path.parts) > 1 or name in (".", ".."):
         if path.is_dir():
             return Located(path, path.resolve().name)
-        raise MmfastError(f"data set '{name}': there is no such folder")
+        raise MmfastError(f"data set '{name}': there is no such folder; give one that is, or the name of a data set")
     base = Path(root or os.environ.get("MMFAST_DATA") or "data").expanduser()
     builtin, card = _card_of(name)
     candidates = dict.fromkeys([name, f"amazon-{name}", builtin, *(card.aliases if card else ())])

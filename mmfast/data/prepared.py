@@ -85,7 +85,7 @@ def part_sizes(labels: pl.Series) -> dict[str, int]:
 
 
 def read_prepared(folder: Path | str) -> Dataset:
-    """Return the Dataset of a prepared folder; files younger than its manifest are hashed again, the others trusted.
+    """Return the Dataset of a prepared folder; files that changed after its manifest are hashed again.
 
     Raises MmfastError, one sentence, for a damaged or changed folder or an unknown format version.
     """
@@ -109,9 +109,12 @@ def read_prepared(folder: Path | str) -> Dataset:
 
 
 def _check_unchanged(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse files that were written after the manifest, which is written last, unless their content is the same."""
-    written = (folder / MANIFEST).stat().st_mtime_ns
-    younger = [name for name in manifest["files"] if (folder / name).stat().st_mtime_ns > written]
+    """Refuse files that changed after the manifest, which is written last, unless their content is the same.
+
+    By the time of the last change (ctime), which no program sets back, unlike that of the last writing.
+    """
+    written = (folder / MANIFEST).stat().st_ctime_ns
+    younger = [name for name in manifest["files"] if (folder / name).stat().st_ctime_ns > written]
     _check_hashes(folder, manifest, younger)
     if younger:
         with contextlib.suppress(OSError):  # a copied folder is hashed once, unless it cannot be written

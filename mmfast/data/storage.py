@@ -41,7 +41,7 @@ def new_folder(target: Path, *, replace: bool = False, keep_existing: bool = Fal
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        raise _cannot_write(target, error, cached=keep_existing) from error
     try:
         # mkdtemp makes the folder private; what is published should follow the user's own umask.
         umask = os.umask(0)
@@ -51,7 +51,7 @@ def new_folder(target: Path, *, replace: bool = False, keep_existing: bool = Fal
         _sync(work)
         _publish(work, target, replace, keep_existing)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise _cannot_write(target, error) from error
+        raise _cannot_write(target, error, cached=keep_existing) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -110,19 +110,19 @@ def _check_replaceable(target: Path) -> None:
         )
 
 
-def _cannot_write(target: Path, error: Exception) -> MmfastError:
+def _cannot_write(target: Path, error: Exception, cached: bool) -> MmfastError:
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-    return MmfastError(f"prepare: cannot write '{target}': {reason}; {advice(error, 'MMFAST_CACHE')}")
+    return MmfastError(f"prepare: cannot write '{target}': {reason}; {advice(error, 'MMFAST_CACHE' if cached else '')}")
 
 
 def advice(error: Exception, setting: str) -> str:
-    """Return what to do when a folder cannot be written; `setting` is what names another folder."""
-    code = getattr(error, "errno", None)
+    """Return what to do when a folder cannot be written; `setting`, if any, is what names another folder."""
+    code, by = getattr(error, "errno", None), f" ({setting})" if setting else ""
     if code in NOT_ALLOWED:
-        return f"get the right to write there, or choose another folder ({setting})"
+        return f"get the right to write there, or choose another folder{by}"
     if code in NO_PLACE:
-        return f"no folder can be made there, choose another ({setting})"
-    return f"free space or choose another folder ({setting})"
+        return f"no folder can be made there, choose another{by}"
+    return f"free space or choose another folder{by}"
 
 
 def _sync(folder: Path) -> None:

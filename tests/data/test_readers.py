@@ -296,6 +296,18 @@ def test_names_of_methods_are_modalities_like_others(tmp_path, stem):
     assert load_dataset(str(folder)).modalities == (stem,)
 
 
+def test_blanks_after_commas_belong_to_no_value(tmp_path):
+    rows = [(f"u{u}", f"i{(u + s) % 5}") for u in range(6) for s in range(4)]
+    write_text(tmp_path / "shop/interactions.csv", "user, item\n" + "".join(f"{u}, {i}\n" for u, i in rows))
+    assert all_rows(load_dataset(str(tmp_path / "shop"))) == sorted(rows)
+
+
+def test_a_built_in_name_without_its_files_says_what_to_download(tmp_path):
+    write_text(tmp_path / "baby/meta_Baby.json.gz", "")
+    with pytest.raises(MmfastError, match="holds no data of .* For the data set 'baby' download the 2014 files"):
+        load_dataset("baby", root=str(tmp_path))
+
+
 def microlens_rows():
     return [(u + 1, (u + s) % 7 + 1, 1000 * u + 10 * s) for u in range(9) for s in range(6)]
 
@@ -326,8 +338,12 @@ def test_microlens_features_by_number_from_zero_or_not_at_all(tmp_path):
         folder / "lens_pairs.csv", "user,item,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in microlens_rows())
     )
     np.save(folder / "image_features.npy", numbered(8, 3))
-    data = load_dataset(str(folder))
-    assert data.features["image"][data.item_index("7"), 0] == 8
+    with pytest.raises(MmfastError, match="have 8 rows and the items are numbered 1 to 7: row 0 may be item 0"):
+        load_dataset(str(folder))
+    for last, row in ((7, 8), (8, 7)):  # titles tell: without item 8 row 0 is item 0's, with it item 1's
+        write_text(folder / "lens_title.csv", "item,title\n" + "".join(f"{i},T{i}\n" for i in range(1, last + 1)))
+        data = load_dataset(str(folder))
+        assert data.features["image"][data.item_index("7"), 0] == row
     np.save(folder / "image_features.npy", numbered(6, 3))
     with pytest.raises(MmfastError, match="have 6 rows but the items are numbered 1 to 7"):
         load_dataset(str(folder))

@@ -34,11 +34,15 @@ def find(folder: Path) -> Sources | None:
 
 
 def read(sources: Sources, split_column: str) -> RawData:
-    """Return the raw data; row r of a feature is the item numbered r, or r + 1 where numbers begin with 1."""
+    """Return the raw data; row r of a feature is the item numbered r, or r + 1 where numbers begin with 1.
+
+    Raises MmfastError where pairs, titles and covers together leave open which of the two it is.
+    """
     path = sources.files["pairs"]
     rows = _read_sequences(path) if path.suffix == ".tsv" else _read_pairs(path)
     coded, users, items, incomplete = code_rows(rows, path)
     titles, covers = sources.files.get("titles"), sources.listed.get("covers")
+    named = [*(_read_titles(titles) if titles else ()), *(_cover_files(covers) if covers else ())]
     return RawData(
         name=sources.folder.resolve().name,
         rows=coded,
@@ -46,7 +50,7 @@ def read(sources: Sources, split_column: str) -> RawData:
         item_ids=items.ids,
         time_kind="pos" if path.suffix == ".tsv" else "time",
         details=partial(_details, titles, covers) if titles or covers else None,
-        features={m: matrix_file(p, items, _rows_of(p, items)) for m, p in sources.features.items()},
+        features={m: matrix_file(p, items, _rows_of(p, items, named)) for m, p in sources.features.items()},
         incomplete_rows=incomplete,
     )
 
@@ -70,13 +74,23 @@ def _read_sequences(path: Path) -> pl.DataFrame:
     return lists.explode("item", "time").with_columns(pl.col("item").replace("", None))
 
 
-def _rows_of(path: Path, items: Coded) -> np.ndarray:
-    """Return the feature row of every item code. Raises MmfastError when numbers and rows do not fit."""
+def _rows_of(path: Path, items: Coded, named: list[str]) -> np.ndarray:
+    """Return the feature row of every item code; `named`: the items of titles and covers.
+
+    Raises MmfastError when numbers and rows do not fit, or fit in two ways.
+    """
     numbers = as_numbers(items.ids)
     rows = len(np.atleast_1d(open_matrix(path)))  # a single number is refused with its shape when it is written
     if numbers is None:
         raise MmfastError(f"'{path.name}': items such as '{items.ids[0]}' are no numbers, so no row can be told theirs")
-    first = 1 if numbers.min() >= 1 and numbers.max() == rows else 0
+    known = {*numbers.to_list(), *(int(name) for name in named if name.isdecimal())}
+    first = 1 if min(known) >= 1 and max(known) == rows else 0
+    if min(known) >= 1 and max(known) < rows and not (named and max(known) == rows - 1):
+        raise MmfastError(
+            f"features '{path.name}' have {rows} rows and the items are numbered {min(known)} to {max(known)}: row 0 "
+            "may be item 0 or item 1; add the titles of all items, or give interactions.csv, items.csv and a .npy "
+            "file in the order of items.csv"
+        )
     if numbers.max() - first >= rows:
         raise MmfastError(
             f"features '{path.name}' have {rows} rows but the items are numbered {numbers.min()} to {numbers.max()}; "
@@ -92,9 +106,13 @@ def _details(titles: Path | None, covers: Path | None, ids: pl.Series) -> pl.Dat
         columns["title"] = pl.Series([title.get(item, "") for item in ids], dtype=pl.String)
         columns["text"] = columns["title"]
     if covers is not None:
-        image = {path.stem: f"{covers.name}/{path.name}" for path in covers.iterdir() if path.suffix in COVER_TYPES}
+        image = _cover_files(covers)
         columns["image"] = pl.Series([image.get(item, "") for item in ids], dtype=pl.String)
     return pl.DataFrame(columns)
+
+
+def _cover_files(covers: Path) -> dict[str, str]:
+    return {path.stem: f"{covers.name}/{path.name}" for path in covers.iterdir() if path.suffix in COVER_TYPES}
 
 
 def _read_titles(path: Path) -> dict[str, str]:

@@ -40,9 +40,13 @@ def read_table(path: Path, separator: str = ",", header: bool = True) -> pl.Data
     try:
         if path.suffix == ".parquet":
             return pl.read_parquet(path, glob=False)
-        return pl.read_csv(path, separator=separator, has_header=header, infer_schema=False, glob=False)
+        table = pl.read_csv(path, separator=separator, has_header=header, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise MmfastError(f"'{path}' cannot be read ({str(error).splitlines()[0]}); check or copy it again") from None
+    if all(name == name.strip() for name in table.columns):
+        return table
+    # "user, item": the blanks after the commas belong to no value either.
+    return table.select(pl.col(name).str.strip_chars().alias(name.strip()) for name in table.columns)
 
 
 def column(frame: pl.DataFrame, names: tuple[str, ...], path: Path, required: bool = True) -> str | None:
