@@ -304,7 +304,7 @@ def test_blanks_after_commas_belong_to_no_value(tmp_path):
 
 def test_a_built_in_name_without_its_files_says_what_to_download(tmp_path):
     write_text(tmp_path / "baby/meta_Baby.json.gz", "")
-    with pytest.raises(MmfastError, match="holds no data of .* For the data set 'baby' download the 2014 files"):
+    with pytest.raises(MmfastError, match=r"holds no data of .* For the data set 'baby' download the 2014 files"):
         load_dataset("baby", root=str(tmp_path))
 
 
