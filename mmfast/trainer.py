@@ -28,7 +28,6 @@ from mmfast.run import (
     dataset_of,
     drop_if_only_started,
     environment,
-    framed_dataset,
     load_best,
     new_config,
     new_run_folder,
@@ -72,10 +71,10 @@ def fit(
     check_monitor(config)
     keep_freed_memory()
     device = resolve_device(config.device)
-    dataset = framed_dataset(config, dataset if dataset is not None else dataset_of(config, progress), folder)
+    dataset = dataset if dataset is not None else dataset_of(config, progress)
     with cpu_threads(config.threads), Progress(config.train.epochs, config.train.monitor, progress) as shown:
         # The folder comes last: a model that cannot be built leaves none behind.
-        run = build_training(config, dataset, folder or Path(), device)
+        run = build_training(config, dataset, folder or Path(config.out) / (config.name or ""), device)
         need = memory_need(run.framework, dataset)
         if config.check_memory:
             check_memory(need, device)
