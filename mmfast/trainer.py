@@ -20,7 +20,7 @@ from mmfast.errors import MmfastError
 from mmfast.evaluate import COMPARED, Evaluation, NotFinite, evaluate, evaluation_notes
 from mmfast.frameworks.base import Fit
 from mmfast.logs import RunLog
-from mmfast.memory import check_memory, memory_need
+from mmfast.memory import check_memory, memory_need, peak_memory, start_peak
 from mmfast.progress import Progress
 from mmfast.run import (
     BEST,
@@ -136,6 +136,7 @@ def train(run: Training, shown: Progress) -> str:
     config, state = run.config, run.state
     if not run.done:
         store_config(run.folder, config)  # a resumed run may go on with other settings
+    start_peak(run.device)
     with RunLog(run.folder, state.log_bytes, state.epoch, config.tensorboard) as log:
         while not run.done:
             started = time.perf_counter()
@@ -154,7 +155,7 @@ def train(run: Training, shown: Progress) -> str:
             except Diverged as reason:
                 shown.say(str(reason))
                 return str(reason)
-            row["total_seconds"] = time.perf_counter() - started
+            row |= {"total_seconds": time.perf_counter() - started, "peak_bytes": peak_memory(run.device)}
             log.write(row)
             state.epoch += 1
             if run.checkpoint_due:
@@ -245,6 +246,7 @@ def finish(run: Training, ended: str, look_at_test: bool) -> Run:
         "best_epoch": best["epoch"],
         "epochs": state.epoch,
         "ended": ended,
+        "parameters": sum(p.numel() for p in run.framework.parameters() if p.requires_grad),
         "evaluate": {name: getattr(config.evaluate, name) for name in COMPARED},
         **({} if earlier is None else {"from": earlier.name}),
         **told,
