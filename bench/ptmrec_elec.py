@@ -98,7 +98,7 @@ def train(chosen: argparse.Namespace) -> None:
            "framework.first.epochs=1",
            f"train.epochs={1 + (chosen.part == PARTS[2])}", "train.checkpoint_seconds=0"]  # fmt: skip
     run = chosen.work / "run"
-    fit(load_config(CONFIG, own), resume=run if run.is_dir() else None)
+    fit(load_config(CONFIG, own), resume=run if run.is_dir() else None, test=False)
 
 
 def die_after(steps: int) -> None:
