@@ -1,8 +1,8 @@
 """What PTMRec's second stage gains over its first on the demo catalogue, for several backbones and seeds.
 
 python bench/ptmrec_demo.py --work FOLDER                                    four backbones, three seeds, minutes each
-python bench/ptmrec_demo.py --work FOLDER --models vbpr --seeds 1 train.epochs=8 framework.kt_weight=0.1
-python bench/ptmrec_demo.py --work FOLDER framework.variant=clip-prompt train.epochs=200       joint from scratch
+python bench/ptmrec_demo.py --work FOLDER --models vbpr --seeds 1 --settings train.epochs=8 framework.kt_weight=0.1
+python bench/ptmrec_demo.py --work FOLDER --settings framework.variant=clip-prompt train.epochs=200  joint from scratch
 
 The figures are recall@20 on validation: `first`, `start` (prompts put in, no step yet), `second`. Stage 1 is trained
 until it stops by itself (patience 20): where it ends by its last epoch (`first_ended`), stage 2 gains by mere training.
@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for the cache and the runs")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of stage 2")
-    chosen = parser.parse_intermixed_args()
+    parser.add_argument("--settings", nargs="+", default=[], metavar="key=value", help="settings of stage 2")
+    chosen = parser.parse_args()
     if chosen.work is None:
         parser.error("--work FOLDER is missing")
     os.environ.setdefault("MMFAST_CACHE", str(chosen.work / "cache"))
