@@ -70,8 +70,7 @@ def micro_batch(chosen: argparse.Namespace) -> dict:
 
     def ours() -> None:
         optimizer.zero_grad(set_to_none=True)
-        sum(made.loss(batch).values()).backward()
-        made._set_live(None)
+        made.backward(batch, made.loss)
 
     parts = {f"encode_{modality}": median(encode(modality), chosen) for modality in ("image", "text")}
     parts["recommender"] = median(recommender, chosen)
@@ -99,10 +98,9 @@ def plain(made: PTMRec, batch: Batch, optimizer: Adam) -> Callable[[], None]:
             count = torch.bincount(place, minlength=len(rows))[:, None]
             one = torch.zeros(len(rows), encoded.shape[1], device=encoded.device).index_add(0, place, encoded) / count
             made.source(modality).set_live(rows, one)
-        terms = made.model.loss(batch)
-        terms["kt"] = made.transfer(batch)
-        sum(terms.values()).backward()
-        made._set_live(None)
+        sum(made.loss(batch).values()).backward()
+        for modality in made.config.modalities:
+            made.source(modality).set_live(None, None)
 
     return run
 

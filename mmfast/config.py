@@ -57,6 +57,10 @@ class FrameworkConfig(Config):
     name: str = ""
     """Registered name of the framework."""
 
+    def missing(self, data: DataConfig) -> list[str]:
+        """Return what the framework needs that is not on this machine, a sentence each that says where it is from."""
+        return []
+
 
 class DataConfig(Config):
     """Which data set, which of its features, and how it is split."""
@@ -214,10 +218,10 @@ def load_section(kind: type[C], overrides: Iterable[str], start: Mapping[str, An
     return section
 
 
-def build_config(raw: Mapping[str, Any], check: Callable[[DataConfig], None] = lambda data: None) -> RunConfig:
+def build_config(raw: Mapping[str, Any], check: Callable[[DataConfig], None] | None = None) -> RunConfig:
     """Return the RunConfig of a nested mapping, as a YAML file holds it. Raises MmfastError listing all mistakes.
 
-    `check` may raise for the section of the data.
+    `check` may raise for the section of the data; with it, what the frameworks lack is a mistake too.
     """
     raw, errors = dict(raw), []
     own = {section: raw.pop(section) for section in ("model", "framework") if section in raw}
@@ -234,12 +238,14 @@ def build_config(raw: Mapping[str, Any], check: Callable[[DataConfig], None] = l
         except MmfastError as error:
             errors.append(str(error))
     data = run.data if run is not None else _parse(DataConfig, raw.get("data"), "data.", [])
-    if data is not None:
+    if data is not None and check is not None:
         try:
             check(data)
         except MmfastError as error:
             errors.append(f"data: {error}")
     sections = _own_sections(own, errors)
+    if data is not None and check is not None:
+        errors += [text for section in sections["framework"] if section for text in section.missing(data)]
     if errors:
         raise _mistakes(errors)
     return run.model_copy(update=sections)

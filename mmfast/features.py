@@ -18,6 +18,7 @@ SUBVERBS = {
     "label": "mmfast.commands.features_label",
     "train-parser": "mmfast.commands.features_train_parser",
     "tuned": "mmfast.commands.features_tuned",
+    "distribution": "mmfast.commands.features_distribution",
 }
 EXAMPLES = """examples:
   mmfast features demo --image clip --text minilm
@@ -31,7 +32,7 @@ stages of their own (mmfast features STAGE --help):
   objects DATA              objects that the texts name       segment DATA      objects in the photos
   describe DATA             photos described by a model       label DATA        which object an item sells
   train-parser TREEBANK OUT                                   status [DATA]
-  tuned RUN                 features tuned by PTMRec
+  tuned RUN                 features tuned by PTMRec          distribution RUN     a picture of them
 
 Encoders: light; clip, clip-b16, clip:MODEL:TAG_OR_FILE, clip:FOLDER; torchvision:NETWORK[:WEIGHTS_OR_FILE];
 amazon-cnn:FILE.b; minilm, stsb-roberta-large, e5-mistral, sentence:NAME_OR_FOLDER. Finished blocks are kept under the

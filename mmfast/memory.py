@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,22 @@ def free_memory(device: torch.device) -> int | None:
         return None
     limits = [free, *_group_limit()]
     return min(limits) + held
+
+
+def start_peak(device: torch.device) -> None:
+    """Let `peak_memory` count from now on; where the system does not allow it, the count is of the whole process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # not Linux, or not permitted
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the most bytes in use since `start_peak`: allocated on a GPU, else resident; None where nobody tells."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _kibibytes("/proc/self/status", "VmHWM")
 
 
 def check_memory(need: MemoryNeed, device: torch.device) -> None:

@@ -58,8 +58,8 @@ class Run:
         config = load_config(folder / "config.yaml")
         metrics = read_metrics(folder)
         placed = _without_lost_root(config)
-        dataset = framed_dataset(placed, dataset if dataset is not None else dataset_of(placed), folder)
-        model = build_framework(config, dataset).model.to(resolve_device(device))
+        dataset = dataset if dataset is not None else dataset_of(placed)
+        model = build_framework(placed, dataset, folder).model.to(resolve_device(device))
         if load_best(folder / metrics.get("from", ""), model, config, dataset)["epoch"] != metrics["best_epoch"]:
             raise _unfinished(folder)
         model.eval()
@@ -78,39 +78,28 @@ def dataset_of(config: RunConfig, progress: bool = True) -> Dataset:
     return load_dataset(config.data, stage=lambda text: print(text, file=sys.stderr) if progress else None)
 
 
-def build_model(config: RunConfig, dataset: Dataset) -> Recommender:
-    """Return the untrained backbone of a run as its frameworks build it; it starts from config.seed alone."""
+def build_model(config: RunConfig, dataset: Dataset, folder: Path | None = None) -> Recommender:
+    """Return the untrained backbone of a run, in `folder`, as its frameworks build it, from the seed alone."""
     from mmfast.registry import FRAMEWORKS, MODELS
 
     def build(data: Dataset) -> Recommender:
         return MODELS.get(config.model.name)(config.model, data, derive_generator(config.seed, "init"))
 
     for section in config.framework:
-        build = partial(FRAMEWORKS.get(section.name).backbone, section, config, build=build)
+        build = partial(FRAMEWORKS.get(section.name).backbone, section, config, build=build, folder=folder)
     return build(dataset)
 
 
-def build_framework(config: RunConfig, dataset: Dataset) -> Framework:
+def build_framework(config: RunConfig, dataset: Dataset, folder: Path | None = None) -> Framework:
     """Return the model inside its frameworks, outermost last in config.framework; plain training without one."""
     from mmfast.frameworks.base import Framework
     from mmfast.registry import FRAMEWORKS
 
-    framework = Framework(build_model(config, dataset))
+    framework = Framework(build_model(config, dataset, folder))
     for section in config.framework:
         framework = FRAMEWORKS.get(section.name)(framework, section)
     framework.bfloat16 = config.train.precision == "bfloat16"
     return framework
-
-
-def framed_dataset(config: RunConfig, dataset: Dataset, folder: Path | None = None) -> Dataset:
-    """Return the data set as the frameworks of a run (in `folder`) let its model see it, perhaps other features."""
-    from mmfast.registry import FRAMEWORKS
-
-    if folder is None and config.name:
-        folder = Path(config.out) / config.name
-    for section in config.framework:
-        dataset = FRAMEWORKS.get(section.name).dataset(dataset, config, section, folder)
-    return dataset
 
 
 def load_best(folder: Path, model: Recommender, config: RunConfig, dataset: Dataset) -> dict[str, Any]:

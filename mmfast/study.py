@@ -21,6 +21,7 @@ from mmfast.config import Config, RunConfig, build_config, load_section, read_se
 from mmfast.errors import MmfastError, suggest
 from mmfast.search import with_settings
 
+DIGITS = {"parameters": 0, "epoch s": 2, "peak MiB": 0}
 TABLE, RESULTS, CURVES, PLAN, BY_MODALITY = "table.md", "study.json", "curves.csv", "study.yaml", "modalities.json"
 
 
@@ -42,6 +43,8 @@ class StudyConfig(Config):
     """Seeds of every row."""
     metrics: tuple[str, ...] = Field(("recall@20", "ndcg@20", "precision@20"), min_length=1)
     """Test metrics, the columns."""
+    costs: bool = False
+    """Add columns of what training takes: trained parameters, seconds of an epoch, and the most memory of one."""
     modalities: bool = False
     """Add a column of the first metric for each modality, the others hidden at evaluation."""
 
@@ -102,6 +105,8 @@ def run_study(study: StudyConfig, folder: Path, progress: bool = True) -> list[R
             measured = {name: found["test"][name] for name in study.metrics}
             if study.modalities:
                 measured |= by_modality(config, study.metrics[0])
+            if study.costs:
+                measured |= costs(config, found)
             for name, value in measured.items():
                 values.setdefault(name, []).append(value)
             curves += [[model, method, seed, *point] for point in curve_points(config)]
@@ -208,6 +213,17 @@ def by_modality(config: RunConfig, metric: str) -> dict[str, float]:
     return {f"{metric} {m}": metrics[metric] for m, metrics in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
+def costs(config: RunConfig, found: Mapping[str, Any]) -> dict[str, float]:
+    """Return what training a finished run took; seconds are the median epoch's, without the evaluation after it."""
+    from mmfast.logs import read_log
+
+    rows = read_log(Path(config.out) / str(config.name))
+    peaks = [row["peak_bytes"] / 2**20 for row in rows if row.get("peak_bytes")]
+    measured = {"parameters": found["parameters"]}
+    measured |= {"epoch s": statistics.median(row["seconds"] for row in rows)} if rows else {}
+    return measured | ({"peak MiB": max(peaks)} if peaks else {})
+
+
 def curve_points(config: RunConfig) -> list[list[Any]]:
     """Return [epoch from 1, modality or "all", value] of the monitored validation metric, over a run's log."""
     from mmfast.logs import read_log
@@ -236,20 +252,20 @@ def table_text(study: StudyConfig, rows: list[Row]) -> str:
     lines = [["model", "method", *columns, "seeds"], ["---"] * (len(columns) + 3)]
     for row in rows:
         count = max(map(len, row.values.values()), default=0)
-        cells = [cell(row.values.get(name, [])) for name in columns]
+        cells = [cell(row.values.get(name, []), DIGITS.get(name, 4)) for name in columns]
         tuned = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in row.tuned.items())
         method = f"{row.method} ({tuned})" if tuned else row.method
         lines.append([row.model, method, *cells, f"{count}, failed: {row.failed}" if row.failed else str(count)])
     return f"# {study.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def cell(values: list[float]) -> str:
-    """Return the mean of some values, and their deviation.
+def cell(values: list[float], digits: int = 4) -> str:
+    """Return the mean of some values, and their deviation unless all are the same.
 
-    >>> cell([0.1, 0.2])
-    '0.1500 (0.0707)'
+    >>> cell([0.1, 0.2]), cell([23040, 23040], 0)
+    ('0.1500 (0.0707)', '23,040')
     """
     if not values:
         return "-"
-    spread = f" ({statistics.stdev(values):.4f})" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4f}{spread}"
+    spread = f" ({statistics.stdev(values):,.{digits}f})" if len(set(values)) > 1 else ""
+    return f"{statistics.fmean(values):,.{digits}f}{spread}"

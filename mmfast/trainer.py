@@ -20,7 +20,7 @@ from mmfast.errors import MmfastError
 from mmfast.evaluate import COMPARED, Evaluation, NotFinite, evaluate, evaluation_notes
 from mmfast.frameworks.base import Fit
 from mmfast.logs import RunLog
-from mmfast.memory import check_memory, memory_need
+from mmfast.memory import check_memory, memory_need, peak_memory, start_peak
 from mmfast.progress import Progress
 from mmfast.run import (
     BEST,
@@ -28,7 +28,6 @@ from mmfast.run import (
     dataset_of,
     drop_if_only_started,
     environment,
-    framed_dataset,
     load_best,
     new_config,
     new_run_folder,
@@ -74,10 +73,10 @@ def fit(
     check_monitor(config.train, config.evaluate)
     keep_freed_memory()
     device = resolve_device(config.device)
-    dataset = framed_dataset(config, dataset if dataset is not None else dataset_of(config, progress), folder)
+    dataset = dataset if dataset is not None else dataset_of(config, progress)
     with cpu_threads(config.threads), Progress(config.train.epochs, config.train.monitor, progress) as shown:
         # The folder comes last: a model that cannot be built leaves none behind.
-        run = build_training(config, dataset, folder or Path(), device)
+        run = build_training(config, dataset, folder or Path(config.out) / (config.name or ""), device)
         need = memory_need(run.framework, dataset)
         if config.check_memory:
             check_memory(need, device)
@@ -150,6 +149,7 @@ def train(run: Training, shown: Progress) -> str:
     config, state = run.config, run.state
     if not run.done:
         store_config(run.folder, config)  # a resumed run may go on with other settings
+    start_peak(run.device)
     with RunLog(run.folder, state.log_bytes, state.epoch, config.tensorboard) as log:
         while not run.done:
             started = time.perf_counter()
@@ -172,7 +172,7 @@ def train(run: Training, shown: Progress) -> str:
                     ) from None
                 shown.say(f"{reason}; training ended, the best result so far is kept; {LOWER}")
                 return str(reason)
-            row["total_seconds"] = time.perf_counter() - started
+            row |= {"total_seconds": time.perf_counter() - started, "peak_bytes": peak_memory(run.device)}
             log.write(row)
             state.epoch += 1
             if run.checkpoint_due:
@@ -261,6 +261,7 @@ def finish(run: Training, ended: str, look_at_test: bool) -> Run:
         "best_epoch": best["epoch"],
         "epochs": state.epoch,
         "ended": ended,
+        "parameters": sum(p.numel() for p in run.framework.parameters() if p.requires_grad),
         "evaluate": {name: getattr(config.evaluate, name) for name in COMPARED},
         **({} if earlier is None else {"from": earlier.name}),
         **told,

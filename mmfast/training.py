@@ -139,7 +139,7 @@ class Training:
 
 def build_training(config: RunConfig, dataset: Dataset, folder: Path, device: torch.device) -> Training:
     """Return a run before its first epoch: model, frameworks, optimiser and sampler of the config."""
-    framework = build_framework(config, dataset).to(device)
+    framework = build_framework(config, dataset, folder).to(device)
     sampler = build_sampler(config, dataset, framework.uses_negatives)
     optimizer = build_optimizer(config, framework)
     return Training(config, dataset, folder, device, framework, optimizer, sampler, State())

@@ -33,7 +33,7 @@ class ClipEncoder:
 
         self.name, self.modality = spec.label, spec.modality
         self._device, self._precision = resolve_device(config.device), config.precision
-        model, transform, source = _load(spec)
+        model, transform, source = _load(spec, _instead(spec))
         self._tower = model.eval().to(self._device)
         self.transform: Callable[[Image.Image], torch.Tensor] | None = transform if spec.modality == "image" else None
         self.settings: dict[str, Any] = {
@@ -64,10 +64,11 @@ class ClipEncoder:
         return self.encode(self.transform(Image.new("RGB", (8, 8)))[None])[0]
 
 
-def load_clip(name: str) -> tuple[Any, Any, Any]:
+def load_clip(name: str, instead: str = "") -> tuple[Any, Any, Any]:
     """Return (model, transform of pictures, tokenizer) of a CLIP encoder's name, in evaluation mode, on the CPU.
 
-    Raises MmfastError for a name of another family, and when package or weights are not there.
+    Raises MmfastError for a name of another family, and when package or weights are not there; `instead` is the advice
+    then.
 
     >>> model, transform, tokenizer = load_clip("clip-b16")  # doctest: +SKIP
     """
@@ -75,9 +76,17 @@ def load_clip(name: str) -> tuple[Any, Any, Any]:
     need_package("open_clip", "CLIP features")
     import open_clip
 
-    model, transform, source = _load(spec)
-    with loading(spec.name, "its tokenizer", source, _instead(spec)):
+    instead = instead or _instead(spec)
+    model, transform, source = _load(spec, instead)
+    with loading(spec.name, "its tokenizer", source, instead):
         return model.eval(), transform, open_clip.get_tokenizer(source)
+
+
+def check_weights(name: str, instead: str) -> None:
+    """Raise MmfastError, as `load_clip` does, where package or weights are neither here nor in reach; load nothing."""
+    spec = clip_spec(name)
+    need_package("open_clip", "CLIP features")
+    _find(spec, instead)
 
 
 def clip_spec(name: str) -> Spec:
@@ -101,28 +110,13 @@ def clip_identity(name: str) -> str:
     return spec.rest
 
 
-def _load(spec: Spec) -> tuple[Any, Any, str]:
+def _load(spec: Spec, instead: str) -> tuple[Any, Any, str]:
     """Return (model, transform of evaluation, the name that its tokenizer goes by)."""
     import open_clip
 
-    folder = Path(spec.rest).expanduser()
-    source, _, pretrained = spec.rest.partition(":")
-    if folder.is_dir():
-        source, pretrained = f"local-dir:{folder}", ""
-        page, file = f"the folder '{folder}'", "open_clip_config.json and open_clip_model.safetensors"
-    elif source == "hf-hub":
-        source, pretrained, page, file = spec.rest, "", f"{HUB}/{pretrained}", WEIGHT_FILES[0]
-        need_hub_file(page.removeprefix(f"{HUB}/"), ["open_clip_config.json"], spec.name, _instead(spec))
-    elif source in open_clip.list_models():
-        page, file = _check_source(spec, source, pretrained)
-    else:
-        raise MmfastError(
-            f"{spec.modality} encoder '{spec.name}': open_clip has no model '{source}' and there is no such "
-            f"folder.{suggest(source, open_clip.list_models())} Want clip:MODEL:TAG_OR_FILE, clip:FOLDER or "
-            "clip:hf-hub:REPOSITORY"
-        )
+    source, pretrained, page, file = _find(spec, instead)
     own = Path(pretrained).expanduser()
-    with loading(spec.name, file, page, _instead(spec)):
+    with loading(spec.name, file, page, instead):
         # Without require_pretrained, open_clip goes on with random numbers where a folder holds no weights.
         model, _, transform = open_clip.create_model_and_transforms(
             source, pretrained=str(own) if own.is_file() else pretrained or None, require_pretrained=True
@@ -130,11 +124,31 @@ def _load(spec: Spec) -> tuple[Any, Any, str]:
     return model, transform, source
 
 
+def _find(spec: Spec, instead: str) -> tuple[str, str, str, str]:
+    """Return what open_clip calls a model and its weights, and the page and file that these come from."""
+    import open_clip
+
+    folder = Path(spec.rest).expanduser()
+    source, _, pretrained = spec.rest.partition(":")
+    if folder.is_dir():
+        return f"local-dir:{folder}", "", f"the folder '{folder}'", f"open_clip_config.json and {WEIGHT_FILES[0]}"
+    if source == "hf-hub":
+        need_hub_file(pretrained, ["open_clip_config.json"], spec.name, instead)
+        return spec.rest, "", f"{HUB}/{pretrained}", WEIGHT_FILES[0]
+    if source in open_clip.list_models():
+        return source, pretrained, *_check_source(spec, source, pretrained, instead)
+    raise MmfastError(
+        f"{spec.modality} encoder '{spec.name}': open_clip has no model '{source}' and there is no such "
+        f"folder.{suggest(source, open_clip.list_models())} Want clip:MODEL:TAG_OR_FILE, clip:FOLDER or "
+        "clip:hf-hub:REPOSITORY"
+    )
+
+
 def _instead(spec: Spec) -> str:
     return f"With the file on this machine: clip:MODEL:FILE; without it: --{spec.modality} light"
 
 
-def _check_source(spec: Spec, source: str, pretrained: str) -> tuple[str, str]:
+def _check_source(spec: Spec, source: str, pretrained: str, instead: str) -> tuple[str, str]:
     """Return (page, file) that the weights come from; a file here needs neither."""
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -151,7 +165,7 @@ def _check_source(spec: Spec, source: str, pretrained: str) -> tuple[str, str]:
     names = [file] if file else list(WEIGHT_FILES)
     page = f"{HUB}/{repo}" if repo else url
     if repo:
-        need_hub_file(repo, names, spec.name, _instead(spec))
+        need_hub_file(repo, names, spec.name, instead)
     return page, " or ".join(names) if repo else Path(urlparse(url).path).name
 
 

@@ -40,12 +40,12 @@ class Pictures:
         return dict(sorted(known.items()))
 
 
-def find_pictures(items: pl.DataFrame, folders: Iterable[Path | str]) -> Pictures:
+def find_pictures(items: pl.DataFrame, folders: Iterable[Path | str], option: str = "--pictures") -> Pictures:
     """Return the picture file of every item, hashed: by the column `image`, else by the item's id and a usual ending.
 
     items: `id` and perhaps `image`, a path relative to one of `folders` (tried in order) or absolute. Addresses of the
     web are not fetched: put the files into a folder, named by item id or by the last part of the address.
-    Raises MmfastError when no item at all has a picture.
+    Raises MmfastError when no item at all has a picture; `option` is what names their folder.
 
     >>> pictures = find_pictures(dataset.item_table(), ["data/shop"])  # doctest: +SKIP
     """
@@ -62,7 +62,7 @@ def find_pictures(items: pl.DataFrame, folders: Iterable[Path | str]) -> Picture
         looked = ", ".join(f"'{root}'" for root in dict.fromkeys(roots))
         raise MmfastError(
             f"none of the {items.height} items has a picture (first: {pictures.problems[0]}; looked in {looked}); give "
-            "the folder of the pictures with --pictures, files named as in the column 'image' or by item id"
+            f"the folder of the pictures with {option}, files named as in the column 'image' or by item id"
         )
     _hash(pictures)
     return pictures

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmfast.models.base import Recommender
     from mmfast.run import Run
 
+Loss = Callable[["Batch"], dict[str, torch.Tensor]]
 DOORS = {
     "features": "puts its own item features behind the model's",
     "graph": "replaces the graph that messages pass over",
@@ -72,10 +73,12 @@ class Framework(nn.Module):
         config: RunConfig,
         dataset: Dataset,
         build: Callable[[Dataset], Recommender],
+        folder: Path | None,
     ) -> Recommender:
         """Return the backbone of a run, `build(dataset)`; a framework may build it on other features.
 
-        Training and opening a finished run both come here. `build` is that of the framework one level further in.
+        Training and opening a finished run both come here. `build` is that of the framework one level further in;
+        folder: the run's, which need not be there yet, None where there is none.
         """
         return build(dataset)
 
@@ -93,14 +96,6 @@ class Framework(nn.Module):
     def uses_negatives(self) -> bool:
         """Whether batches must have negatives."""
         return self.inner.uses_negatives
-
-    @classmethod
-    def dataset(cls, dataset: Dataset, config: RunConfig, section: FrameworkConfig, folder: Path | None) -> Dataset:
-        """Return the data set that the backbone is built on, with other features perhaps.
-
-        section: the framework's own; folder: the run's, which need not be there yet, None where it has no name so far.
-        """
-        return dataset
 
     def prepare(self, fit: Fit) -> None:
         """Do once what comes before the first epoch (teachers, first stages, cached artefacts); inner ones first.
@@ -126,18 +121,35 @@ class Framework(nn.Module):
     def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
         """Take one optimiser step on `batch` and return the detached terms."""
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(batch.users.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
-            terms = self.loss(batch)
-        sum(terms.values()).backward()
+        terms = self.backward(batch, self._whole_loss)
         self.adjust_gradients()
         optimizer.step()
         self.model.after_step()
+        return terms
+
+    def _whole_loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        with torch.autocast(batch.users.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+            return self.loss(batch)
+
+    def backward(self, batch: Batch, loss: Loss) -> dict[str, torch.Tensor]:
+        """Take the gradient of `loss`, the outermost framework's, on a batch and return its detached terms.
+
+        A framework overrides it that changes the batch, or takes it in parts, for all frameworks around it as well.
+        """
+        if isinstance(self.inner, Framework):
+            return self.inner.backward(batch, loss)
+        terms = loss(batch)
+        sum(terms.values()).backward()
         return {name: term.detach() for name, term in terms.items()}
 
     def adjust_gradients(self) -> None:
         """Change the gradients before the optimiser's step; inner frameworks first."""
         if isinstance(self.inner, Framework):
             self.inner.adjust_gradients()
+
+    def modality_parameters(self, modality: str) -> list[tuple[nn.Parameter, tuple[slice, ...]]]:
+        """Return the parameters of one modality alone, each with the part of it that is meant; the model's first."""
+        return self.inner.modality_parameters(modality)
 
     def measures(self) -> dict[str, float]:
         """Return what the epoch's log row tells beside the loss, at the end of an epoch."""
@@ -148,7 +160,7 @@ class Framework(nn.Module):
 
         valid: the validation metrics of the run's best epoch; folder: the run's.
         """
-        return None, {}
+        return self.inner.chosen(folder, valid, monitor) if isinstance(self.inner, Framework) else (None, {})
 
     def inner_loss(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the terms of what is inside, which sees negatives only where it asks for them."""

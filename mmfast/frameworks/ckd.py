@@ -22,11 +22,10 @@ from mmfast.registry import FRAMEWORKS
 from mmfast.seeds import derive_seed
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from mmfast.data.dataset import Dataset
     from mmfast.data.sampler import Batch
     from mmfast.models.base import Recommender
+    from mmfast.models.features import FeatureSource
 
 ROWS_AT_ONCE = 4096
 Tables = tuple[torch.Tensor, torch.Tensor]
@@ -86,7 +85,7 @@ class CKD(Framework):
         super().prepare(fit)
         self.say = fit.say
         for modality in self.modalities:
-            if constant(fit.dataset.features[modality]):
+            if constant(self.model.sources[modality], fit.device):
                 fit.say(
                     f"note: every item has the same '{modality}' features, so its teacher knows users and items alone"
                 )
@@ -174,10 +173,12 @@ class CKD(Framework):
         return found
 
 
-def constant(features: np.ndarray) -> bool:
-    """Whether all rows of features [I, F] are equal."""
-    parts = (features[start : start + ROWS_AT_ONCE] for start in range(0, len(features), ROWS_AT_ONCE))
-    return all((part == features[:1]).all() for part in parts)
+@torch.no_grad()
+def constant(features: FeatureSource, device: torch.device) -> bool:
+    """Whether all items have the same features, which lie on `device`."""
+    items = torch.arange(features.num_items, device=device)
+    first = features.rows(items[:1])
+    return all(bool((features.rows(part) == first).all()) for part in items.split(ROWS_AT_ONCE))
 
 
 def check_teacher(folder: Path, modality: str, modalities: tuple[str, ...], dataset: Dataset) -> None:

@@ -46,6 +46,7 @@ class OGM(Framework):
         self.alone = [frozenset(modalities) - {m} for m in modalities]
         # Where scores are sums over modalities, hiding one takes its own part away: full - hidden.
         self.hides = [frozenset(), *(frozenset({m}) for m in modalities)] if self.model.late_fusion else self.alone
+        self.shares: list[torch.Tensor] = []
         self.scales: torch.Tensor | None = None
         self.active = True
 
@@ -69,8 +70,8 @@ class OGM(Framework):
             with torch.no_grad():
                 margins = self.model.margins(batch, self.hides)
         own = margins[0] - margins[1:] if self.model.late_fusion else margins
-        self.scales = gradient_scales(torch.sigmoid(own).mean(1), self.config.alpha)
-        self.scale_sum, self.steps = self.scale_sum + self.scales, self.steps + 1
+        self.shares.append(torch.sigmoid(own).mean(1))  # of a part where a batch is taken in parts
+        self.scales = gradient_scales(torch.stack(self.shares).mean(0), self.config.alpha)
         return terms
 
     def adjust_gradients(self) -> None:
@@ -78,8 +79,10 @@ class OGM(Framework):
         super().adjust_gradients()
         if not self.active:
             return
+        self.shares.clear()
+        self.scale_sum, self.steps = self.scale_sum + self.scales, self.steps + 1
         for modality, scale in zip(self.modalities, self.scales, strict=True):
-            for parameter, part in self.model.modality_parameters(modality):
+            for parameter, part in self.inner.modality_parameters(modality):
                 if parameter.grad is not None:
                     values = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
                     modulate_(values[part], scale, self.config.ge)

@@ -43,7 +43,7 @@ def write_shop(folder, without_photo=(), without_text=()):
 
 
 def shop_config(folder, out, clip, **changes):
-    """A config of both stages in seconds; `framework`, `model` and `train` may be changed."""
+    """A config of both stages in seconds; `framework`, `model` and `train` may be changed, `around` goes round it."""
     framework = {
         "name": "ptmrec",
         "encoder": clip,
@@ -58,7 +58,7 @@ def shop_config(folder, out, clip, **changes):
     train = {"epochs": 2, "batch_size": 80, "learning_rate": 0.02, "monitor": "recall@5", "checkpoint_seconds": 0}
     raw = {
         "model": model,
-        "framework": [framework],
+        "framework": [framework, *changes.pop("around", ())],
         "data": {"name": str(folder)},
         "train": train | changes.pop("train", {}),
         "evaluate": {"top_k": [5]},

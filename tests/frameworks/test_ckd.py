@@ -200,7 +200,8 @@ def test_a_weak_teacher_is_told_and_weighs_little(tmp_path):
 def test_a_constant_modality_is_told_and_trains(tmp_path, capsys):
     dataset = block_dataset(TWO)
     flat = dataset.with_features({**dataset.features, "image": np.ones((dataset.num_items, 6), np.float32)})
-    assert constant(flat.features["image"]) and not constant(flat.features["text"])
+    sources = build("vbpr", flat).sources
+    assert constant(sources["image"], torch.device("cpu")) and not constant(sources["text"], torch.device("cpu"))
     run = fit(block_config(tmp_path, "vbpr", "ckd"), flat)
     assert "every item has the same 'image' features" in capsys.readouterr().err
     assert np.isfinite(read_log(run.folder)[-1]["loss"]["distillation"])
@@ -255,7 +256,7 @@ def test_users_without_training_rows_are_in_no_universal_triple(tmp_path):
     framework = CKD(model, CKD.Config(universal_size=100))
     train = lambda config, name, test: SimpleNamespace(model=build("vbpr", fewer))  # noqa: E731
     config = block_config(tmp_path, "vbpr", "ckd")
-    framework.prepare(SimpleNamespace(config=config, dataset=fewer, train=train, say=print))
+    framework.prepare(SimpleNamespace(config=config, dataset=fewer, train=train, say=print, device=torch.device("cpu")))
     framework.on_epoch_start(0, torch.Generator().manual_seed(0))
     users = framework.universal_triples(24)[0]  # 100 of 39 users: drawn again where there are not enough
     assert 7 not in users and len(users) == 100

@@ -13,15 +13,17 @@ from mmfast.data.load import load_dataset
 from mmfast.data.sampler import Batch, Sampler
 from mmfast.errors import MmfastError
 from mmfast.frameworks.base import Fit
+from mmfast.frameworks.ckd import CKD
 from mmfast.frameworks.ptmrec import catalogue
+from mmfast.frameworks.ptmrec.catalogue import FROZEN
 from mmfast.frameworks.ptmrec.export import tuned_features
 from mmfast.frameworks.ptmrec.framework import FIRST, micro_batches
 from mmfast.frameworks.ptmrec.source import TunedFeatures
 from mmfast.frameworks.ptmrec.tuning import untuned
-from mmfast.models.features import FrozenFeatures
-from mmfast.run import Run, framed_dataset
+from mmfast.models.features import FeatureSource, FrozenFeatures
+from mmfast.run import Run
 from mmfast.trainer import fit
-from mmfast.training import Framework, build_framework
+from mmfast.training import build_framework
 from tests.content import tiny
 from tests.frameworks.shops import ITEMS, shop_config, write_shop
 from tests.test_resume import Killed, assert_same_run, killed_in_step
@@ -48,7 +50,7 @@ def prepared(shop, tmp_path, clip_name, **changes):
     """A framework as it stands before the first step of stage 2, without a first stage, prompts moved far away."""
     framework = {"variant": "full", **changes.pop("framework", {})}
     config = shop_config(shop, tmp_path, clip_name, framework=framework, **changes)
-    dataset = framed_dataset(config, load_dataset(config.data))
+    dataset = load_dataset(config.data)
     made = build_framework(config, dataset)
     made._first_stage = lambda fit: None
     device = torch.device("cpu")
@@ -73,7 +75,7 @@ def literal_rows(made, modality, items):
     return torch.stack(rows)
 
 
-class LiteralFeatures(torch.nn.Module):
+class LiteralFeatures(FeatureSource):
     """The whole table made anew: literal rows where the batch is live, the cached table elsewhere, and the delta."""
 
     def __init__(self, made, modality, live):
@@ -84,7 +86,7 @@ class LiteralFeatures(torch.nn.Module):
         items = [int(item) for item in live if known[item]]
         self.clip = self.clip.index_put((torch.tensor(items),), literal_rows(made, modality, items))
         self.table = self.clip if source.delta is None else self.clip + source.delta.weight
-        self.feature_dim = self.table.shape[1]
+        self.num_items, self.feature_dim = self.table.shape
 
     def all(self):
         return self.table
@@ -92,11 +94,8 @@ class LiteralFeatures(torch.nn.Module):
     def rows(self, ids):
         return self.table[ids]
 
-    def project(self, ids, weight):
-        return self.table[ids] @ weight.t()
-
-    def through(self, rowwise):
-        return rowwise(self.table)
+    def clip_rows(self, ids):
+        return self.clip[ids]
 
 
 def literal_kt(users, items, content):
@@ -165,13 +164,40 @@ def test_a_step_has_the_gradients_of_the_equations(shop, tmp_path, clip_name, mo
     assert all(parameter.grad is None for parameter in made.encoder.clip.parameters())
 
 
+@pytest.mark.parametrize("model", ["vbpr", "mgcn"])
+def test_a_distilled_step_is_of_the_live_rows_micro_batch_by_micro_batch(shop, tmp_path, clip_name, model):
+    made, batch = prepared(shop, tmp_path, clip_name, model={"name": model})
+    outer = CKD(made, CKD.Config(universal_size=30, distillation_weight=0.5))
+    shapes = (made.model.num_users, 4), (made.model.num_items, 4)
+    outer.teachers = [tuple(torch.randn(*shape) for shape in shapes) for _ in MODALITIES]
+    outer.active_users = torch.arange(made.model.num_users)
+    named = {name: p for name, p in made.named_parameters() if p.requires_grad}
+    optimizer = Gradients(named.values(), lr=1.0)
+    outer.on_epoch_start(0, torch.Generator().manual_seed(0))
+    assert {"kt", "distillation"} <= outer.step(batch, optimizer).keys()
+    optimizer.zero_grad()
+    outer.on_epoch_start(0, torch.Generator().manual_seed(0))
+    sources = dict(made.model.sources.items())
+    parts = list(micro_batches(batch, made.config.micro_batch))
+    for part in parts:
+        for modality in MODALITIES:
+            made.model.sources[modality] = LiteralFeatures(made, modality, part.unique_items[0])
+        (sum(outer.loss(part).values()) / len(parts)).backward()
+        for modality in MODALITIES:
+            made.model.sources[modality] = sources[modality]
+    for parameter in named.values():
+        ours, wanted = optimizer.seen[id(parameter)], parameter.grad.to_dense()
+        scale = float(wanted.abs().max())
+        torch.testing.assert_close(ours, wanted, rtol=2e-4, atol=2e-5 * scale + 1e-6)
+
+
 @pytest.mark.parametrize("detach", [False, True])
 def test_the_transfer_stops_gradients_where_the_equations_do(shop, tmp_path, clip_name, detach):
     made, batch = prepared(shop, tmp_path, clip_name, framework={"detach_user": detach})
-    made._set_live(batch.unique_items[0])
     users, items = (table.detach().clone().requires_grad_() for table in made.model.id_embeddings())
     made.model.id_embeddings = lambda: (users, items)
-    made.transfer(batch).backward()
+    with made.live(batch):
+        made.transfer(batch).backward()
     assert items.grad is None and (users.grad is None) == detach
     for modality in MODALITIES:
         assert made.maps[modality].weight.grad.abs().sum() > 0
@@ -184,8 +210,8 @@ def test_a_micro_batch_without_a_picture_or_of_one_row_has_less_to_transfer(shop
     made, batch = prepared(shop, tmp_path, clip_name)
     rows = torch.tensor([0, 1])
     bare = Batch(batch.users[rows], torch.tensor([3, 8]), torch.tensor([3, 8]), batch.num_users, ITEMS, 32)
-    made._set_live(bare.unique_items[0])
-    made.transfer(bare).backward()
+    with made.live(bare):
+        made.transfer(bare).backward()
     assert made.maps["image"].weight.grad is None and made.maps["text"].weight.grad.abs().sum() > 0
     one = next(micro_batches(batch, 1))
     assert "kt" not in made.loss(one)
@@ -193,7 +219,6 @@ def test_a_micro_batch_without_a_picture_or_of_one_row_has_less_to_transfer(shop
 
 def test_options_of_the_transfer(shop, tmp_path, clip_name):
     made, batch = prepared(shop, tmp_path, clip_name, framework={"id_vectors": "propagated", "kt_temperature": 0.5})
-    made._set_live(batch.unique_items[0])
     users, items = made.model.embed()
     content = {m: made.maps[m](made.source(m).clip_rows(batch.pos_items)) for m in MODALITIES}
     scaled = 2 * users[batch.users]
@@ -232,12 +257,12 @@ def test_feature_and_delta_are_a_trainable_feature():
 
 def test_stage_1_trains_on_frozen_clip(shop, tmp_path, clip_name):
     config = shop_config(shop, tmp_path, clip_name)
-    dataset = framed_dataset(config, load_dataset(config.data))
+    model = build_framework(config, load_dataset(config.data)).model
     made, _ = prepared(shop, tmp_path, clip_name)
-    for modality in MODALITIES:
+    for modality, missing in (("image", [3, 8]), ("text", [5])):
         frozen = made.encoder.table(modality, untuned(made.encoder.clip))
-        assert np.array_equal(dataset.features[modality], frozen.numpy())
-    assert dataset.missing["image"].tolist() == [3, 8] and dataset.missing["text"].tolist() == [5]
+        assert torch.equal(model.item_features(modality).all(), frozen)
+        assert np.load(tmp_path / FROZEN / f"{modality}-missing.npy").tolist() == missing
 
 
 @pytest.mark.parametrize("model", ["vbpr", "freedom"])
@@ -364,11 +389,7 @@ def test_tuned_features_serve_any_other_model(shop, tmp_path, clip_name, capsys)
 
 
 def test_what_cannot_work_is_refused(shop, tmp_path, clip_name):
-    config = shop_config(shop, tmp_path, clip_name)
-    with pytest.raises(MmfastError, match="ptmrec cannot be combined with another framework"):
-        framed_dataset(config.model_copy(update={"framework": config.framework * 2}), load_dataset(config.data))
     with pytest.raises(MmfastError, match="LightGCN reads no features image, text"):
         fit(shop_config(shop, tmp_path, clip_name, model={"name": "lightgcn"}), progress=False)
     with pytest.raises(MmfastError, match="encoder 'torchvision:resnet50' is no CLIP model"):
         fit(shop_config(shop, tmp_path, "torchvision:resnet50"), progress=False)
-    assert issubclass(type(build_framework(config, framed_dataset(config, load_dataset(config.data)))), Framework)

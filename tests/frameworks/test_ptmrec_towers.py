@@ -29,10 +29,10 @@ def pixels():
 
 
 def tuning_of(clip, **options):
-    """What is trained, moved away from its initial values, which are zero in part and small elsewhere."""
+    """What is trained, moved away from its initial values, no two parts alike."""
     tuning = build_tuning(clip, TuningConfig(**options), torch.Generator().manual_seed(2))
-    for parameter in tuning.parameters():
-        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+    for number, parameter in enumerate(tuning.parameters()):
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(number))
     return tuning
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmfast.content.encode_clip import clip_identity, load_clip
+from mmfast.content.encode_clip import check_weights, clip_identity, load_clip
 from mmfast.content.images import Pictures, find_pictures
 from mmfast.content.item_texts import item_texts
 from mmfast.data.cache import cache_root
 from mmfast.data.hashing import hash_json
 from mmfast.data.load import prepared_folder
+from mmfast.data.locate import DEMO, locate
 from mmfast.data.storage import new_folder, save_npy
 from mmfast.device import resolve_device
 from mmfast.errors import MmfastError
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
     from mmfast.config import DataConfig
     from mmfast.data.dataset import Dataset
     from mmfast.frameworks.ptmrec.config import PTMRecConfig
+
+FROZEN = "frozen-clip"  # of a run's folder
+INSTEAD = "With the file on this machine: framework.encoder=clip:MODEL:FILE; without it: framework.encoder=small"
+PHOTOS = (
+    "Fetch the items' photos (the table of items has their addresses: `imUrl` of Amazon's meta files) into a folder, "
+    "files named by item id, and give framework.pictures=[FOLDER]; or put them beside the data"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Catalogue:
 
     def load(self, config: PTMRecConfig, device: torch.device) -> ItemEncoder:
         """Return CLIP, frozen on `device`, with the inputs of these items."""
-        clip, transform, tokenizer = load_clip(self.encoder_name(config.encoder))
+        clip, transform, tokenizer = load_clip(self.encoder_name(config.encoder), INSTEAD)
         inputs: dict[str, Any] = {}
         if self.pictures is not None:
             inputs["image"] = image_inputs(self.pictures, transform)
@@ -63,6 +72,22 @@ class Catalogue:
         return hash_json([FORMAT, "frozen", model, pictures, self.texts, config.precision, config.encode_batch])
 
 
+def missing_parts(config: PTMRecConfig, data: DataConfig) -> list[str]:
+    """Return what a run needs that is not on this machine, a sentence each; of photos only whether there is a place."""
+    found = [f"framework.pictures: there is no folder '{path}'" for path in config.pictures if not Path(path).is_dir()]
+    if "image" in config.modalities and not config.pictures and data.name != DEMO:  # which is made when first used
+        try:
+            locate(data.name, data.root)
+        except MmfastError:
+            found.append(f"framework.pictures: there are no photos. {PHOTOS}")
+    if config.encoder != "small":
+        try:
+            check_weights(config.encoder, INSTEAD)
+        except MmfastError as error:
+            found.append(f"framework.encoder: {error}")
+    return found
+
+
 def catalogue_of(dataset: Dataset, data: DataConfig, config: PTMRecConfig) -> Catalogue:
     """Return the contents of a data set's items.
 
@@ -72,7 +97,7 @@ def catalogue_of(dataset: Dataset, data: DataConfig, config: PTMRecConfig) -> Ca
     with contextlib.suppress(MmfastError):  # data that the caller brings along need not lie anywhere
         folders += [str(folder) for folder in reversed(prepared_folder(data))]
     items = dataset.item_table()
-    pictures = find_pictures(items, folders) if "image" in config.modalities else None
+    pictures = find_pictures(items, folders, "framework.pictures=[FOLDER]") if "image" in config.modalities else None
     texts = None
     if "text" in config.modalities:
         if config.texts == "title" and "title" not in items.columns:
@@ -94,13 +119,17 @@ def frozen_features(catalogue: Catalogue, config: PTMRecConfig, device: str) -> 
     return folder
 
 
-def keep_features(dataset: Dataset, config: PTMRecConfig, folder: Path) -> None:
-    """Write the features of a data set that `with_features` returned into a new `folder`; an old one stays."""
-    if not folder.is_dir():
-        with new_folder(folder, keep_existing=True) as work:
-            for modality in config.modalities:
-                save_npy(work / f"{modality}.npy", dataset.features[modality])
-                save_npy(work / f"{modality}-missing.npy", dataset.missing[modality])
+def kept_features(run: Path | None) -> Path | None:
+    """Return the features that a run, or one that it is a part of, was trained on; None where there are none yet."""
+    places = () if run is None else (run, *list(run.parents)[:2])
+    return next((place / FROZEN for place in places if (place / FROZEN).is_dir()), None)
+
+
+def keep_features(features: Path, run: Path) -> None:
+    """Copy a folder of features into a run's: other machines encode to other last bits."""
+    with new_folder(run / FROZEN, keep_existing=True) as work:
+        for path in features.iterdir():
+            shutil.copy(path, work / path.name)
 
 
 def with_features(dataset: Dataset, config: PTMRecConfig, folder: Path) -> Dataset:

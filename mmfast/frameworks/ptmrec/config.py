@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mmfast.config import Config, FrameworkConfig
+from mmfast.config import Config, DataConfig, FrameworkConfig
 from mmfast.frameworks.ptmrec.tuning import TuningConfig
 
 MODALITIES = ("image", "text")
@@ -63,3 +63,9 @@ class PTMRecConfig(FrameworkConfig):
     """Keep only the inputs of CLIP's blocks for the gradient: less memory, a third more time."""
     encode_batch: int = Field(256, ge=1)
     """Most items that go through CLIP at once."""
+
+    def missing(self, data: DataConfig) -> list[str]:
+        """Return which of photos and CLIP's weights are not on this machine, and where they come from."""
+        from mmfast.frameworks.ptmrec.catalogue import missing_parts
+
+        return missing_parts(self, data)

@@ -10,10 +10,12 @@ import numpy as np
 
 from mmfast.data.storage import save_npy
 from mmfast.errors import MmfastError
+from mmfast.frameworks.ptmrec.catalogue import kept_features
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from mmfast.frameworks.ptmrec.config import PTMRecConfig
     from mmfast.run import Run
 
 
@@ -50,15 +52,33 @@ def tuned_features(run: Run) -> dict[str, TunedRows]:
 
     >>> replace_features("data/shop", tuned_features(Run.load("runs/shop_freedom_ptmrec")))  # doctest: +SKIP
     """
+    section = _section(run)
+    settings = {**section.model_dump(mode="json"), "stage": run.metrics.get("stage", "first")}
+    described = f"{section.encoder} tuned by {section.tuning.method}s with {run.config.model.name}"
+    found = {}
+    for modality in section.modalities:
+        source = run.model.sources[modality]
+        rows = source.table.cpu().numpy()
+        missing = np.load(kept_features(run.folder) / f"{modality}-missing.npy")
+        found[modality] = TunedRows(rows, run.dataset.item_ids, missing, described, run.folder.name, settings)
+    return found
+
+
+def settings_of_features(run: Run) -> dict[str, dict[str, np.ndarray]]:
+    """Return modality -> setting -> features [I, F] of a finished run: the data's own, frozen CLIP's, tuned CLIP's.
+
+    Raises MmfastError for a run of another framework.
+    """
+    kept, found = kept_features(run.folder), {}
+    for modality in _section(run).modalities:
+        own = {"original": run.dataset.features[modality]} if modality in run.dataset.features else {}
+        tuned = run.model.sources[modality].table.cpu().numpy()
+        found[modality] = {**own, "CLIP": np.load(kept / f"{modality}.npy"), "PTMRec": tuned}
+    return found
+
+
+def _section(run: Run) -> PTMRecConfig:
     sections = [section for section in run.config.framework if section.name == "ptmrec"]
     if not sections:
         raise MmfastError(f"run '{run.folder}' was not trained with ptmrec; it has no tuned features")
-    settings = {**sections[0].model_dump(mode="json"), "stage": run.metrics.get("stage", "first")}
-    described = f"{sections[0].encoder} tuned by {sections[0].tuning.method}s with {run.config.model.name}"
-    found = {}
-    for modality in sections[0].modalities:
-        source = run.model.sources[modality]
-        rows = source.table.cpu().numpy()
-        missing = run.dataset.missing[modality]
-        found[modality] = TunedRows(rows, run.dataset.item_ids, missing, described, run.folder.name, settings)
-    return found
+    return sections[0]

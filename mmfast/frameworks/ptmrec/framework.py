@@ -6,8 +6,9 @@ Shared-prefix and unused-output savings (`towers.py`) leave every number as it i
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,14 @@ from mmfast.checkpoint import write_text
 from mmfast.config import RunConfig
 from mmfast.embeddings import xavier
 from mmfast.errors import MmfastError
-from mmfast.frameworks.base import Fit, Framework
-from mmfast.frameworks.ptmrec.catalogue import catalogue_of, frozen_features, keep_features, with_features
+from mmfast.frameworks.base import Fit, Framework, Loss
+from mmfast.frameworks.ptmrec.catalogue import (
+    catalogue_of,
+    frozen_features,
+    keep_features,
+    kept_features,
+    with_features,
+)
 from mmfast.frameworks.ptmrec.config import PTMRecConfig
 from mmfast.frameworks.ptmrec.encoder import ItemEncoder
 from mmfast.frameworks.ptmrec.source import TunedFeatures, tune_features
@@ -39,7 +46,6 @@ if TYPE_CHECKING:
     from mmfast.models.base import Recommender
 
 FIRST = "stage1"
-FROZEN = "frozen-clip"
 STAGES = "stages.json"
 
 
@@ -48,7 +54,7 @@ class PTMRec(Framework):
     """Stage 1 is a run of its own below the run's folder; what the trainer's loop runs is stage 2."""
 
     Config = PTMRecConfig
-    doors = ("features", "loss", "gradients")
+    doors = ("features",)
 
     def __init__(self, inner: Recommender | Framework, config: PTMRecConfig | None = None) -> None:
         super().__init__(inner, config)
@@ -64,24 +70,29 @@ class PTMRec(Framework):
         self.encoder: ItemEncoder | None = None
 
     @classmethod
-    def dataset(cls, dataset: Dataset, config: RunConfig, section: PTMRecConfig, folder: Path | None) -> Dataset:
-        """Return the data set with frozen CLIP features in the place of its own (stage 1, spec step 1)."""
-        if len(config.framework) > 1:
-            raise MmfastError(
-                "ptmrec cannot be combined with another framework: it owns the features, the steps and the stages; "
-                "tune first, then train on what `mmfast features tuned RUN --out FOLDER` writes"
-            )
-        # What a run has been trained on goes with it: other machines encode to other last bits.
-        for place in (folder, folder.parent) if folder else ():
-            if (place / FROZEN).is_dir():
-                return with_features(dataset, section, place / FROZEN)
-        catalogue = catalogue_of(dataset, config.data, section)
-        return with_features(dataset, section, frozen_features(catalogue, section, config.device))
+    def backbone(
+        cls,
+        settings: PTMRecConfig,
+        config: RunConfig,
+        dataset: Dataset,
+        build: Callable[[Dataset], Recommender],
+        folder: Path | None,
+    ) -> Recommender:
+        """Return the backbone built on frozen CLIP features in the place of the data's own (stage 1, spec step 1)."""
+        features = kept_features(folder)
+        if features is None:
+            features = frozen_features(catalogue_of(dataset, config.data, settings), settings, config.device)
+        return build(with_features(dataset, settings, features))
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The modalities of CLIP that are not hidden from every pass."""
+        return tuple(modality for modality in self.config.modalities if modality not in self.model.masked)
 
     @property
     def tuned(self) -> bool:
         """Whether CLIP is trained, as it is in every variant but clip-frozen."""
-        return self.config.variant != "clip-frozen"
+        return self.config.variant != "clip-frozen" and bool(self.seen)
 
     def source(self, modality: str) -> TunedFeatures:
         """Return the backbone's features of a modality."""
@@ -89,13 +100,18 @@ class PTMRec(Framework):
 
     def prepare(self, fit: Fit) -> None:
         """Run stage 1, or open it, load its best model, and put prompts into CLIP; evaluate once before stage 2."""
-        if not (fit.folder.parent / FROZEN).is_dir():
-            keep_features(fit.dataset, self.config, fit.folder / FROZEN)
+        super().prepare(fit)
+        kept = kept_features(fit.folder)
+        if kept is not None and not self.tuned:
+            return
+        catalogue = catalogue_of(fit.dataset, fit.config.data, self.config)
+        if kept is None:
+            keep_features(frozen_features(catalogue, self.config, fit.config.device), fit.folder)
         if not self.tuned:
             return
         if self.config.variant != "clip-prompt":
             self._first_stage(fit)
-        self.encoder = catalogue_of(fit.dataset, fit.config.data, self.config).load(self.config, fit.device)
+        self.encoder = catalogue.load(self.config, fit.device)
         for modality, inputs in self.encoder.inputs.items():
             if missing := int((~inputs.known).sum()):
                 fit.say(f"ptmrec: {missing:,} items have no usable {modality}; their row is the mean row")
@@ -104,9 +120,14 @@ class PTMRec(Framework):
         self._start(fit)
 
     def _first_stage(self, fit: Fit) -> None:
-        section = self.config.model_copy(update={"variant": "clip-frozen"})
+        """Train plainly on frozen CLIP: of the frameworks around this one only what is hidden takes part."""
+        sections = fit.config.framework
+        place = sections.index(self.config)
+        frozen = self.config.model_copy(update={"variant": "clip-frozen"})
+        hidden = (section for section in sections[place + 1 :] if section.name == "masked")
         train = fit.config.train.model_copy(update=self.config.first.model_dump())
-        first = fit.train(fit.config.model_copy(update={"framework": (section,), "train": train}), FIRST, fit.test)
+        changes = {"framework": (*sections[:place], frozen, *hidden), "train": train}
+        first = fit.train(fit.config.model_copy(update=changes), FIRST, fit.test)
         self.model.load_state_dict(first.model.state_dict())
         self.stages["first"] = {key: first.metrics[key] for key in ("valid", "test") if key in first.metrics}
 
@@ -115,13 +136,13 @@ class PTMRec(Framework):
         if self.config.freeze_recommender:
             self.model.requires_grad_(False)
         self.tuning = build_tuning(self.encoder.clip, self.config.tuning, generator)
-        for name in [name for name in self.tuning if name not in self.config.modalities]:
+        for name in [name for name in self.tuning if name not in self.seen]:
             del self.tuning[name]
         if not self.transfers:
             return
         with torch.no_grad():
             dim = self._id_vectors()[0].shape[1]
-        for modality in self.config.modalities:
+        for modality in self.seen:
             layer = nn.Linear(self.source(modality).feature_dim, dim)
             xavier(layer.weight.data, "xavier_normal", generator)
             nn.init.zeros_(layer.bias)
@@ -143,64 +164,74 @@ class PTMRec(Framework):
     @property
     def transfers(self) -> bool:
         """Whether the knowledge-transfer loss is part of the variant."""
-        return self.config.variant == "full" and self.config.kt_weight > 0
+        return self.config.variant == "full" and self.config.kt_weight > 0 and self.tuned
 
     def on_epoch_end(self) -> None:
         """Encode all items by the present prompts: the table of the next epoch, and of the evaluation (step 7)."""
+        super().on_epoch_end()
         if self.tuned:
-            for modality in self.config.modalities:
+            for modality in self.seen:
                 self.source(modality).table.copy_(self.encoder.table(modality, self.tuning))
 
-    def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-        """Take one optimiser step by the mean gradient of the batch's micro-batches (steps 5 and 6)."""
+    def backward(self, batch: Batch, loss: Loss) -> dict[str, torch.Tensor]:
+        """Take the mean gradient of the batch's micro-batches (steps 5 and 6), each with its items encoded anew."""
         if not self.tuned:
-            return super().step(batch, optimizer)
-        optimizer.zero_grad(set_to_none=True)
+            return super().backward(batch, loss)
+        parts = list(micro_batches(batch, self.config.micro_batch))
+
+        def share(part: Batch) -> dict[str, torch.Tensor]:
+            return {name: term / len(parts) for name, term in loss(part).items()}
+
+        totals: dict[str, torch.Tensor] = {}
         try:
-            totals = self._accumulate(batch)
+            for part in parts:
+                with self.live(part):
+                    terms = super().backward(part, share)
+                totals = {name: totals.get(name, 0) + term for name, term in terms.items()}
         except torch.OutOfMemoryError:
             raise MmfastError(
                 f"ptmrec: the device has too little memory for micro-batches of {self.config.micro_batch}; lower "
                 "framework.micro_batch (train.batch_size stays; the transfer's softmax is then over fewer items), or "
                 "set framework.recompute=true or framework.precision=bfloat16"
             ) from None
-        optimizer.step()
-        self.model.after_step()
         return totals
 
-    def _accumulate(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Add up the gradients of the micro-batches, each divided by their number, and return the mean terms."""
-        parts = list(micro_batches(batch, self.config.micro_batch))
-        totals: dict[str, torch.Tensor] = {}
-        for part in parts:
-            terms = self.loss(part)
-            (sum(terms.values()) / len(parts)).backward()
-            self._set_live(None)
-            for name, term in terms.items():
-                totals[name] = totals.get(name, 0) + term.detach() / len(parts)
-        return totals
+    @contextlib.contextmanager
+    def live(self, batch: Batch) -> Iterator[None]:
+        """Let CLIP encode the items of a micro-batch anew for the passes inside, until their gradient is taken.
+
+        An item without content, and every item of no triple of the batch, keeps its row of the table.
+        """
+        items = batch.unique_items[0] if self.config.fresh_negatives else torch.unique(batch.pos_items)
+        for modality in self.seen:
+            ids = items[torch.from_numpy(self._known(modality, items)).to(items.device)]
+            rows = self.encoder.rows(modality, self.tuning, ids.cpu().numpy()) if len(ids) else None
+            self.source(modality).set_live(ids, rows)
+        try:
+            yield
+        finally:
+            for modality in self.seen:
+                self.source(modality).set_live(None, None)
 
     def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the backbone's terms with the batch's rows live, and `kt`, the transfer loss (Eq. 13), weighted.
-
-        The rows stay live until the gradient is taken: `step` ends that.
-        """
-        if not self.tuned:
-            return super().loss(batch)
-        rows = batch.unique_items[0] if self.config.fresh_negatives else torch.unique(batch.pos_items)
-        self._set_live(rows)
-        with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
-            terms = super().loss(batch)
+        """Return the backbone's terms and `kt`, the transfer loss (Eq. 13), weighted; in training inside `live`."""
+        terms = super().loss(batch)
         if self.transfers and batch.size > 1:
-            terms["kt"] = self.config.kt_weight * self.transfer(batch)
+            with torch.autocast(batch.users.device.type, enabled=False):
+                terms = {**terms, "kt": self.config.kt_weight * self.transfer(batch)}
         return terms
+
+    def modality_parameters(self, modality: str) -> list[tuple[nn.Parameter, tuple[slice, ...]]]:
+        """Return the backbone's parameters of one modality and what is trained in that tower of CLIP."""
+        own = self.tuning[modality].parameters() if modality in self.tuning else ()
+        return [*super().modality_parameters(modality), *((parameter, ()) for parameter in own)]
 
     def transfer(self, batch: Batch) -> torch.Tensor:
         """Return the knowledge transfer of a micro-batch, summed over its modalities (Eq. 11-13), a scalar."""
         users, items = self._id_vectors()
         content = [
             self.maps[modality](self.source(modality).clip_rows(batch.pos_items))
-            for modality in self.config.modalities
+            for modality in self.seen
             if self._known(modality, batch.pos_items).any()
         ]
         if not content:
@@ -219,17 +250,6 @@ class PTMRec(Framework):
 
     def _known(self, modality: str, items: torch.Tensor) -> np.ndarray:
         return self.encoder.inputs[modality].known[items.cpu().numpy()]
-
-    def _set_live(self, items: torch.Tensor | None) -> None:
-        """Let CLIP encode `items`, sorted and unique, anew; those without content keep their row of the table."""
-        for modality in self.config.modalities:
-            rows = None
-            ids = items
-            if items is not None:
-                ids = items[torch.from_numpy(self._known(modality, items)).to(items.device)]
-                if len(ids):
-                    rows = self.encoder.rows(modality, self.tuning, ids.cpu().numpy())
-            self.source(modality).set_live(ids, rows)
 
     def chosen(self, folder: Path, valid: Mapping[str, float], monitor: str) -> tuple[Path | None, dict[str, Any]]:
         """Return stage 1's folder when it is better on validation than stage 2's best, and both stages' values."""

@@ -20,7 +20,7 @@ class TunedFeatures(FeatureSource):
 
     def __init__(self, table: torch.Tensor, trainable: bool) -> None:
         super().__init__()
-        self.feature_dim = table.shape[1]
+        self.num_items, self.feature_dim = table.shape
         self.register_buffer("table", table.float().clone())
         self.delta = RowTable(torch.zeros_like(self.table)) if trainable else None
         self._live: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from mmfast.checkpoint import write_text
 from mmfast.config import RunConfig
 from mmfast.errors import MmfastError
-from mmfast.frameworks.base import Fit, Framework
+from mmfast.frameworks.base import Fit, Framework, Loss
 from mmfast.frameworks.targetmr.extend import common_features, extend
 from mmfast.frameworks.targetmr.pool import TargetFeatures
 from mmfast.frameworks.targetmr.prepared import Prepared, prepare_targets, sources_of
@@ -59,6 +60,7 @@ class TargetMR(Framework):
         config: RunConfig,
         dataset: Dataset,
         build: Callable[[Dataset], Recommender],
+        folder: Path | None,
     ) -> Recommender:
         """Return the backbone built on target-aware features, its feature doors filled (Eq. 20-21).
 
@@ -100,11 +102,11 @@ class TargetMR(Framework):
             self.edges = self.extension.apply(self.model)
         super().on_epoch_start(epoch, generator)
 
-    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the backbone's terms (Eq. 23), by default of the batch as it is."""
-        if self.edges is None or not (self.config.extended_positives or self.config.reject_extended_negatives):
-            return super().loss(batch)
-        return super().loss(self._changed(batch))
+    def backward(self, batch: Batch, loss: Loss) -> dict[str, torch.Tensor]:
+        """Take the gradient of the loss (Eq. 23), by default of the batch as it is."""
+        if self.edges is not None and (self.config.extended_positives or self.config.reject_extended_negatives):
+            batch = self._changed(batch)
+        return super().backward(batch, loss)
 
     def _changed(self, batch: Batch) -> Batch:
         """Return the batch with an extended positive per user added, and rows with an extended negative left out."""

@@ -84,7 +84,7 @@ class TargetFeatures(FeatureSource):
 
     def __init__(self, side: Side, kind: Attention, generator: torch.Generator) -> None:
         super().__init__()
-        self.feature_dim = 2 * side.dim
+        self.num_items, self.feature_dim = len(side.target), 2 * side.dim
         self.register_buffer("target", side.target, persistent=False)
         self.register_buffer("aux", side.aux.values, persistent=False)
         self.register_buffer("ptr", side.aux.ptr, persistent=False)
