@@ -128,6 +128,15 @@ class EvaluateConfig(Config):
     """Log the validation metrics of every modality alone too, the others hidden: the curves of CKD's Figure 1."""
 
 
+class DistributedConfig(Config):
+    """Training by the ranks that torchrun starts; without it nothing here has a meaning."""
+
+    plan: Literal["data", "row", "table", "column"] = "data"
+    """Every rank has its part of each batch and, by data, all tables of IDs; else blocks of them, or whole ones."""
+    timeout: float = Field(1800.0, gt=0)
+    """Seconds that a rank waits for the others before it gives up."""
+
+
 class RunConfig(Config):
     """One run: model x data x framework x training x evaluation."""
 
@@ -138,6 +147,7 @@ class RunConfig(Config):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    distributed: DistributedConfig = DistributedConfig()
     seed: int = Field(999, ge=0, le=MOST_SEED)
     """Seed of initial values, batches, negatives and graph sampling."""
     device: str = "auto"

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from mmfast.config import FrameworkConfig, RunConfig
+from mmfast.distributed.data_parallel import average_gradients
 from mmfast.errors import MmfastError
+from mmfast.ranks import world_size
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
@@ -129,6 +131,8 @@ class Framework(nn.Module):
         with torch.autocast(batch.users.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             terms = self.loss(batch)
         sum(terms.values()).backward()
+        if world_size() > 1:
+            average_gradients(self.parameters())
         self.adjust_gradients()
         optimizer.step()
         self.model.after_step()

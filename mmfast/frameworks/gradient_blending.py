@@ -19,8 +19,9 @@ from mmfast.checkpoint import write_text
 from mmfast.config import FrameworkConfig
 from mmfast.data.sampler import Batch, Sampler
 from mmfast.frameworks.base import Fit, Framework
-from mmfast.ops import sample_negatives
+from mmfast.ops import batch_mean, sample_negatives
 from mmfast.optim import Adam
+from mmfast.ranks import by_first
 from mmfast.registry import FRAMEWORKS
 from mmfast.seeds import derive_generator, derive_seed
 
@@ -75,7 +76,7 @@ class GradientBlending(Framework):
             path = fit.folder / FILE
             if not path.is_file():
                 weights = self.estimate(0, self.config.offline_epochs or train.epochs)
-                write_text(path, json.dumps(weights.tolist()) + "\n")
+                by_first(lambda: write_text(path, json.dumps(weights.tolist()) + "\n"))
             self.weights.copy_(torch.tensor(json.loads(path.read_text())))
 
     def measured(self, pairs: Interactions, rows: torch.Tensor) -> Batch:
@@ -134,7 +135,7 @@ class GradientBlending(Framework):
             terms = dict(self.inner_loss(batch))
             margins = self.model.margins(batch, self.hides[:-1])
         terms[name] = self.weights[-1] * terms[name]
-        heads = self.weights[:-1] * F.softplus(-margins).mean(1)
+        heads = self.weights[:-1] * batch_mean(F.softplus(-margins).mean(1))
         return terms | {f"head_{m}": head for m, head in zip(modalities, heads, strict=True)}
 
     def measures(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from mmfast.config import FrameworkConfig
 from mmfast.frameworks.base import Framework
+from mmfast.ops import batch_mean
 from mmfast.registry import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class OGM(Framework):
             with torch.no_grad():
                 margins = self.model.margins(batch, self.hides)
         own = margins[0] - margins[1:] if self.model.late_fusion else margins
-        self.scales = gradient_scales(torch.sigmoid(own).mean(1), self.config.alpha)
+        self.scales = gradient_scales(batch_mean(torch.sigmoid(own).mean(1)), self.config.alpha)
         self.scale_sum, self.steps = self.scale_sum + self.scales, self.steps + 1
         return terms
 
