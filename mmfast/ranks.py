@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -56,8 +57,9 @@ def join_ranks(device: torch.device, timeout: float) -> torch.device:
     return device
 
 
-# The name that newer releases of torch prefer.
+# The names that newer releases of torch prefer come first.
 _gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 def _leave() -> None:
@@ -157,3 +159,14 @@ def gathered(tensor: torch.Tensor) -> torch.Tensor:
     out = tensor.new_empty(world_size(), *tensor.shape)
     _gather(out.view(-1), tensor.contiguous().view(-1))
     return out
+
+
+def sum_of_own(rows: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
+    """Return the sum over ranks of rows [N, ...], those between this rank's two of `bounds` alone, [R, ...]."""
+    blocks = [rows[a:b] for a, b in itertools.pairwise(bounds)]
+    sent = rows.new_zeros(len(blocks), max(len(block) for block in blocks), *rows.shape[1:])
+    for place, block in zip(sent, blocks, strict=True):
+        place[: len(block)] = block
+    own = torch.empty_like(sent[0])
+    _reduce_scatter(own.view(-1), sent.view(-1))
+    return own[: len(blocks[rank()])]

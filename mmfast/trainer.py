@@ -36,7 +36,7 @@ from mmfast.run import (
     resumed_config,
     store_config,
 )
-from mmfast.seeds import derive_generator, derive_seed
+from mmfast.seeds import derive_seed
 from mmfast.training import Training, build_optimizer, build_training, check_monitor
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def train_epoch(run: Training, epoch: int, shown: Progress) -> dict[str, float]:
     # A model that draws from torch's global generator (F.dropout) must repeat too; the generator itself is given back.
     with torch.random.fork_rng(devices=[run.device] if on_cuda else []):
         torch.manual_seed(derive_seed(run.config.seed, "steps", epoch))
-        run.framework.on_epoch_start(epoch, derive_generator(run.config.seed, "epoch", epoch))
+        run.start_epoch(epoch)
         for step, batch in enumerate(run.sampler.epoch(epoch), start=1):
             waiting.append(run.step(batch))
             if len(waiting) >= check_every or step == steps:

@@ -15,6 +15,7 @@ import torch
 from mmfast.checkpoint import check_fingerprint, disk_errors, load_checkpoint, load_state, save_checkpoint
 from mmfast.config import RunConfig
 from mmfast.distributed.data_parallel import split_batch
+from mmfast.distributed.partitioned_graph import partition_graphs
 from mmfast.distributed.sharded_table import ShardedTable, shard_tables
 from mmfast.embeddings import row_tables
 from mmfast.errors import MmfastError
@@ -22,7 +23,7 @@ from mmfast.frameworks.base import Framework
 from mmfast.optim import Adam
 from mmfast.ranks import by_first, is_first, world_size
 from mmfast.run import BEST, LAST, build_framework, drop_results
-from mmfast.seeds import derive_seed
+from mmfast.seeds import derive_generator, derive_seed
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
@@ -76,6 +77,13 @@ class Training:
         """Give every parameter group this learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = value
+
+    def start_epoch(self, epoch: int) -> None:
+        """Let the model and its frameworks prepare an epoch, and divide the rows of their graphs by the plan."""
+        self.framework.on_epoch_start(epoch, derive_generator(self.config.seed, "epoch", epoch))
+        divided = world_size() > 1 and self.config.distributed.plan == "row"
+        if divided and self.framework.model.propagates_only:
+            partition_graphs(self.framework)
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Take one optimiser step on a batch, of which every rank has its part, and return the detached terms."""

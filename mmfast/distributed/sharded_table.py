@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from mmfast.embeddings import EmbeddingTable, RowTable
 from mmfast.errors import MmfastError
-from mmfast.ranks import all_rows, rank, world_size
+from mmfast.ranks import all_rows, rank, sum_of_own, world_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -146,6 +146,6 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)
-        return ctx.table.part(grad) / world_size(), None
+        bounds, by_column = ctx.table.bounds, ctx.table.by_column
+        own = sum_of_own(grad.t() if by_column else grad, bounds) / world_size()
+        return own.t().contiguous() if by_column else own, None

@@ -14,7 +14,7 @@ from tests.frameworks.common import NAMES, block_config, block_dataset
 
 # The batches are odd, and the last of an epoch is smaller; 10 steps an epoch.
 TRAIN = {"batch_size": 37, "patience": 50, "learning_rate": 0.005, "eval_every": 5}
-LONG = ("bpr", "vbpr", "lightgcn", "freedom", "mgcn", "lirdrec", "freedom + ckd")  # 50 steps, the others 10
+LONG = ("bpr", "vbpr", "lightgcn", "freedom")  # 50 steps, the others 10
 CASES = {name: (name, [], {}) for name in NAMES} | {
     **{name: (name, [], {"dropout": 0.0}) for name in ("bm3", "smore")},  # dropout of other rows is another draw
     "freedom + ckd": ("freedom", ["ckd"], {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from mmfast.checkpoint import load_checkpoint
 from tests.distributed.jobs import environment
 
-SETTINGS = ["model=lightgcn", "data=demo", "train.epochs=12", "train.batch_size=512", "train.checkpoint_seconds=0"]
+SETTINGS = ["model=lightgcn", "data=demo", "train.epochs=5", "train.batch_size=512", "train.checkpoint_seconds=0"]
 SETTINGS += ["train.monitor=recall@20", "device=cpu", "threads=1", "tensorboard=false"]
 END_SECONDS = 60  # in which a job must end after one of its processes was killed
 
@@ -78,8 +79,8 @@ def assert_same(one: Path, other: Path, exact: bool) -> None:
 
 def test_the_first_rank_alone_talks_and_writes(whole):
     folder, out, err = whole
-    assert out.count("best epoch") == 1 and err.count("epoch 12/12") == 1
-    assert len((folder / "log.jsonl").read_text().splitlines()) == 12
+    assert out.count("best epoch") == 1 and err.count("epoch 5/5") == 1
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 5
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "config.yaml", "environment.json", "log.jsonl", "best.safetensors", "last.safetensors", "metrics.json",
@@ -87,25 +88,21 @@ def test_the_first_rank_alone_talks_and_writes(whole):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_ends_the_job_which_then_goes_on(tmp_path, whole, victim):
+def test_after_a_rank_was_killed_any_number_of_them_goes_on(tmp_path, whole):
     job = start(tmp_path, 2, *SETTINGS, "name=job")
     folder = tmp_path / "runs/job"
     wait_for(folder / "last.safetensors", job)
     killed = time.monotonic()
-    os.kill(workers(job.pid)[victim], signal.SIGKILL)
+    os.kill(workers(job.pid)[0], signal.SIGKILL)
     _, err = job.communicate(timeout=END_SECONDS)
     assert job.returncode != 0 and time.monotonic() - killed < END_SECONDS
     assert "Signal 9 (SIGKILL)" in err or "has lost another rank" in err
     assert not (folder / "metrics.json").is_file()
+    shutil.copytree(folder, tmp_path / "runs/alone")
     finished(tmp_path, 2, "--resume", "runs/job")
     assert_same(folder, whole[0], exact=True)
-
-
-def test_one_process_goes_on_with_the_run_of_two(tmp_path, whole):
-    finished(tmp_path, 2, *SETTINGS, "name=job", "train.epochs=4")
-    finished(tmp_path, 1, "--resume", "runs/job", "train.epochs=12")
-    assert_same(tmp_path / "runs/job", whole[0], exact=False)
+    finished(tmp_path, 1, "--resume", "runs/alone")
+    assert_same(tmp_path / "runs/alone", whole[0], exact=False)
 
 
 def test_a_mistake_is_told_once(tmp_path):
