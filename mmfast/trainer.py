@@ -16,6 +16,7 @@ import torch
 from mmfast.checkpoint import atomic_write, write_text
 from mmfast.config import RunConfig
 from mmfast.device import cpu_threads, keep_freed_memory, resolve_device
+from mmfast.distributed.data_parallel import check_over_ranks
 from mmfast.errors import MmfastError
 from mmfast.evaluate import COMPARED, Evaluation, NotFinite, evaluate, evaluation_notes
 from mmfast.frameworks.base import Fit
@@ -60,11 +61,10 @@ def fit(
 ) -> Run:
     """Train by `config`, select on validation, evaluate the test part once, and return the run.
 
-    `config` may be a nested mapping. `dataset` overrides the one that config.data names. `resume` continues the
-    run in that folder (`config` may then be None); on the CPU the result is bit-identical to a run that was never
-    interrupted. test=False leaves the test part alone, for a search; resuming later looks at it. Ctrl-C raises
-    KeyboardInterrupt. A new run that ends so, or by an error, before its first checkpoint leaves no folder. Every rank
-    that torchrun starts calls it; the first writes.
+    `config` may be a nested mapping. `dataset` overrides the one that config.data names. `resume` continues the run in
+    that folder (`config` may then be None); on the CPU the result is bit-identical to a run never interrupted.
+    test=False leaves the test part alone, for a search; resuming later looks at it. Ctrl-C raises KeyboardInterrupt. A
+    new run that ends so, or by an error, before its first checkpoint leaves no folder. All ranks of a job call it.
     Raises MmfastError for settings that do not fit, and when the loss is not finite before the first evaluation.
 
     >>> run = fit(load_config("configs/demo_freedom.yaml"))  # doctest: +SKIP
@@ -74,6 +74,7 @@ def fit(
     check_monitor(config)
     keep_freed_memory()
     device = join_ranks(resolve_device(config.device), config.distributed.timeout)
+    check_over_ranks(config)
     progress = progress and is_first()
     with first_ahead():
         dataset = framed_dataset(config, dataset if dataset is not None else dataset_of(config, progress), folder)
@@ -87,8 +88,7 @@ def fit(
             announce(run, f"{'resuming' if folder else 'run'} {run.folder} on {device}, {need}", shown)
             run.framework.prepare(fit_of(run, shown, test))
             run.optimizer = build_optimizer(config, run.framework)
-            if folder:
-                run.restore()
+            run.restore()
             return finish(run, train(run, shown), test)
 
 

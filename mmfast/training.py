@@ -82,7 +82,7 @@ class Training:
         """Let the model and its frameworks prepare an epoch, and divide the rows of their graphs by the plan."""
         self.framework.on_epoch_start(epoch, derive_generator(self.config.seed, "epoch", epoch))
         divided = world_size() > 1 and self.config.distributed.plan == "row"
-        if divided and self.framework.model.propagates_only:
+        if divided and self.framework.model.over_ranks == "rows":
             partition_graphs(self.framework)
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:

@@ -10,14 +10,29 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from mmfast.errors import MmfastError
 from mmfast.ops.split_batch import Split, split_over
 from mmfast.ranks import all_rows, gathered, rank, world_size
 
 if TYPE_CHECKING:
+    from mmfast.config import RunConfig
     from mmfast.data.sampler import Batch
 
 SMALL = 1 << 20
 """Numbers in a gradient up to which it travels together with others: a message of its own costs more than a copy."""
+
+
+def check_over_ranks(config: RunConfig) -> None:
+    """Raise MmfastError, where there are several ranks, for a model or a framework that they cannot train together."""
+    from mmfast.registry import FRAMEWORKS, MODELS
+
+    parts = [(MODELS, config.model.name), *((FRAMEWORKS, section.name) for section in config.framework)]
+    for registry, name in parts if world_size() > 1 else ():
+        if not registry.get(name).over_ranks:
+            raise MmfastError(
+                f"'{name}' is not made for several ranks; train it on one process, without torchrun, or, if it is your "
+                "own, see over_ranks in docs/scaling.md"
+            )
 
 
 @contextlib.contextmanager

@@ -55,11 +55,14 @@ class Framework(nn.Module):
     """Training steps around `inner`: the backbone, or the framework one level further in.
 
     Parameters and buffers that a framework registers are trained and checkpointed with the model's. A subclass names
-    the `doors` it takes, keys of DOORS: by them `check_composition` tells which frameworks go together.
+    the `doors` it takes, keys of DOORS: by them `check_composition` tells which frameworks go together. It sets
+    `over_ranks` to True where it is right when ranks divide the batch (`batch_mean`, `batch_rows`) and when each has
+    the run to itself but for files, which the first writes (`by_first`).
     """
 
     Config = FrameworkConfig
     doors: tuple[str, ...] = ()
+    over_ranks = False
 
     def __init__(self, inner: Recommender | Framework, config: FrameworkConfig | None = None) -> None:
         super().__init__()

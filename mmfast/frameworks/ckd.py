@@ -59,6 +59,7 @@ class CKD(Framework):
         """Added inside the logarithms of the generic distillation (released code: 1e-8); 0 is the stable form."""
 
     doors = ("loss",)
+    over_ranks = True
 
     def __init__(self, inner: Recommender | Framework, config: Config | None = None) -> None:
         super().__init__(inner, config)

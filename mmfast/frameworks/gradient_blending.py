@@ -48,6 +48,7 @@ class GradientBlending(Framework):
         """Epochs of training a head alone in offline mode; None: the whole schedule, train.epochs."""
 
     doors = ("loss",)
+    over_ranks = True
 
     def __init__(self, inner: Recommender | Framework, config: Config | None = None) -> None:
         super().__init__(inner, config)

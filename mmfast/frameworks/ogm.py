@@ -39,6 +39,7 @@ class OGM(Framework):
         """Last epoch with damping."""
 
     doors = ("gradients",)
+    over_ranks = True
 
     def __init__(self, inner: Recommender | Framework, config: Config | None = None) -> None:
         super().__init__(inner, config)

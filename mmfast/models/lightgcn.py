@@ -28,7 +28,7 @@ class LightGCN(Recommender):
     """Vectors are the mean over layers 0..L of G-SYM products of the ID table."""
 
     step_tables = 4.0
-    propagates_only = True
+    over_ranks = "rows"
 
     class Config(ModelConfig):
         """Options of LightGCN."""

@@ -54,7 +54,7 @@ class Layer(nn.Module):
 class MMGCN(Recommender):
     """The mean over modalities of three mean-aggregating layers that start from [preference ; content]."""
 
-    propagates_only = True
+    over_ranks = "rows"
 
     class Config(ModelConfig):
         """Options of MMGCN."""

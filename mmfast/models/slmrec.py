@@ -32,7 +32,7 @@ DEGREE_EPS = 1e-8
 class SLMRec(Recommender):
     """user, item = a linear map of the LightGCN means that start from IDs, from images, from texts."""
 
-    propagates_only = True
+    over_ranks = "rows"
 
     class Config(ModelConfig):
         """Options of SLMRec; MMRec adds `train.weight_decay=1e-4`."""

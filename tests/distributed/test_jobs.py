@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from mmfast.checkpoint import load_checkpoint
+from mmfast.trainer import fit
 from tests.distributed.jobs import environment
 
-SETTINGS = ["model=lightgcn", "data=demo", "train.epochs=5", "train.batch_size=512", "train.checkpoint_seconds=0"]
+SETTINGS = ["model=lightgcn", "data=demo", "train.epochs=4", "train.batch_size=512", "train.checkpoint_seconds=0"]
 SETTINGS += ["train.monitor=recall@20", "device=cpu", "threads=1", "tensorboard=false"]
 END_SECONDS = 60  # in which a job must end after one of its processes was killed
 
@@ -79,8 +80,8 @@ def assert_same(one: Path, other: Path, exact: bool) -> None:
 
 def test_the_first_rank_alone_talks_and_writes(whole):
     folder, out, err = whole
-    assert out.count("best epoch") == 1 and err.count("epoch 5/5") == 1
-    assert len((folder / "log.jsonl").read_text().splitlines()) == 5
+    assert out.count("best epoch") == 1 and err.count("epoch 4/4") == 1
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 4
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "config.yaml", "environment.json", "log.jsonl", "best.safetensors", "last.safetensors", "metrics.json",
@@ -101,12 +102,12 @@ def test_after_a_rank_was_killed_any_number_of_them_goes_on(tmp_path, whole):
     shutil.copytree(folder, tmp_path / "runs/alone")
     finished(tmp_path, 2, "--resume", "runs/job")
     assert_same(folder, whole[0], exact=True)
-    finished(tmp_path, 1, "--resume", "runs/alone")
+    fit(None, resume=tmp_path / "runs/alone", progress=False)
     assert_same(tmp_path / "runs/alone", whole[0], exact=False)
 
 
 def test_a_mistake_is_told_once(tmp_path):
-    job = start(tmp_path, 2, *SETTINGS, "model.embedding_dim=64", "data.k_core=10000")
+    job = start(tmp_path, 2, *SETTINGS, "data.k_core=10000")
     _, err = job.communicate(timeout=200)
     assert job.returncode != 0
     assert err.count("mmfast: ") == 1, err

@@ -11,16 +11,18 @@ import torch
 
 from mmfast.distributed.partitioned_graph import ROW_COST, balanced_bounds
 from mmfast.distributed.sharded_table import ShardedTable
-from mmfast.registry import MODELS
+from mmfast.errors import MmfastError
+from mmfast.registry import FRAMEWORKS, MODELS
 from mmfast.run import Run
 from mmfast.trainer import fit
 from tests.distributed.cases import assert_same_run, case_config, runs
 from tests.distributed.jobs import on_ranks
 from tests.frameworks.common import NAMES, block_dataset
+from tests.toys import Toy
 
 LOOKED_UP = ("bpr", "vbpr")
 PLANS = {
-    "row": [*LOOKED_UP, *(name for name in NAMES if MODELS.get(name).propagates_only), "freedom + ckd"],
+    "row": [*LOOKED_UP, *(name for name in NAMES if MODELS.get(name).over_ranks == "rows"), "freedom + ckd"],
     "table": LOOKED_UP,
     "column": [*LOOKED_UP, "lightgcn"],
 }
@@ -33,7 +35,24 @@ def job(folder: Path) -> dict:
     for epochs, plan in enumerate(("row", "column", "table"), start=1):
         config = case_config(folder, "bpr", plan, name="bpr", epochs=epochs)
         run = fit(config, block_dataset(), resume=folder / "runs/bpr" if epochs > 1 else None, progress=False)
-    return {**results, "resumed": run.folder, "blocks": blocks(run)}
+    return {**results, "resumed": run.folder, "blocks": blocks(run), "said": refusals(folder / "refused")}
+
+
+def refusals(folder: Path) -> dict[str, str]:
+    """Return what is said of models, frameworks and sizes that ranks cannot take, and the runs left behind."""
+    said, sections = {}, FRAMEWORKS.get("targetmr").Config(name="targetmr")
+    for case, changes in {
+        "toy": {"model": Toy.Config(name="toy")},
+        "targetmr": {"framework": (sections,)},
+        "column": {"model": MODELS.get("bpr").Config(name="bpr", embedding_dim=1)},
+    }.items():
+        name = "freedom" if case == "targetmr" else "bpr"
+        config = case_config(folder, name, "column").model_copy(update=changes)
+        try:
+            fit(config, block_dataset(), progress=False)
+        except MmfastError as error:
+            said[case] = str(error)
+    return {**said, "left": [path.name for path in folder.glob("runs/*")]}
 
 
 def blocks(run: Run) -> list[tuple[int, ...]]:
@@ -58,6 +77,13 @@ def test_a_run_goes_on_under_another_plan_and_alone(divided, tmp_path):
     for got, want in zip(resumed.model.embed(), whole.model.embed(), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
     assert divided["blocks"] == [(40, 8), (0, 8)]  # by table: the first has the users
+
+
+def test_what_ranks_cannot_train_is_refused(divided):
+    said = divided["said"]
+    assert "'toy' is not made for several ranks" in said["toy"] and said["left"] == []
+    assert "'targetmr' is not made for several ranks" in said["targetmr"]
+    assert "'users' has 1 columns for 2 ranks; choose a larger model.embedding_dim" in said["column"]
 
 
 def test_rows_are_divided_by_their_cost():
