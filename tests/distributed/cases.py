@@ -19,7 +19,6 @@ LONG = ("bpr", "freedom")  # 50 steps, the others 10
 CASES = {name: (name, [], {}) for name in NAMES} | {
     **{name: (name, [], {"dropout": 0.0}) for name in ("bm3", "smore")},  # dropout of other rows is another draw
     "freedom + ckd": ("freedom", ["ckd"], {}),
-    "vbpr + ckd": ("vbpr", ["ckd"], {"fusion": "channels"}),
     "vbpr + ogm": ("vbpr", ["ogm"], {}),
     "mgcn + gradient_blending": ("mgcn", ["gradient_blending"], {}),
 }

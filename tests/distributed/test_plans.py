@@ -1,4 +1,4 @@
-"""Tables and graphs that two ranks have in part train as whole ones do, and are whole on disk."""
+"""Two ranks that divide batches, tables and graphs train as one process does, and leave whole files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mmfast.errors import MmfastError
 from mmfast.registry import FRAMEWORKS, MODELS
 from mmfast.run import Run
 from mmfast.trainer import fit
+from tests.distributed import cases
 from tests.distributed.cases import assert_same_run, case_config, runs
 from tests.distributed.jobs import on_ranks
 from tests.frameworks.common import NAMES, block_dataset
@@ -22,6 +23,7 @@ from tests.toys import Toy
 
 LOOKED_UP = ("bpr", "vbpr")
 PLANS = {
+    "data": list(cases.CASES),
     "row": [*LOOKED_UP, *(name for name in NAMES if MODELS.get(name).over_ranks == "rows"), "freedom + ckd"],
     "table": LOOKED_UP,
     "column": [*LOOKED_UP, "lightgcn"],
@@ -63,6 +65,12 @@ def blocks(run: Run) -> list[tuple[int, ...]]:
 def divided(tmp_path_factory):
     """What the job leaves."""
     return on_ranks(tmp_path_factory.mktemp("plans"), job)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Steps, metrics and folder of every case on one process."""
+    return runs(tmp_path_factory.mktemp("alone"), list(cases.CASES))
 
 
 @pytest.mark.parametrize(("plan", "name"), CASES)
