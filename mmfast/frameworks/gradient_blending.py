@@ -75,7 +75,7 @@ class GradientBlending(Framework):
         ]
         if self.config.mode == "offline":
             path = fit.folder / FILE
-            if not path.is_file():
+            if not by_first(path.is_file):
                 weights = self.estimate(0, self.config.offline_epochs or train.epochs)
                 by_first(lambda: write_text(path, json.dumps(weights.tolist()) + "\n"))
             self.weights.copy_(torch.tensor(json.loads(path.read_text())))
