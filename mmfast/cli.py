@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from mmfast import __version__
-from mmfast.errors import MmfastError, suggest
+from mmfast.errors import MmfastError, ToldByFirst, suggest
 
 # verb -> (module, one line of help). Only the chosen verb's module is imported, so --help needs no torch.
 VERBS = {
@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args is None:
             return 0
         return args.run(args) or 0
+    except ToldByFirst:
+        return 2
     except MmfastError as error:
         print(f"mmfast: {error}", file=sys.stderr)
         return 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
@@ -133,6 +132,15 @@ class EvaluateConfig(Config):
     """Log the validation metrics of every modality alone too, the others hidden: the curves of CKD's Figure 1."""
 
 
+class DistributedConfig(Config):
+    """Training by the ranks that torchrun starts; without it nothing here has a meaning."""
+
+    plan: Literal["data", "row", "table", "column"] = "data"
+    """Every rank has its part of each batch and, by data, all tables of IDs; else blocks of them, or whole ones."""
+    timeout: float = Field(1800.0, gt=0)
+    """Seconds that a rank waits for the others before it gives up."""
+
+
 class RunConfig(Config):
     """One run: model x data x framework x training x evaluation."""
 
@@ -143,6 +151,7 @@ class RunConfig(Config):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    distributed: DistributedConfig = DistributedConfig()
     seed: int = Field(999, ge=0, le=MOST_SEED)
     """Seed of initial values, batches, negatives and graph sampling."""
     device: str = "auto"
@@ -223,6 +232,8 @@ def build_config(raw: Mapping[str, Any], check: Callable[[DataConfig], None] | N
 
     `check` may raise for the section of the data; with it, what the frameworks lack is a mistake too.
     """
+    from mmfast.metrics import metric_mistakes
+
     raw, errors = dict(raw), []
     own = {section: raw.pop(section) for section in ("model", "framework") if section in raw}
     if isinstance(raw.get("data"), str):
@@ -231,12 +242,8 @@ def build_config(raw: Mapping[str, Any], check: Callable[[DataConfig], None] | N
     _import(raw.get("imports"), errors)
     train = run.train if run is not None else _parse(TrainConfig, raw.get("train") or {}, "train.", [])
     evaluate = run.evaluate if run is not None else _parse(EvaluateConfig, raw.get("evaluate") or {}, "evaluate.", [])
-    known = evaluate is not None and _check_metrics(evaluate.metrics, errors)
-    if known and train is not None:
-        try:
-            check_monitor(train, evaluate)
-        except MmfastError as error:
-            errors.append(str(error))
+    if evaluate is not None:
+        errors += metric_mistakes(evaluate.metrics, evaluate.top_k, None if train is None else train.monitor)
     data = run.data if run is not None else _parse(DataConfig, raw.get("data"), "data.", [])
     if data is not None and check is not None:
         try:
@@ -262,30 +269,6 @@ def _import(modules: Any, errors: list[str]) -> None:
             import_module(str(module))
         except ImportError as error:
             errors.append(f"imports: cannot import '{module}' ({error}); check the name and PYTHONPATH")
-
-
-def check_monitor(train: TrainConfig, evaluate: EvaluateConfig) -> None:
-    """Raise MmfastError when the metric that selects the checkpoint is not among those evaluated."""
-    computed = [f"{name}@{k}" for name in evaluate.metrics for k in evaluate.top_k]
-    if train.monitor not in computed:
-        nearest = get_close_matches(train.monitor, computed, 1, cutoff=0)[0]
-        raise MmfastError(
-            f"train.monitor: '{train.monitor}' is not evaluated; set train.monitor={nearest}, or another of those "
-            f"evaluated (evaluate.metrics x evaluate.top_k): {', '.join(computed)}"
-        )
-
-
-def _check_metrics(names: Iterable[str], errors: list[str]) -> bool:
-    """Add what is wrong with the names to the mistakes; return whether nothing is."""
-    from mmfast.metrics import check_metrics
-
-    before = len(errors)
-    for name in names:
-        try:
-            check_metrics([name])
-        except MmfastError as error:
-            errors.append(f"evaluate.metrics: {error}")
-    return len(errors) == before
 
 
 def _own_sections(own: Mapping[str, Any], errors: list[str]) -> dict[str, Any]:

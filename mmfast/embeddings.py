@@ -43,6 +43,14 @@ class RowTable(nn.Module):
         self.catch_up()
         return self.parameter
 
+    def whole(self, block: torch.Tensor) -> torch.Tensor:
+        """Return the whole of a tensor that lies as this process's part of the table does: itself."""
+        return block
+
+    def part(self, whole: torch.Tensor) -> torch.Tensor:
+        """Return this process's part of a whole tensor [N, F]: itself."""
+        return whole
+
     def catch_up(self, ids: torch.Tensor | None = None) -> None:
         """Make the steps that the rows `ids` (None: all, moments too) still miss."""
         if self.waiting is not None:

@@ -14,6 +14,7 @@ from mmfast.config import EvaluateConfig
 from mmfast.errors import MmfastError, suggest
 from mmfast.metrics import RETRIEVED, check_metrics, per_user_metrics
 from mmfast.ops.rank import rank
+from mmfast.ranks import all_rows, share_of
 from mmfast.verbs import VerbModule
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def evaluate(
 
     Only the user's training items are masked, also on test; values are means over users with a row in the part, in
     float64. `part` None is "test" for a run, whose model is chosen already, and "valid" for a model.
+    Among several ranks the users are divided, every rank must call it, and has the result of one process, to the bit.
     `hide` shows the model the mean feature row in place of these modalities. Works on the model's device.
     A run brings its data set and its evaluate settings; a model needs the `dataset`, and has the default settings.
     Raises MmfastError for an unknown part or metric, non-finite vectors, or when no user has a cold target.
@@ -213,8 +215,10 @@ def _rank_blocks(
     chosen = None if candidates is None else torch.tensor(candidates, device=device)
     depth = max(config.top_k) if config.ndcg == "standard" else max(*config.top_k, RETRIEVED)
     k = min(depth, len(item_vectors) if chosen is None else len(chosen))
-    tops, hits = [], []
-    for start in range(0, len(users), config.batch_users):
+    tops = [torch.empty(0, k, dtype=torch.int32, device=device)]
+    hits = [torch.empty(0, k, dtype=torch.bool, device=device)]
+    # Whole blocks: a score may depend, in its last bit, on how many users are scored with it.
+    for start in share_of(range(0, len(users), config.batch_users)):
         stop = min(start + config.batch_users, len(users))
         block = user_vectors[ids[start:stop]]
         mask_block, target_block = mask.block(start, stop, device), targets.block(start, stop, device)
@@ -222,7 +226,7 @@ def _rank_blocks(
         tops.append(top)
         hits.append(hit)
     # One copy from the device at the end: the blocks above need not wait for each other.
-    return torch.cat(tops).cpu().numpy(), torch.cat(hits).cpu().numpy()
+    return all_rows(torch.cat(tops)).cpu().numpy(), all_rows(torch.cat(hits)).cpu().numpy()
 
 
 def _mean(values: np.ndarray, digits: int | None) -> float:

@@ -127,6 +127,23 @@ class RunLog:
         self._opened.close()
 
 
+class NoLog:
+    """The log of a rank that writes none."""
+
+    def sync(self) -> int:
+        """Return the length of nothing."""
+        return 0
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Leave a row to the first rank."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close nothing."""
+
+
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of a run's log.jsonl, oldest first."""
     with (folder / "log.jsonl").open(encoding="utf-8") as file:

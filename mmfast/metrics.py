@@ -7,6 +7,7 @@ The formulas are those of protocol section 6. To add a metric: write a function 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 
 import numpy as np
 
@@ -78,6 +79,24 @@ def check_metrics(names: Sequence[str]) -> None:
     for name in names:
         if name not in METRICS:
             raise MmfastError(f"unknown metric '{name}'.{suggest(name, METRICS)} Known: {', '.join(sorted(METRICS))}")
+
+
+def metric_mistakes(names: Sequence[str], top_k: Sequence[int], monitor: str | None) -> list[str]:
+    """Return what is wrong with the metrics of a config and with the one that selects (None: unknown)."""
+    mistakes = []
+    for name in names:
+        try:
+            check_metrics([name])
+        except MmfastError as error:
+            mistakes.append(f"evaluate.metrics: {error}")
+    computed = [f"{name}@{k}" for name in names for k in top_k]
+    if not mistakes and monitor is not None and monitor not in computed:
+        nearest = get_close_matches(monitor, computed, 1, cutoff=0)[0]
+        mistakes.append(
+            f"train.monitor: '{monitor}' is not evaluated; set train.monitor={nearest}, or another of those evaluated "
+            f"(evaluate.metrics x evaluate.top_k): {', '.join(computed)}"
+        )
+    return mistakes
 
 
 def per_user_metrics(

@@ -79,13 +79,24 @@ class Adam(torch.optim.Adam):
     def state_dict(self) -> dict[str, Any]:
         """Return the state of torch.optim.Adam after `flush()`."""
         self.flush()
-        return super().state_dict()
+        return self._with_moments(super().state_dict(), lambda table, block: table.whole(block))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take a state of this class or of torch.optim.Adam."""
         for table in self._tables.values():
             table.settle()
-        super().load_state_dict(state_dict)
+        super().load_state_dict(self._with_moments(state_dict, lambda table, whole: table.part(whole)))
+
+    def _with_moments(
+        self, state_dict: dict[str, Any], change: Callable[[RowTable, torch.Tensor], torch.Tensor]
+    ) -> dict[str, Any]:
+        """Return a state whose moments of the tables are changed: whole in a state dict, this rank's part in use."""
+        tables = [self._tables.get(param) for group in self.param_groups for param in group["params"]]
+        state = dict(state_dict["state"])
+        for number in sorted(state):
+            if table := tables[number]:
+                state[number] = {name: change(table, t) if t.dim() else t for name, t in state[number].items()}
+        return {**state_dict, "state": state}
 
     def __getstate__(self) -> dict[str, Any]:
         self.flush()

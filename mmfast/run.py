@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BEST = "best.safetensors"
 LAST = "last.safetensors"
-MAY_CHANGE = {"name", "out", "device", "threads", "check_memory", "tensorboard"}
+MAY_CHANGE = {"name", "out", "device", "threads", "check_memory", "tensorboard", "distributed"}
 TRAIN_MAY_CHANGE = {"epochs", "patience", "checkpoint_every", "checkpoint_seconds"}
 STARTED = {"config.yaml", "environment.json", "log.jsonl", "tb"}  # what a run writes before its first checkpoint
 FOLDER_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}

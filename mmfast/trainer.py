@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmfast.checkpoint import atomic_write, write_text
-from mmfast.config import RunConfig, check_monitor
+from mmfast.config import RunConfig
 from mmfast.device import cpu_threads, keep_freed_memory, resolve_device
+from mmfast.distributed.data_parallel import check_over_ranks
 from mmfast.errors import MmfastError
 from mmfast.evaluate import COMPARED, Evaluation, NotFinite, evaluate, evaluation_notes
 from mmfast.frameworks.base import Fit
-from mmfast.logs import RunLog
-from mmfast.memory import check_memory, memory_need, peak_memory, start_peak
+from mmfast.logs import NoLog, RunLog
+from mmfast.memory import MemoryNeed, check_memory, memory_need, peak_memory, start_peak
+from mmfast.metrics import metric_mistakes
 from mmfast.progress import Progress
+from mmfast.ranks import by_first, first_ahead, is_first, join_ranks
 from mmfast.run import (
     BEST,
     Run,
@@ -36,7 +39,7 @@ from mmfast.run import (
     store_config,
     write_environment,
 )
-from mmfast.seeds import derive_generator, derive_seed
+from mmfast.seeds import derive_seed
 from mmfast.training import Training, build_optimizer, build_training
 
 if TYPE_CHECKING:
@@ -60,34 +63,34 @@ def fit(
 ) -> Run:
     """Train by `config`, select on validation, evaluate the test part once, and return the run.
 
-    `config` may be a nested mapping. `dataset` overrides the one that config.data names. `resume` continues the
-    run in that folder (`config` may then be None); on the CPU the result is bit-identical to a run that was never
-    interrupted. test=False leaves the test part alone, for a search; resuming later looks at it. Ctrl-C raises
-    KeyboardInterrupt. A new run that ends so, or by an error, before its first checkpoint leaves no folder.
+    `config` may be a nested mapping. `dataset` overrides the one that config.data names. `resume` continues the run in
+    that folder (`config` may then be None); on the CPU the result is bit-identical to a run never interrupted.
+    test=False leaves the test part alone, for a search; resuming later looks at it. Ctrl-C raises KeyboardInterrupt. A
+    new run that ends so, or by an error, before its first checkpoint leaves no folder. All ranks of a job call it.
     Raises MmfastError for settings that do not fit, and when the loss is not finite before the first evaluation.
 
     >>> run = fit(load_config("configs/demo_freedom.yaml"))  # doctest: +SKIP
     >>> run.metrics["test"]["recall@20"]  # doctest: +SKIP
     """
     folder, config = (None, new_config(config)) if resume is None else resumed_config(resume, config)
-    check_monitor(config.train, config.evaluate)
+    check_metrics_of(config)
     keep_freed_memory()
-    device = resolve_device(config.device)
-    dataset = dataset if dataset is not None else dataset_of(config, progress)
+    device = join_ranks(resolve_device(config.device), config.distributed.timeout)
+    check_over_ranks(config)
+    progress = progress and is_first()
+    with first_ahead():
+        dataset = dataset if dataset is not None else dataset_of(config, progress)
     with cpu_threads(config.threads), Progress(config.train.epochs, config.train.monitor, progress) as shown:
         # The folder comes last: a model that cannot be built leaves none behind.
-        run = build_training(config, dataset, folder or Path(config.out) / (config.name or ""), device)
-        need = memory_need(run.framework, dataset)
-        if config.check_memory:
-            check_memory(need, device)
-        run.folder = folder or new_run_folder(config)
+        with first_ahead():
+            run = build_training(config, dataset, folder or Path(config.out) / (config.name or ""), device)
+        need = checked_need(run)
+        run.folder = folder or by_first(lambda: new_run_folder(config))
         with continuable(run.folder, shown, new=folder is None):
-            write_environment(run.folder, environment(config, device))
             announce(run, f"{'resuming' if folder else 'run'} {run.folder} on {device}, {need}", shown)
             run.framework.prepare(fit_of(run, shown, test))
             run.optimizer = build_optimizer(config, run.framework)
-            if folder:
-                run.restore()
+            run.restore()
             return finish(run, train(run, shown), test)
 
 
@@ -102,8 +105,24 @@ def completed(config: RunConfig, progress: bool = True, test: bool = True) -> di
     return fit(None if begun else config, resume=folder if begun else None, progress=progress, test=test).metrics
 
 
+def check_metrics_of(config: RunConfig) -> None:
+    """Raise MmfastError for a metric that is not known, or a monitor that is not evaluated."""
+    mistakes = metric_mistakes(config.evaluate.metrics, config.evaluate.top_k, config.train.monitor)
+    if mistakes:
+        raise MmfastError("; ".join(mistakes))
+
+
+def checked_need(run: Training) -> MemoryNeed:
+    """Return the memory that training takes. Raises MmfastError where there is less, if the config wants it checked."""
+    need = memory_need(run.framework, run.dataset)
+    if run.config.check_memory:
+        check_memory(need, run.device)
+    return need
+
+
 def announce(run: Training, where: str, shown: Progress) -> None:
-    """Tell what is trained on and where, and what evaluation will leave out."""
+    """Tell what is trained on and where, and what evaluation will leave out, and write environment.json."""
+    by_first(lambda: write_environment(run.folder, environment(run.config, run.device)))
     shown.say(f"{run.dataset}\n{where}")
     for note in evaluation_notes(run.dataset, run.config.evaluate):
         shown.say(note)
@@ -121,8 +140,10 @@ def fit_of(run: Training, shown: Progress, test: bool) -> Fit:
 
 def fit_inside(folder: Path, dataset: Dataset, shown: Progress, config: RunConfig, name: str, test: bool) -> Run:
     """Return the run `name` below another run's folder: trained, or continued where it was interrupted."""
-    if not (folder / name / "metrics.json").is_file():
-        begun = (folder / name / "config.yaml").is_file()
+    finished, begun = by_first(
+        lambda: tuple((folder / name / file).is_file() for file in ("metrics.json", "config.yaml"))
+    )
+    if not finished:
         config = config.model_copy(update={"name": name, "out": str(folder)})
         shown.say(f"{'back to' if begun else 'first'} {name}")
         with shown.paused():
@@ -137,7 +158,7 @@ def continuable(folder: Path, shown: Progress, new: bool) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        if new and drop_if_only_started(folder):
+        if new and is_first() and drop_if_only_started(folder):
             shown.say(f"ended before the first checkpoint: '{folder}' held nothing to continue and is removed")
         elif isinstance(error, KeyboardInterrupt):
             shown.say(f"interrupted; continue with `mmfast train --resume {folder}`")
@@ -148,9 +169,9 @@ def train(run: Training, shown: Progress) -> str:
     """Run epochs until all are done, patience is exceeded or the loss diverges; return why it ended."""
     config, state = run.config, run.state
     if not run.done:
-        store_config(run.folder, config)  # a resumed run may go on with other settings
+        by_first(lambda: store_config(run.folder, config))  # a resumed run may go on with other settings
     start_peak(run.device)
-    with RunLog(run.folder, state.log_bytes, state.epoch, config.tensorboard) as log:
+    with RunLog(run.folder, state.log_bytes, state.epoch, config.tensorboard) if is_first() else NoLog() as log:
         while not run.done:
             started = time.perf_counter()
             lr = run.learning_rate(state.epoch)
@@ -194,9 +215,9 @@ def train_epoch(run: Training, epoch: int, shown: Progress) -> dict[str, float]:
     # A model that draws from torch's global generator (F.dropout) must repeat too; the generator itself is given back.
     with torch.random.fork_rng(devices=[run.device] if on_cuda else []):
         torch.manual_seed(derive_seed(run.config.seed, "steps", epoch))
-        run.framework.on_epoch_start(epoch, derive_generator(run.config.seed, "epoch", epoch))
+        run.start_epoch(epoch)
         for step, batch in enumerate(run.sampler.epoch(epoch), start=1):
-            waiting.append(run.framework.step(batch.to(run.device), run.optimizer))
+            waiting.append(run.step(batch))
             if len(waiting) >= check_every or step == steps:
                 add_losses(totals, waiting, epoch, step - len(waiting))
                 waiting.clear()
@@ -270,8 +291,8 @@ def finish(run: Training, ended: str, look_at_test: bool) -> Run:
     if look_at_test:
         test = evaluate(model, run.dataset, "test", config.evaluate)
         metrics["test"] = test.metrics
-        write_per_user(run, test)
-    write_text(run.folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        by_first(lambda: write_per_user(run, test))
+    by_first(lambda: write_text(run.folder / "metrics.json", json.dumps(metrics, indent=1) + "\n"))
     model.eval()
     return Run(run.folder, config, run.dataset, model, metrics)
 

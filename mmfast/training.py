@@ -13,15 +13,19 @@ import torch
 
 from mmfast.checkpoint import check_fingerprint, disk_errors, load_checkpoint, load_state, save_checkpoint
 from mmfast.config import RunConfig
+from mmfast.distributed.data_parallel import split_batch
+from mmfast.distributed.partitioned_graph import partition_graphs
+from mmfast.distributed.sharded_table import ShardedTable, shard_tables
 from mmfast.embeddings import row_tables
 from mmfast.frameworks.base import Framework
 from mmfast.optim import Adam
+from mmfast.ranks import by_first, is_first, world_size
 from mmfast.run import BEST, LAST, build_framework, drop_results
-from mmfast.seeds import derive_seed
+from mmfast.seeds import derive_generator, derive_seed
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
-    from mmfast.data.sampler import Sampler
+    from mmfast.data.sampler import Batch, Sampler
 
 
 @dataclass
@@ -72,13 +76,26 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = value
 
+    def start_epoch(self, epoch: int) -> None:
+        """Let the model and its frameworks prepare an epoch, and divide the rows of their graphs by the plan."""
+        self.framework.on_epoch_start(epoch, derive_generator(self.config.seed, "epoch", epoch))
+        divided = world_size() > 1 and self.config.distributed.plan == "row"
+        if divided and self.framework.model.over_ranks == "rows":
+            partition_graphs(self.framework)
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Take one optimiser step on a batch, of which every rank has its part, and return the detached terms."""
+        with split_batch(batch) as part:
+            return self.framework.step(part.to(self.device), self.optimizer)
+
     def update_best(self, epoch: int, valid: Mapping[str, float]) -> None:
         """Keep the model when the monitored value is strictly better than all before, else count one more."""
         value = valid[self.config.train.monitor]
         if value > self.state.best:
             self.state.best, self.state.best_epoch, self.state.counter = value, epoch, 0
             model = self.framework.model.state_dict()
-            self.unsaved_best = {f"model/{name}": tensor.to("cpu", copy=True) for name, tensor in model.items()}
+            kept = model.items() if is_first() else ()
+            self.unsaved_best = {f"model/{name}": tensor.to("cpu", copy=True) for name, tensor in kept}
             self.best_valid = dict(valid)
         else:
             self.state.counter += 1
@@ -88,15 +105,15 @@ class Training:
         if self.unsaved_best is None:
             return
         about = {**self.about, "epoch": self.state.best_epoch, "valid": self.best_valid}
-        save_checkpoint(self.folder / BEST, self.unsaved_best, about)
-        drop_results(self.folder)
+        by_first(lambda: save_checkpoint(self.folder / BEST, self.unsaved_best, about))
+        by_first(lambda: drop_results(self.folder))
         self.unsaved_best = None
 
     @property
     def checkpoint_due(self) -> bool:
         """Whether the checkpoint is written after this epoch."""
         train = self.config.train
-        waited = time.monotonic() - self.saved_at >= train.checkpoint_seconds
+        waited = by_first(lambda: time.monotonic() - self.saved_at >= train.checkpoint_seconds)
         return self.done or (waited and self.state.epoch % train.checkpoint_every == 0)
 
     def save_last(self) -> None:
@@ -104,13 +121,14 @@ class Training:
         self.save_best()
         tensors, scalars = flatten_optimizer(self.optimizer)
         tensors |= {f"framework/{name}": tensor for name, tensor in self.framework.state_dict().items()}
-        save_checkpoint(self.folder / LAST, tensors, {**self.about, "state": asdict(self.state), "optimizer": scalars})
-        drop_results(self.folder)
+        about = {**self.about, "state": asdict(self.state), "optimizer": scalars}
+        by_first(lambda: save_checkpoint(self.folder / LAST, tensors, about))
+        by_first(lambda: drop_results(self.folder))
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Continue from the last checkpoint of the folder, if one was written; sweep out half-written files."""
-        for unfinished in self.folder.glob(".*.part"):
+        for unfinished in self.folder.glob(".*.part") if is_first() else ():
             with disk_errors(unfinished):
                 unfinished.unlink(missing_ok=True)
         if not (self.folder / LAST).is_file():
@@ -140,6 +158,8 @@ class Training:
 def build_training(config: RunConfig, dataset: Dataset, folder: Path, device: torch.device) -> Training:
     """Return a run before its first epoch: model, frameworks, optimiser and sampler of the config."""
     framework = build_framework(config, dataset, folder).to(device)
+    if world_size() > 1 and config.distributed.plan != "data":
+        shard_tables(framework, config.distributed.plan)
     sampler = build_sampler(config, dataset, framework.uses_negatives)
     optimizer = build_optimizer(config, framework)
     return Training(config, dataset, folder, device, framework, optimizer, sampler, State())
@@ -148,7 +168,9 @@ def build_training(config: RunConfig, dataset: Dataset, folder: Path, device: to
 def build_optimizer(config: RunConfig, framework: Framework) -> Adam:
     """Return Adam over every trainable parameter in one group (protocol section 3)."""
     parameters = [parameter for parameter in framework.parameters() if parameter.requires_grad]
-    train, tables = config.train, row_tables(framework)
+    # Where each rank has a table, none of its rows wait: ranks read other rows and would round at other times.
+    train, alone = config.train, world_size() == 1
+    tables = [table for table in row_tables(framework) if alone or isinstance(table, ShardedTable)]
     return Adam(parameters, lr=train.learning_rate, weight_decay=train.weight_decay, tables=tables)
 
 

@@ -14,7 +14,7 @@ import pytest
 import mmfast
 from mmfast import demo, run, trainer
 from mmfast.cli import VERBS, main
-from mmfast.config import DataConfig, EvaluateConfig, RunConfig, TrainConfig, load_config
+from mmfast.config import DataConfig, DistributedConfig, EvaluateConfig, RunConfig, TrainConfig, load_config
 from mmfast.data.dataset import Dataset
 from tests.toys import toy_dataset
 
@@ -75,8 +75,8 @@ def test_the_help_of_train_lists_every_setting(capsys):
         main(["train", "--help"])
     text = capsys.readouterr().out
     lines = {line.split()[0]: line for line in text.split("settings:")[1].splitlines() if line.strip()}
-    keys = set(RunConfig.model_fields) - {"model", "framework", "data", "train", "evaluate"}
-    for section in (DataConfig, TrainConfig, EvaluateConfig):
+    keys = set(RunConfig.model_fields) - {"model", "framework", "data", "train", "evaluate", "distributed"}
+    for section in (DataConfig, TrainConfig, EvaluateConfig, DistributedConfig):
         keys |= {f"{section.__name__.removesuffix('Config').lower()}.{key}" for key in section.model_fields}
     assert lines.keys() == keys
     assert "int = 2048" in lines["train.batch_size"] and "Training rows per step." in lines["train.batch_size"]

@@ -43,9 +43,13 @@ def run(args: argparse.Namespace) -> int:
         print(config.to_yaml(), end="")
         return 0
     from mmfast.commands.show import metric_lines
+    from mmfast.ranks import is_first, losses_told
     from mmfast.trainer import fit
 
-    finished = fit(config, resume=args.resume, progress=not args.quiet)
+    with losses_told():
+        finished = fit(config, resume=args.resume, progress=not args.quiet)
+    if not is_first():
+        return 0
     metrics = finished.metrics
     best, epochs = metrics["best_epoch"] + 1, metrics["epochs"]
     print(f"{finished.folder}: best epoch {best} of {epochs} (ended by {metrics['ended']})")

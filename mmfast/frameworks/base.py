@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from mmfast.config import FrameworkConfig, RunConfig
+from mmfast.distributed.data_parallel import average_gradients
 from mmfast.errors import MmfastError
+from mmfast.ranks import world_size
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
@@ -54,11 +56,14 @@ class Framework(nn.Module):
     """Training steps around `inner`: the backbone, or the framework one level further in.
 
     Parameters and buffers that a framework registers are trained and checkpointed with the model's. A subclass names
-    the `doors` it takes, keys of DOORS: by them `check_composition` tells which frameworks go together.
+    the `doors` it takes, keys of DOORS: by them `check_composition` tells which frameworks go together. It sets
+    `over_ranks` to True where it is right when ranks divide the batch (`batch_mean`, `batch_rows`) and when each has
+    the run to itself but for files, which the first writes (`by_first`).
     """
 
     Config = FrameworkConfig
     doors: tuple[str, ...] = ()
+    over_ranks = False
 
     def __init__(self, inner: Recommender | Framework, config: FrameworkConfig | None = None) -> None:
         super().__init__()
@@ -122,6 +127,8 @@ class Framework(nn.Module):
         """Take one optimiser step on `batch` and return the detached terms."""
         optimizer.zero_grad(set_to_none=True)
         terms = self.backward(batch, self._whole_loss)
+        if world_size() > 1:
+            average_gradients(self.parameters())
         self.adjust_gradients()
         optimizer.step()
         self.model.after_step()

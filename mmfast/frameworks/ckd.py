@@ -17,7 +17,7 @@ from mmfast.config import FrameworkConfig
 from mmfast.errors import MmfastError
 from mmfast.frameworks.base import Fit, Framework
 from mmfast.frameworks.masked import Masked
-from mmfast.ops import ckd_loss, sample_triples, triple_margins
+from mmfast.ops import batch_count, batch_rows, ckd_loss, sample_triples, triple_margins
 from mmfast.registry import FRAMEWORKS
 from mmfast.seeds import derive_seed
 
@@ -58,6 +58,7 @@ class CKD(Framework):
         """Added inside the logarithms of the generic distillation (released code: 1e-8); 0 is the stable form."""
 
     doors = ("loss",)
+    over_ranks = True
 
     def __init__(self, inner: Recommender | Framework, config: Config | None = None) -> None:
         super().__init__(inner, config)
@@ -144,6 +145,8 @@ class CKD(Framework):
             margins = self.model.margins(batch, self.hides)
         with torch.no_grad():
             teacher = torch.stack([triple_margins(*tables, *batch.triples) for tables in self.teachers])
+        margins, teacher = of_whole_batch(margins, size), of_whole_batch(teacher, size)
+        size = batch_count(size)
         student = margins[1 : 1 + count]
         distillation, weights = ckd_loss(
             margins[0, :size],
@@ -171,6 +174,12 @@ class CKD(Framework):
                     "weight is small; train it longer, or give another with framework.teachers"
                 )
         return found
+
+
+def of_whole_batch(margins: torch.Tensor, size: int) -> torch.Tensor:
+    """Return margins [H, size + G] with those of every rank's entries in place of this rank's `size`: [H, B + G]."""
+    own = batch_rows(margins[:, :size].T)
+    return margins if len(own) == size else torch.cat([own.T, margins[:, size:]], dim=1)
 
 
 @torch.no_grad()

@@ -19,8 +19,9 @@ from mmfast.checkpoint import write_text
 from mmfast.config import FrameworkConfig
 from mmfast.data.sampler import Batch, Sampler
 from mmfast.frameworks.base import Fit, Framework
-from mmfast.ops import sample_negatives
+from mmfast.ops import batch_mean, sample_negatives
 from mmfast.optim import Adam
+from mmfast.ranks import by_first
 from mmfast.registry import FRAMEWORKS
 from mmfast.seeds import derive_generator, derive_seed
 
@@ -47,6 +48,7 @@ class GradientBlending(Framework):
         """Epochs of training a head alone in offline mode; None: the whole schedule, train.epochs."""
 
     doors = ("loss",)
+    over_ranks = True
 
     def __init__(self, inner: Recommender | Framework, config: Config | None = None) -> None:
         super().__init__(inner, config)
@@ -73,9 +75,9 @@ class GradientBlending(Framework):
         ]
         if self.config.mode == "offline":
             path = fit.folder / FILE
-            if not path.is_file():
+            if not by_first(path.is_file):
                 weights = self.estimate(0, self.config.offline_epochs or train.epochs)
-                write_text(path, json.dumps(weights.tolist()) + "\n")
+                by_first(lambda: write_text(path, json.dumps(weights.tolist()) + "\n"))
             self.weights.copy_(torch.tensor(json.loads(path.read_text())))
 
     def measured(self, pairs: Interactions, rows: torch.Tensor) -> Batch:
@@ -134,7 +136,7 @@ class GradientBlending(Framework):
             terms = dict(self.inner_loss(batch))
             margins = self.model.margins(batch, self.hides[:-1])
         terms[name] = self.weights[-1] * terms[name]
-        heads = self.weights[:-1] * F.softplus(-margins).mean(1)
+        heads = self.weights[:-1] * batch_mean(F.softplus(-margins).mean(1))
         return terms | {f"head_{m}": head for m, head in zip(modalities, heads, strict=True)}
 
     def measures(self) -> dict[str, float]:

@@ -19,6 +19,7 @@ class Masked(Framework):
         """Modalities hidden in training and in evaluation."""
 
     doors = ("hide",)
+    over_ranks = True
 
     def __init__(self, inner: Recommender | Framework, config: Config | None = None) -> None:
         super().__init__(inner, config)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from mmfast.config import FrameworkConfig
 from mmfast.frameworks.base import Framework
+from mmfast.ops import batch_mean
 from mmfast.registry import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class OGM(Framework):
         """Last epoch with damping."""
 
     doors = ("gradients",)
+    over_ranks = True
 
     def __init__(self, inner: Recommender | Framework, config: Config | None = None) -> None:
         super().__init__(inner, config)
@@ -70,7 +72,7 @@ class OGM(Framework):
             with torch.no_grad():
                 margins = self.model.margins(batch, self.hides)
         own = margins[0] - margins[1:] if self.model.late_fusion else margins
-        self.shares.append(torch.sigmoid(own).mean(1))  # of a part where a batch is taken in parts
+        self.shares.append(batch_mean(torch.sigmoid(own).mean(1)))  # of a part where a batch is taken in parts
         self.scales = gradient_scales(torch.stack(self.shares).mean(0), self.config.alpha)
         return terms
 

@@ -32,13 +32,17 @@ class Recommender(nn.Module):
     The doors: features in (`item_features`, `set_item_features`), graph in (`set_interaction_graph`), tables out
     (`embed`, `id_embeddings`). A subclass sets `uses_negatives` and `content_in_scores` to False where negatives are
     not drawn and where features act in the loss alone, so that hiding them cannot change a score; `late_fusion` to True
-    where a score is a sum over IDs and modalities; `ranking_term` to the loss term that ranks, where it is not `bpr`.
+    where a score is a sum over IDs and modalities; `ranking_term` to the loss term that ranks, where it is not `bpr`;
+    `over_ranks` to "batch" where the loss is made of mmfast.ops, `batch_mean` and `batch_rows` among them, so that
+    ranks may divide the batch, and to "rows" where besides square graphs are used by `propagate`, `propagate_rows` and
+    `edges` alone, so that ranks may divide their rows.
     """
 
     Config = ModelConfig
     uses_negatives = True
     content_in_scores = True
     late_fusion = False
+    over_ranks = ""
     ranking_term = "bpr"
     step_tables = 16.0
     """Tables [U + I, D] that a training step holds beside parameters and gradients, for IDs and for every modality:

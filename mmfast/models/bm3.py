@@ -31,6 +31,7 @@ class BM3(Recommender):
     """One predictor f for users, items and contents; targets are dropped-out copies without gradient."""
 
     step_tables = 4.0
+    over_ranks = "rows"
 
     class Config(ModelConfig):
         """Options of BM3."""

@@ -27,6 +27,7 @@ class BPR(Recommender):
     """s(u, i) = p_u . q_i"""
 
     step_tables = 4.0
+    over_ranks = "batch"
 
     class Config(ModelConfig):
         """Options of BPR-MF."""

@@ -30,6 +30,8 @@ DROP_RATE = 0.2  # edges are dropped at DROP_RATE * uniform(0, 1), drawn for eve
 class BUIR(Recommender):
     """An online encoder with a predictor q learns to predict a target encoder that follows it slowly."""
 
+    over_ranks = "batch"
+
     class Config(ModelConfig):
         """Options of BUIR; its L2 term is `train.weight_decay` (author code: 1e-4)."""
 

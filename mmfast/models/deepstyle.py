@@ -33,6 +33,7 @@ class DeepStyle(Recommender):
     """s(u, i) = p_u . (q_i - l_c(i) + sum over modalities of E_m x_i)"""
 
     step_tables = 4.0
+    over_ranks = "batch"
 
     class Config(ModelConfig):
         """Options of DeepStyle."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class EgoGCN(Recommender):
     """Vectors are an ID part propagated without weights and, for each modality, its modulated and routed content."""
 
+    over_ranks = "batch"
+
     class Config(ModelConfig):
         """Options of EgoGCN."""
 

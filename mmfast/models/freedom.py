@@ -33,6 +33,7 @@ class FREEDOM(Recommender):
     """user = LightGCN mean; item = LightGCN mean + item-graph product of the item ID table."""
 
     step_tables = 4.0
+    over_ranks = "rows"
 
     class Config(ModelConfig):
         """Options of FREEDOM."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class GRCN(Recommender):
     """Vectors are the refined ID part beside a content part for each modality."""
 
+    over_ranks = "batch"
+
     class Config(ModelConfig):
         """Options of GRCN."""
 

@@ -45,6 +45,8 @@ class Learned(nn.Module):
 class LATTICE(Recommender):
     """item = collaborative vector + n(S^L Q), S = (1 - lambda) learned + lambda original item graph."""
 
+    over_ranks = "batch"
+
     class Config(LearnedGraphConfig):
         """Options of LATTICE; the released code decays the rate: `train.lr_decay=[0.96, 50]`."""
 

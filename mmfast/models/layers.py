@@ -12,7 +12,7 @@ from torch import nn
 
 from mmfast.config import ModelConfig
 from mmfast.embeddings import EmbeddingTable, linear, xavier
-from mmfast.ops import bpr_loss, half_square_reg, info_nce, triple_margins
+from mmfast.ops import batch_rows, bpr_loss, half_square_reg, info_nce, triple_margins
 
 if TYPE_CHECKING:
     from mmfast.data.sampler import Batch
@@ -50,8 +50,8 @@ def linear_without_bias(in_dim: int, out_dim: int, generator: torch.Generator) -
 def preference(table: EmbeddingTable, hidden: bool, rows: torch.Tensor | None = None) -> torch.Tensor:
     """Return the user table of a modality at `rows` (None: all), [R, D]; its mean row everywhere when it is hidden."""
     if hidden:
-        mean = table.all().mean(0)
-        return mean.expand(table.parameter.shape[0] if rows is None else rows.numel(), -1)
+        everyone = table.all()
+        return everyone.mean(0).expand(len(everyone) if rows is None else rows.numel(), -1)
     return table.all() if rows is None else table(rows)
 
 
@@ -141,6 +141,6 @@ def two_view_loss(
     users, items = (behaviour + side).split([batch.num_users, batch.num_items])
     terms = ranking_terms(config, batch, users, items)
     for name, rows in (("cl_items", batch.pos_items + batch.num_users), ("cl_users", batch.users)):
-        views = side.index_select(0, rows), behaviour.index_select(0, rows)
+        views = (batch_rows(view.index_select(0, rows)) for view in (side, behaviour))
         terms[name] = config.cl_weight * info_nce(*views, config.temperature)
     return terms

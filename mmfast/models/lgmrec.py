@@ -65,6 +65,8 @@ class ContentMaps(nn.Module):
 class LGMRec(Recommender):
     """Final = LightGCN mean + sum over modalities of n(modality vectors) + alpha n(sum of hypergraph vectors)."""
 
+    over_ranks = "batch"
+
     class Config(ModelConfig):
         """Options of LGMRec."""
 

@@ -28,6 +28,7 @@ class LightGCN(Recommender):
     """Vectors are the mean over layers 0..L of G-SYM products of the ID table."""
 
     step_tables = 4.0
+    over_ranks = "rows"
 
     class Config(ModelConfig):
         """Options of LightGCN."""

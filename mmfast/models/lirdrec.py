@@ -69,6 +69,8 @@ class BlockWeight(nn.Module):
 class LIRDRec(Recommender):
     """Blocks [n([P_b ; f_b(X)])] of every modality and a shared one, propagated; users weigh their blocks."""
 
+    over_ranks = "rows"
+
     class Config(ModelConfig):
         """Options of LIRDRec; the paper's rate is `train.learning_rate=1e-4`."""
 

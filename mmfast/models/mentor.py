@@ -52,6 +52,7 @@ class MENTOR(Recommender):
     """Users and items are their modality vectors side by side, items smoothed over a frozen item graph."""
 
     step_tables = 44.0  # the vectors of six more encoders and their noise
+    over_ranks = "rows"
 
     class Config(ModelConfig):
         """Options of MENTOR; the released rate is `train.learning_rate=1e-4`, the monitor recall@10."""

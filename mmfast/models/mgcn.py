@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class MGCN(Recommender):
     """Final = LightGCN mean + side, the attention of gated item IDs smoothed over each modality's item graph."""
 
+    over_ranks = "rows"
+
     class Config(ModelConfig):
         """Options of MGCN; the released code decays the rate: `train.lr_decay=[0.96, 50]`."""
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 class MICRO(Recommender):
     """item = collaborative vector + n(h), h the attention of S_m^L Q over modalities m."""
 
+    over_ranks = "batch"
+
     class Config(LearnedGraphConfig):
         """Options of MICRO; the author code decays the rate: `train.lr_decay=[0.96, 50]`."""
 

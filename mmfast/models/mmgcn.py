@@ -54,6 +54,8 @@ class Layer(nn.Module):
 class MMGCN(Recommender):
     """The mean over modalities of three mean-aggregating layers that start from [preference ; content]."""
 
+    over_ranks = "rows"
+
     class Config(ModelConfig):
         """Options of MMGCN."""
 

@@ -18,7 +18,7 @@ from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
 from mmfast.models.layers import Rows, propagated, xavier_linear
 from mmfast.models.named import NamedModules
-from mmfast.ops import info_nce
+from mmfast.ops import batch_rows, info_nce
 from mmfast.registry import MODELS
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ DEGREE_EPS = 1e-8
 @MODELS.register("slmrec")
 class SLMRec(Recommender):
     """user, item = a linear map of the LightGCN means that start from IDs, from images, from texts."""
+
+    over_ranks = "rows"
 
     class Config(ModelConfig):
         """Options of SLMRec; MMRec adds `train.weight_decay=1e-4`."""
@@ -106,8 +108,9 @@ class SLMRec(Recommender):
         users, items = self.fuse(channels, batch.num_users)
         self.remember(users, items)
         user, item = batch.users, batch.pos_items
-        main = info_nce(users.index_select(0, user), items.index_select(0, item), self.config.temperature)
-        chain = self.chain_loss(channels[batch.num_users :].index_select(0, item))
+        pair = batch_rows(users.index_select(0, user)), batch_rows(items.index_select(0, item))
+        main = info_nce(*pair, self.config.temperature)
+        chain = self.chain_loss(batch_rows(channels[batch.num_users :].index_select(0, item)))
         return {"main": main, "ssl": self.config.ssl_weight * chain}
 
     def chain_loss(self, rows: torch.Tensor) -> torch.Tensor:

@@ -47,6 +47,8 @@ class Filter(nn.Module):
 class SMORE(Recommender):
     """Final = LightGCN mean + the mean of gated modality views and the fused view."""
 
+    over_ranks = "rows"
+
     class Config(ModelConfig):
         """Options of SMORE; the released code decays the rate: `train.lr_decay=[0.96, 50]`."""
 

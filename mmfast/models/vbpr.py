@@ -34,6 +34,7 @@ class VBPR(Recommender):
     """s(u, i) = p_u . [q_i ; z_i], z_i projected from the item's features; features stay frozen."""
 
     step_tables = 4.0
+    over_ranks = "batch"
 
     class Config(ModelConfig):
         """Options of VBPR."""

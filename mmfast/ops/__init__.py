@@ -27,6 +27,7 @@ from mmfast.ops.regularisers import frobenius_reg, half_square_reg, mean_square_
 from mmfast.ops.sample_edges import sample_edges
 from mmfast.ops.sample_negatives import sample_negatives
 from mmfast.ops.sample_users import sample_triples, sample_user_rows
+from mmfast.ops.split_batch import batch_count, batch_mean, batch_rows
 from mmfast.ops.target_contrast import target_contrast
 from mmfast.ops.target_pool import target_pool
 from mmfast.ops.transfer_kl import transfer_kl
@@ -39,6 +40,9 @@ __all__ = [
     "adam_lazy_",
     "adam_rows_",
     "backend",
+    "batch_count",
+    "batch_mean",
+    "batch_rows",
     "bpr_loss",
     "ckd_loss",
     "compact_ids",

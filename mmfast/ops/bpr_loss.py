@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._slopes import register_gradient
+from mmfast.ops.split_batch import batch_mean
 
 KINDS = ("logsigmoid", "eps", "raw", "log2")
 
@@ -38,8 +39,8 @@ def bpr_loss(
         raise MmfastError(f"bpr_loss: kind is '{kind}'; choose one of {', '.join(KINDS)}")
     check_triples("bpr_loss", users, items, user_index, pos_index, neg_index)
     if not native("bpr_loss", users):
-        return bpr_loss_reference(users, items, user_index, pos_index, neg_index, kind)
-    return call_native("bpr_loss", users, items, user_index, pos_index, neg_index, kind)[0]
+        return batch_mean(bpr_loss_reference(users, items, user_index, pos_index, neg_index, kind))
+    return batch_mean(call_native("bpr_loss", users, items, user_index, pos_index, neg_index, kind)[0])
 
 
 def bpr_loss_reference(

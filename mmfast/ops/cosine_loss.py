@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._slopes import scaled
+from mmfast.ops.split_batch import batch_mean
 
 
 def cosine_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -28,8 +29,8 @@ def cosine_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             "wanted one dtype and one shape [B, D] with B above zero"
         )
     if not native("cosine_loss", x):
-        return cosine_loss_reference(x, y)
-    return call_native("cosine_loss", x, y)[0]
+        return batch_mean(cosine_loss_reference(x, y))
+    return batch_mean(call_native("cosine_loss", x, y)[0])
 
 
 def cosine_loss_reference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

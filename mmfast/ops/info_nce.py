@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._slopes import register_gradient, scaled
+from mmfast.ops.split_batch import batch_mean, batch_rows, batch_sum
 
 NEGATIVES = ("batch", "all")
 REDUCTIONS = ("mean", "sum", "none")
@@ -43,12 +44,17 @@ def info_nce(
     x, y = (t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in (x, y))
     _check(x, y, temperature, index, negatives, reduction)
     if index is not None and negatives == "batch":
-        y, index = y[index], None
+        x, y, index = batch_rows(x), batch_rows(y[index]), None
     if not native("info_nce", x):
         loss = info_nce_reference(x, y, temperature, index, normalize, intra)
     else:
         loss = _native(x, y, temperature, index, normalize, intra)
-    return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
+    if reduction == "none":
+        return loss
+    # Anchors with an index are this rank's entries of the batch; the others are whole tables or batches.
+    if index is None:
+        return loss.mean() if reduction == "mean" else loss.sum()
+    return batch_mean(loss.mean()) if reduction == "mean" else batch_sum(loss.sum())
 
 
 def _native(

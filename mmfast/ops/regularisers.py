@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mmfast.ops.gathered_norm import gathered_norm
+from mmfast.ops.split_batch import batch_count, batch_norm
 
 Gathered = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -38,10 +39,10 @@ def mean_square_reg(*gathered: Gathered) -> torch.Tensor:
 
 def _norm(table: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
     if index is not None:
-        return gathered_norm(table, index)
+        return batch_norm(gathered_norm(table, index))
     half = table.dtype in (torch.bfloat16, torch.float16)
     return torch.linalg.vector_norm(table, dtype=torch.float32 if half else None)
 
 
 def _rows(table: torch.Tensor, index: torch.Tensor | None) -> int:
-    return table.shape[0] if index is None else index.numel()
+    return table.shape[0] if index is None else batch_count(index.numel())
