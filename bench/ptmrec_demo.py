@@ -69,7 +69,7 @@ def gain(model: str, seed: int, chosen: argparse.Namespace) -> dict:
     fit(None, resume=folder, progress=False)
     found, before = read_metrics(folder), read_metrics(first / FIRST)
     values = {stage: metrics["valid"][MONITOR] for stage, metrics in found["stages"].items()}
-    facts = {"first_ended": before["ended"], "first_epochs": before["epochs"], "second_best_epoch": found["best_epoch"]}
+    facts = {"first_ended": before["ended"], "first_epochs": before["epochs"], "best_epoch": found["best_epoch"]}
     test = {"test": found["test"][MONITOR], "stage": found["stage"], "second_s": time.perf_counter() - started}
     case = {"bench": "ptmrec_demo", "model": model, "seed": seed, "settings": chosen.settings}
     return {**case, **values, **facts, **test}
