@@ -24,7 +24,7 @@ from mmfast.logs import NoLog, RunLog
 from mmfast.memory import MemoryNeed, check_memory, memory_need, peak_memory, start_peak
 from mmfast.metrics import metric_mistakes
 from mmfast.progress import Progress
-from mmfast.ranks import by_first, first_ahead, is_first, join_ranks
+from mmfast.ranks import all_rows, by_first, first_ahead, is_first, join_ranks
 from mmfast.run import (
     BEST,
     Run,
@@ -282,7 +282,7 @@ def finish(run: Training, ended: str, look_at_test: bool) -> Run:
         "best_epoch": best["epoch"],
         "epochs": state.epoch,
         "ended": ended,
-        "parameters": sum(p.numel() for p in run.framework.parameters() if p.requires_grad),
+        "parameters": trained_numbers(run.framework),
         "evaluate": {name: getattr(config.evaluate, name) for name in COMPARED},
         **({} if earlier is None else {"from": earlier.name}),
         **told,
@@ -295,6 +295,16 @@ def finish(run: Training, ended: str, look_at_test: bool) -> Run:
     by_first(lambda: write_text(run.folder / "metrics.json", json.dumps(metrics, indent=1) + "\n"))
     model.eval()
     return Run(run.folder, config, run.dataset, model, metrics)
+
+
+def trained_numbers(module: torch.nn.Module) -> int:
+    """Return how many numbers are trained, blocks that lie on one rank each taken from all of them."""
+    count = torch.zeros(2, dtype=torch.int64)
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            count[int(getattr(parameter, "of_one_rank", False))] += parameter.numel()
+    device = next(module.parameters()).device
+    return int(count[0]) + int(all_rows(count[1:].to(device)).sum())
 
 
 def write_per_user(run: Training, test: Evaluation) -> None:

@@ -335,7 +335,7 @@ def test_a_name_that_is_taken(tmp_path):
 
 
 def test_a_model_that_cannot_be_built_leaves_no_folder(tmp_path, monkeypatch):
-    def refuse(config, dataset):
+    def refuse(config, dataset, folder):
         raise MmfastError("no features")
 
     monkeypatch.setattr(training, "build_framework", refuse)
