@@ -192,7 +192,8 @@ def check_plan(path: Path, study: StudyConfig) -> None:
     """Write the study's plan; raise MmfastError where one with other settings, seeds apart, is written there."""
     wanted = study.model_dump(mode="json")
     if path.is_file():
-        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        known = StudyConfig.model_validate(yaml.safe_load(text)).model_dump(mode="json")  # with settings added since
         if {**known, "seeds": None} != {**wanted, "seeds": None}:
             raise MmfastError(f"study: '{path}' is of other settings; choose another folder (--out) or delete it")
     write_text(path, yaml.safe_dump(wanted, sort_keys=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,5 +76,5 @@ def _encode(items: Items, found: Descriptions, args: argparse.Namespace) -> None
     text = EncodedFeatures(model, texts, config, store, show, made_from=made_from, notes=notes)
     with target_folder(items.folder, args.out) as target:
         replace_features(target, {"image": image, "text": text})
-    changed = items.folder if args.out is None else args.out
+    changed = items.folder if args.out is None else Path(args.out)
     print("\n".join([f"{changed}:", *(line for m in ("image", "text") for line in feature_lines(changed, m))]))

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     found = label(listings, settings, Store().folder / ANSWERS, truth, show)
     print(count_line("labels", found.counts()))
     if found.in_scope is not None:
-        print(f"answers that name a candidate exactly: {found.in_scope:.1%}")
+        print(f"in-scope rate, items asked about that got exactly a candidate: {found.in_scope:.1%}")
     if found.usage is not None:
         print(f"cost: {found.usage.cost:.2f}\nanswers: {found.file}")
     if args.out:

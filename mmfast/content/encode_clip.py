@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from PIL import Image
 
 from mmfast.content.encoders import EncodeConfig, Spec, hash_weights, parse_encoder, run_model
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
-from mmfast.data.hashing import hash_file
+from mmfast.data.hashing import hash_file, hash_json
 from mmfast.device import resolve_device
 from mmfast.errors import MmfastError, suggest
 
+CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -39,6 +41,7 @@ class ClipEncoder:
         self.settings: dict[str, Any] = {
             "encoder": self.name,
             "weights": hash_weights(model),
+            "architecture": hash_json(_architecture(source)),
             "open_clip": open_clip.__version__,
             "precision": self._precision,
         }
@@ -131,9 +134,9 @@ def _find(spec: Spec, instead: str) -> tuple[str, str, str, str]:
     folder = Path(spec.rest).expanduser()
     source, _, pretrained = spec.rest.partition(":")
     if folder.is_dir():
-        return f"local-dir:{folder}", "", f"the folder '{folder}'", f"open_clip_config.json and {WEIGHT_FILES[0]}"
+        return f"local-dir:{folder}", "", f"the folder '{folder}'", f"{CONFIG_FILE} and {WEIGHT_FILES[0]}"
     if source == "hf-hub":
-        need_hub_file(pretrained, ["open_clip_config.json"], spec.name, instead)
+        need_hub_file(pretrained, [CONFIG_FILE], spec.name, instead)
         return spec.rest, "", f"{HUB}/{pretrained}", WEIGHT_FILES[0]
     if source in open_clip.list_models():
         return source, pretrained, *_check_source(spec, source, pretrained, instead)
@@ -169,6 +172,21 @@ def _check_source(spec: Spec, source: str, pretrained: str, instead: str) -> tup
     return page, " or ".join(names) if repo else Path(urlparse(url).path).name
 
 
+def _architecture(source: str) -> dict[str, Any]:
+    """Return what a model is built by: with other heads or activations equal weights give other vectors."""
+    import open_clip
+
+    if source.startswith("local-dir:"):
+        file = Path(source.removeprefix("local-dir:")) / CONFIG_FILE
+    elif source.startswith("hf-hub:"):
+        from huggingface_hub import hf_hub_download
+
+        file = Path(hf_hub_download(source.removeprefix("hf-hub:"), CONFIG_FILE))
+    else:
+        return open_clip.get_model_config(source)
+    return json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+
+
 def _values(settings: Any) -> dict[str, Any]:
     values = asdict(settings) if is_dataclass(settings) else dict(settings)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
@@ -179,7 +197,5 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
     about = {"class": type(tokenizer).__name__, "context_length": int(tokenizer.context_length)}
     inner = getattr(getattr(tokenizer, "tokenizer", None), "backend_tokenizer", None)
     if inner is not None:
-        from mmfast.data.hashing import hash_json
-
         about["table"] = hash_json(inner.to_str())
     return about

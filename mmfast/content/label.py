@@ -67,8 +67,9 @@ class Labels:
 
     targets: int32 [I], the index among the item's candidates, -1 without a label. how: item -> exact or lemma (matched
     answers), scored, file, truth. failures: item -> why it has no label; items with less than two candidates are
-    `unasked`, need no label and are not among the failures. in_scope: share of the answers that were exactly a
-    candidate, None where no model was asked. cut: texts of which the model saw only the first `text_limit` characters.
+    `unasked`, need no label and are not among the failures. in_scope: share of the items asked about whose answer was
+    exactly a candidate, None where no model was asked. cut: texts of which the model saw only the first `text_limit`
+    characters.
     """
 
     targets: np.ndarray
@@ -152,7 +153,7 @@ def _ask(listings: Sequence[Listing], settings: LabelSettings, folder: Path, sho
             failures[one.item] = row["failure"] or f"no candidate: {examples([row['text']])}"
         else:
             indices[one.item], how[one.item] = index, way
-    in_scope = sum(way != "lemma" for way in how.values()) / usage.answers if usage.answers else None
+    in_scope = sum(way != "lemma" for way in how.values()) / len(asked) if asked else None
     return _Found(indices, failures, how, in_scope, usage, file)
 
 

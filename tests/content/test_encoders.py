@@ -141,6 +141,29 @@ def test_the_real_minilm(tmp_path):
     assert minilm_folder().is_dir()
 
 
+@pytest.mark.parametrize(
+    ("save", "form", "config", "change"),
+    [
+        (tiny.save_clip, "clip", "open_clip_config.json", ('"quick_gelu": true', '"quick_gelu": false')),
+        (tiny.save_sentence, "sentence", "config.json", ('"hidden_act": "gelu"', '"hidden_act": "relu"')),
+    ],
+)
+def test_another_architecture_with_equal_weights_is_another_encoder(tmp_path, save, form, config, change):
+    found = []
+    for name in ("a", "b", "c"):
+        folder = tmp_path / name / "model"
+        save(folder)
+        text = (folder / config).read_text()
+        if name == "b":
+            assert change[0] in text
+            (folder / config).write_text(text.replace(*change))
+        encoder = load_encoder("text", EncodeConfig(model=f"{form}:{folder}", device="cpu"))
+        found.append((encoder.settings, encoder.encode(["a red mug"])))
+    assert found[0][0] == found[2][0] and np.array_equal(found[0][1], found[2][1])
+    assert found[0][0]["weights"] == found[1][0]["weights"] and not np.allclose(found[0][1], found[1][1], atol=1e-6)
+    assert found[0][0] != found[1][0]
+
+
 def test_a_torchvision_backbone_gives_what_its_classifier_reads(pictures, tmp_path):
     from torchvision import models
 

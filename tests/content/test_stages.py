@@ -98,6 +98,8 @@ def test_descriptions_become_the_image_feature(shop, sentence_folder, capsys):
         assert main([*command, *encode]) == 0
         assert len(server.bodies) == 19
         out = capsys.readouterr().out
+        assert main([*command, *encode, "--out", str(folder.parent / "described")]) == 0
+        assert f"{folder.parent / 'described'}:\n" in capsys.readouterr().out
         assert "pictures: 19 described, 1 without a description" in out and "cost: 1.90" in out
         assert main(command) == 0 and main(["features", "status"]) == 0
         assert len(server.bodies) == 19
