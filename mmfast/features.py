@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compute and write the features that the arguments name; print what was written."""
     from mmfast.commands.features_data import check_folders
-    from mmfast.content.features import write_features
+    from mmfast.content.features import feature_sources, write_sources
     from mmfast.data.load import prepared_folder
 
     check_folders(args.pictures)
@@ -79,13 +79,37 @@ def run(args: argparse.Namespace) -> int:
             "nothing to compute; give --image ENCODER, --text ENCODER, --objects PARSER, --masks SEGMENTER or several, "
             "such as --text minilm"
         )
-    _objects_and_masks(args)
+    _refuse_unused(args)
     if not configs:
+        _objects_and_masks(args)
         return 0
     folder, source = prepared_folder(args.data, root=args.root)
-    changed = write_features(folder, configs, pictures=[*args.pictures, source], out=args.out, show=not args.quiet)
+    # Weights that are not there are told before the long stages.
+    sources = feature_sources(folder, configs, pictures=[*args.pictures, source], show=not args.quiet)
+    _objects_and_masks(args)
+    changed = write_sources(folder, sources, args.out)
     print("\n".join([f"{changed}:", *(line for m in configs for line in feature_lines(changed, m))]))
     return 0
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """Raise MmfastError for options that nothing here reads."""
+    from mmfast.content.encoders import parse_encoder
+
+    families = {parse_encoder(m, getattr(args, m)).family for m in ("image", "text") if getattr(args, m)}
+    models = families - {"light", "amazon-cnn"}
+    read = {
+        "--rule": args.objects or args.rule == "paper",
+        "--out": families or args.out is None,
+        "--precision": models or args.precision is None,
+        "--batch-size": models or args.batch_size is None,
+        "--max-length": families & {"sentence", "last-token"} or args.max_length is None,
+    }
+    if unused := [option for option, used in read.items() if not used]:
+        raise MmfastError(
+            f"{', '.join(unused)}: nothing that was asked for reads it (--rule needs --objects, --out an encoder, "
+            "--max-length a sentence encoder, --precision and --batch-size another one than light)"
+        )
 
 
 def _objects_and_masks(args: argparse.Namespace) -> None:

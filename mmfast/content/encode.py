@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from mmfast.errors import MmfastError
 
 KIND = "encode"
 PICTURE = "picture"
-BLOCK = 256  # inputs per entry of the store: what a kill can cost, and what a changed input computes anew
+BLOCK = 256  # inputs per entry of the store, in the mean: what a kill can cost, and what a changed input computes anew
 MOST_WORKERS = 8
 PER_WORKER = 256  # pictures that pay for a process: its start takes as long as decoding 50, its pipe an eighth on top
 Range = tuple[int, int]
@@ -49,8 +51,15 @@ class Blocks:
         return cls(keys, np.array([place[key] if key else -1 for key in contents], np.int64))
 
     def ranges(self, size: int) -> list[Range]:
-        """Return (start, stop) of every block."""
-        return [(start, min(start + size, len(self.keys))) for start in range(0, len(self.keys), size)]
+        """Return (start, stop) of every block, `size` inputs in the mean and at most twice as many.
+
+        A block begins at an input whose hash says so: one input more or less changes the blocks round it alone.
+        """
+        starts = []
+        for at, key in enumerate(self.keys):
+            if not starts or at - starts[-1] == 2 * size or zlib.crc32(key.encode()) % size == 0:
+                starts.append(at)
+        return list(pairwise([*starts, len(self.keys)]))
 
     def items(self, start: int, stop: int) -> np.ndarray:
         """Return the items whose input lies in a block, sorted."""

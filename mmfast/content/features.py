@@ -56,14 +56,30 @@ def write_features(
 
     >>> write_features("data/shop", {"text": EncodeConfig(model="minilm")})  # doctest: +SKIP
     """
+    return write_sources(folder, feature_sources(folder, configs, store=store, pictures=pictures, show=show), out)
+
+
+def feature_sources(
+    folder: Path | str,
+    configs: Mapping[str, EncodeConfig],
+    *,
+    store: Store | None = None,
+    pictures: Sequence[Path | str] = (),
+    show: bool = False,
+) -> dict[str, FeatureSource]:
+    """Return the sources of modalities' rows, models loaded and nothing encoded; as `write_features` takes them."""
     folder, store = Path(folder), store or Store()
     store.sweep()
     read_manifest(folder)
     items = read_table(folder, "items.parquet")
-    sources = {m: feature_source(m, one, items, [*pictures, folder], store, show) for m, one in configs.items()}
-    with target_folder(folder, out) as target:
+    return {m: feature_source(m, one, items, [*pictures, folder], store, show) for m, one in configs.items()}
+
+
+def write_sources(folder: Path | str, sources: Mapping[str, FeatureSource], out: Path | str | None = None) -> Path:
+    """Encode `feature_sources` into the prepared folder, or its copy `out`, and return the changed folder."""
+    with target_folder(Path(folder), out) as target:
         replace_features(target, sources)
-    return folder if out is None else Path(out)
+    return Path(folder) if out is None else Path(out)
 
 
 def feature_source(
@@ -83,8 +99,9 @@ def feature_source(
                 "Amazon review data page (2014) of the McAuley lab, or use --image light"
             )
         return CnnFile(path)
+    model = load_encoder(modality, config)  # first: hashing all pictures takes longer than to find no weights
     contents = find_pictures(items, folders) if modality == "image" else item_texts(items, config.string)
-    return EncodedFeatures(load_encoder(modality, config), contents, config, store, show)
+    return EncodedFeatures(model, contents, config, store, show)
 
 
 @contextmanager
@@ -93,6 +110,8 @@ def target_folder(folder: Path, out: Path | str | None) -> Iterator[Path]:
     if out is None:
         yield folder
         return
+    if Path(out).exists():
+        raise MmfastError(f"--out: '{out}' exists already; choose another folder")
     with new_folder(Path(out)) as work:
         shutil.copytree(folder, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"{PART}*", "*.part"))
         yield work

@@ -227,8 +227,24 @@ def test_worker_processes_give_the_same_rows(clip_folder, pictures, tmp_path):
 def test_blocks_are_sorted_and_fixed():
     blocks = Blocks.of(["bb", "a", None, "bb", "ab", "c"])
     assert blocks.keys == ["a", "c", "ab", "bb"] and blocks.inverse.tolist() == [3, 0, -1, 3, 2, 1]
-    assert blocks.ranges(3) == [(0, 3), (3, 4)] and blocks.items(0, 3).tolist() == [1, 4, 5]
+    assert blocks.items(0, 3).tolist() == [1, 4, 5]
     assert Blocks.of([None]).ranges(BLOCK) == []
+
+
+def test_one_input_more_changes_the_blocks_round_it_alone():
+    texts = [f"text {n:04d}" for n in range(500)]
+
+    def blocks_of(texts):
+        blocks = Blocks.of(texts)
+        ranges = blocks.ranges(16)
+        assert [at for start, stop in ranges for at in range(start, stop)] == list(range(len(texts)))
+        assert all(0 < stop - start <= 32 for start, stop in ranges) and 20 < len(ranges) < 70
+        return {tuple(blocks.keys[start:stop]) for start, stop in ranges}
+
+    before = blocks_of(texts)
+    for new in ("A", "text 0250a", "a text that is longer than all"):
+        assert len(blocks_of([*texts, new]) - before) <= 3
+    assert len(blocks_of(texts[:100] + texts[101:]) - before) <= 3
 
 
 def test_nothing_to_encode_is_told(sentence_folder, tmp_path):

@@ -91,7 +91,19 @@ def test_a_copy_leaves_the_data_as_they_are(shop, tmp_path, capsys):
     assert main(["features", str(folder), "--text", "light", "--out", str(out), "--quiet"]) == 0
     assert content(folder) == before and read_prepared(out).modalities == ("text",)
     assert main(["features", str(folder), "--text", "light", "--out", str(out)]) == 2
-    assert "copy' exists already" in capsys.readouterr().err
+    assert "copy' exists already; choose another folder\n" in capsys.readouterr().err
+
+
+def test_what_nothing_reads_is_refused_and_weights_are_looked_for_before_the_stages(shop, monkeypatch, capsys):
+    folder, _ = shop
+    given = ["--rule", "wider", "--max-length", "5", "--precision", "bfloat16"]
+    assert main(["features", str(folder), "--text", "light", *given]) == 2
+    assert "--rule, --precision, --max-length: nothing that was asked for reads it" in capsys.readouterr().err
+    assert main(["features", str(folder), "--masks", "light", "--out", "x"]) == 2
+    assert "--out: nothing that was asked for reads it" in capsys.readouterr().err
+    monkeypatch.setattr("mmfast.commands.features_segment.run", lambda args: pytest.fail("segmented"))
+    assert main(["features", str(folder), "--image", "torchvision:resnet0", "--masks", "light"]) == 2
+    assert "resnet0" in capsys.readouterr().err
 
 
 def test_the_published_vectors(shop, tmp_path):
