@@ -254,8 +254,8 @@ def table_text(study: StudyConfig, rows: list[Row]) -> str:
     for row in rows:
         count = max(map(len, row.values.values()), default=0)
         cells = [cell(row.values.get(name, []), DIGITS.get(name, 4)) for name in columns]
-        tuned = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in row.tuned.items())
-        method = f"{row.method} ({tuned})" if tuned else row.method
+        chosen = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in row.tuned.items())
+        method = f"{row.method} ({chosen})" if chosen else row.method
         lines.append([row.model, method, *cells, f"{count}, failed: {row.failed}" if row.failed else str(count)])
     return f"# {study.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
