@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,19 +81,23 @@ def load_study(path: str | Path, overrides: list[str]) -> StudyConfig:
     return load_section(StudyConfig, own, raw)
 
 
-def run_study(study: StudyConfig, folder: Path, progress: bool = True) -> list[Row]:
+def run_study(study: StudyConfig, folder: Path, progress: bool = True, models: Sequence[str] = ()) -> list[Row]:
     """Train what is not trained yet below `folder`, write table.md, study.json and curves.csv, and return the rows.
 
+    models: with some of the study's models, only their rows, and no file of results: several processes share a folder.
     Raises MmfastError for settings that do not fit, before anything is trained, and for a folder of another study.
     """
     from mmfast.trainer import completed
 
+    for name in models:
+        if name not in study.models:
+            raise MmfastError(f"study: there is no model '{name}'; choose from {', '.join(study.models)}")
     for model, method in itertools.product(study.models, study.methods):
         for seed, settings in itertools.product(study.seeds, combinations(study, method)):
             plan(study, model, method, seed, folder, settings)
     check_plan(folder / PLAN, study)
     rows, curves = [], []
-    for model, method in itertools.product(study.models, study.methods):
+    for model, method in itertools.product(models or study.models, study.methods):
         values, (settings, failed) = {}, tuned(study, model, method, folder, progress)
         for seed in () if failed else study.seeds:
             config = plan(study, model, method, seed, folder, settings)
@@ -111,7 +115,8 @@ def run_study(study: StudyConfig, folder: Path, progress: bool = True) -> list[R
                 values.setdefault(name, []).append(value)
             curves += [[model, method, seed, *point] for point in curve_points(config)]
         rows.append(Row(model, method, values, failed, settings))
-        write_results(study, folder, rows, curves)
+        if not models:
+            write_results(study, folder, rows, curves)
     return rows
 
 

@@ -175,6 +175,25 @@ def test_a_failing_row_is_told_in_the_table(tmp_path, monkeypatch, capsys):
     assert "give the YAML file of a study" in capsys.readouterr().err
 
 
+def test_processes_share_a_study_by_models(tmp_path, monkeypatch, capsys):
+    trained = interrupt_fit(monkeypatch, 100)
+    path = study_file(
+        tmp_path,
+        models={name: {"model": {"name": name.lower()}} for name in ("BPR", "VBPR")},
+        modalities=False,
+        methods={"plain": {}},
+        seeds=[1],
+    )
+    out = tmp_path / "out"
+    assert main(["study", str(path), "--out", str(out), "--quiet", "--models", "VBPR"]) == 0
+    text = capsys.readouterr().out
+    assert "| VBPR |" in text and "| BPR |" not in text and not (out / "table.md").exists()
+    rows = run_study(load_study(path, []), out, progress=False)
+    assert [row.model for row in rows] == ["BPR", "VBPR"] and len(trained) == 2
+    assert main(["study", str(path), "--out", str(out), "--models", "vbp"]) == 2
+    assert "there is no model 'vbp'; choose from BPR, VBPR" in capsys.readouterr().err
+
+
 def test_names_and_settings():
     assert slug("+ CKD (w/o Gen.)") == "ckd-w-o-gen"
     assert merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": [1]}) == {"a": {"b": 3, "c": 2}, "d": [1]}
