@@ -19,9 +19,10 @@ from pathlib import Path
 
 from _origin import origin
 
-from mmfast.config import load_config, read_settings
+from mmfast.config import load_config
 from mmfast.errors import MmfastError
 from mmfast.registry import MODELS
+from mmfast.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")

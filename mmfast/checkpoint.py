@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmfast.errors import MmfastError, suggest
+from mmfast.errors import MmfastError, disk_advice, suggest
 
 FORMAT = "mmfast-checkpoint"
 VERSION = 1
@@ -167,7 +167,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _cannot_write(path: Path, error: Exception, kept: str) -> MmfastError:
-    return MmfastError(f"cannot write '{path}': {error}; {kept}. Free space on that disk, or choose another place")
+    return MmfastError(f"cannot write '{path}': {error}; {kept}; {disk_advice(error, '')}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -44,6 +45,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0, 2 for bad input, 130 after Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    usual, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         args = _parse(argv)
         if args is None:
@@ -60,6 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe (head) has left; Python would complain again when it flushes stdout at exit.
         sys.stdout = None
         return 0
+    finally:
+        warnings.formatwarning = usual
+
+
+def _warning(message: Warning | str, category: type[Warning], *place: object, **more: object) -> str:
+    """Return what a command prints for a warning: our own are sentences to users, without a line of code."""
+    if category is UserWarning:
+        return f"mmfast: warning: {message}\n"
+    return f"{category.__name__}: {message} ({place[0]}:{place[1]})\n"
 
 
 def _parse(argv: list[str]) -> argparse.Namespace | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
@@ -15,9 +15,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, field_va
 from pydantic_core import PydanticCustomError
 
 from mmfast.errors import MmfastError, suggest
+from mmfast.settings import read_settings
 
 C = TypeVar("C", bound="Config")
-NAMED = ("model", "data")  # sections of a run that a bare word names: model=freedom
 NUMBER = re.compile(r"\b(int|float)\b")
 MOST_SEED = 2**63 - 1  # generators take signed 64-bit seeds
 
@@ -199,19 +199,6 @@ def load_config(path: str | Path | Mapping[str, Any] | None = None, overrides: I
     return build_config(read_settings(path, overrides))
 
 
-def read_settings(
-    path: str | Path | Mapping[str, Any] | None, overrides: Iterable[str], named: Sequence[str] = NAMED
-) -> dict[str, Any]:
-    """Return the nested mapping of a file (or mapping) and overrides as in `load_config`, before it is checked.
-
-    named: the sections that a bare word names.
-    """
-    raw = _read_yaml(Path(path)) if isinstance(path, (str, Path)) else dict(path or {})
-    for override in sorted(overrides, key=lambda text: text.partition("=")[0].count(".")):
-        _apply(raw, override, named)
-    return raw
-
-
 def load_section(kind: type[C], overrides: Iterable[str], start: Mapping[str, Any] | None = None) -> C:
     """Return a config of one kind from `key=value` settings, over those of `start` where it is given.
 
@@ -333,7 +320,8 @@ def _sentence(kind: type[Config], raw: Any, mistake: Mapping[str, Any]) -> tuple
     where = ".".join(str(step) for step in loc)
     if mistake["type"] == "extra_forbidden":
         known = _fields_at(kind, loc[:-1])
-        return loc, f"{where}: unknown key.{suggest(loc[-1], known)} Known here: {', '.join(known)}"
+        near = suggest(loc[-1], known) or "".join(f" Did you mean '{key}'?" for key in _elsewhere(kind, loc)[:1])
+        return loc, f"{where}: unknown key.{near} Known here: {', '.join(known)}"
     place, field, fields, given = (), None, kind.model_fields, raw
     for step in loc:
         if step not in fields:
@@ -345,6 +333,16 @@ def _sentence(kind: type[Config], raw: Any, mistake: Mapping[str, Any]) -> tuple
     return place, f"{where}: got {mistake['input']!r}; {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
 
 
+def _elsewhere(kind: type[Config], loc: tuple[Any, ...]) -> list[str]:
+    """Return where a key without its section belongs, such as "train.learning_rate"."""
+    if len(loc) > 1:
+        return []
+    known = {section: _fields_at(kind, [section]) for section in kind.model_fields}
+    if kind is RunConfig:
+        known["model"] = list(ModelConfig.model_fields)
+    return [f"{section}.{loc[0]}" for section, fields in known.items() if loc[0] in fields]
+
+
 def _fields_at(kind: type[Config], path: Iterable[Any]) -> list[str]:
     for step in path:
         annotation = kind.model_fields[step].annotation if step in kind.model_fields else None
@@ -352,48 +350,3 @@ def _fields_at(kind: type[Config], path: Iterable[Any]) -> list[str]:
             return []
         kind = annotation
     return list(kind.model_fields)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        near = suggest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
-        raise MmfastError(f"config file '{path}' does not exist.{near} Give a YAML file, or key=value arguments alone")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MmfastError(f"config file '{path}' is not YAML: {error}") from error
-    except OSError as error:
-        raise MmfastError(f"config file '{path}' cannot be read: {error.strerror}") from error
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise MmfastError(f"config file '{path}' holds a {type(raw).__name__}; wanted keys and values")
-    return raw
-
-
-def _apply(raw: dict[str, Any], override: str, named: Sequence[str]) -> None:
-    """Enter one `a.b=value` into the nested mapping; naming another of the `named` sections replaces it."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise MmfastError(f"argument '{override}' is not key=value; write for example train.epochs=5")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise MmfastError(f"argument '{override}': the value is not YAML ({error})") from error
-    *path, last = key.split(".")
-    if not path and last in named and isinstance(value, str):
-        old = raw.get(last)
-        if isinstance(old, Mapping) and old.get("name") == value:
-            return
-        raw[last] = {"name": value}
-        return
-    for depth, step in enumerate(path):
-        inner = raw.setdefault(step, {})
-        if isinstance(inner, str) and step in ("model", "data", "framework"):
-            inner = raw[step] = {"name": inner}
-        if not isinstance(inner, dict):
-            at = ".".join(path[: depth + 1])
-            raise MmfastError(f"argument '{override}': '{at}' holds {inner!r}, which has no keys inside")
-        raw[step] = dict(inner)
-        raw = raw[step]
-    raw[last] = value

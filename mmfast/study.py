@@ -17,9 +17,10 @@ import yaml
 from pydantic import Field, model_validator
 
 from mmfast.checkpoint import write_text
-from mmfast.config import Config, RunConfig, build_config, load_section, read_settings
+from mmfast.config import Config, RunConfig, build_config, load_section
 from mmfast.errors import MmfastError, suggest
 from mmfast.search import with_settings
+from mmfast.settings import read_settings
 
 DIGITS = {"parameters": 0, "epoch s": 2, "peak MiB": 0}
 TABLE, RESULTS, CURVES, PLAN, BY_MODALITY = "table.md", "study.json", "curves.csv", "study.yaml", "modalities.json"

@@ -329,3 +329,12 @@ def test_the_package_is_lazy_and_names_what_it_has():
         mmfast.fti  # noqa: B018
     project = (ROOT / "pyproject.toml").read_text()
     assert f'version = "{mmfast.__version__}"' in project
+
+
+def test_a_warning_is_a_sentence(tmp_path):
+    code = "import warnings; warnings.warn('something to know', stacklevel=1)"
+    module = tmp_path / "warner.py"
+    module.write_text(f"EXAMPLES = ''\ndef add_arguments(parser): pass\ndef run(args):\n    {code}\n")
+    program = "from mmfast import cli; cli.VERBS['warn'] = ('warner', ''); cli.main(['warn'])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == "mmfast: warning: something to know\n"

@@ -105,6 +105,10 @@ def test_unknown_keys_are_suggested():
         load_config(None, ["model=toy", "model.dropuot=0.1"])
     with pytest.raises(MmfastError, match=r"seeds: unknown key\. Did you mean 'seed'\?"):
         load_config(None, ["model=toy", "seeds=1"])
+    with pytest.raises(MmfastError, match=r"learning_rate: unknown key\. Did you mean 'train.learning_rate'\?"):
+        load_config(None, ["model=toy", "learning_rate=1e-3"])
+    with pytest.raises(MmfastError, match=r"embedding_dim: unknown key\. Did you mean 'model.embedding_dim'\?"):
+        load_config(None, ["model=toy", "embedding_dim=32"])
 
 
 def test_several_mistakes_are_told_at_once():

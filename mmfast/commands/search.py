@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mmfast.commands.train import check_data, file_and_settings
-from mmfast.config import build_config, read_settings
+from mmfast.config import build_config
 from mmfast.errors import MmfastError
+from mmfast.settings import read_settings
 
 EXAMPLES = """examples:
   mmfast search configs/scientific_bpr.yaml                       the grid in the file's `search` section

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Put the framework where the settings name none, and train."""
     from mmfast.commands.train import file_and_settings
     from mmfast.commands.train import run as train
-    from mmfast.config import read_settings
+    from mmfast.settings import read_settings
 
     if args.resume is None:
         given = read_settings(*file_and_settings(args.config)).get("framework")

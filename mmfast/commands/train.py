@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmfast.config import Config, DataConfig, RunConfig, build_config, load_config, read_settings
+from mmfast.config import Config, DataConfig, RunConfig, build_config, load_config
 from mmfast.errors import MmfastError
+from mmfast.settings import read_settings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 
 from mmfast.data.cache import cache_root
 from mmfast.data.hashing import hash_json
-from mmfast.data.storage import advice, replace_file
-from mmfast.errors import MmfastError
+from mmfast.data.storage import replace_file
+from mmfast.errors import MmfastError, disk_advice
 
 FORMAT = 1  # raised whenever what is kept under a key would come out otherwise
 MAGIC = b"mmfstor1"
@@ -169,7 +169,7 @@ class Store:
             replace_file(path, content)
         except OSError as error:
             raise MmfastError(
-                f"store: cannot write '{path}': {error.strerror or error}; {advice(error, 'MMFAST_CACHE')}"
+                f"store: cannot write '{path}': {error.strerror or error}; {disk_advice(error, 'MMFAST_CACHE')}"
             ) from error
 
     def _unreadable(self, path: Path, error: OSError) -> MmfastError:

@@ -38,8 +38,8 @@ class Request:
     cold_users: str = "drop"
 
     @property
-    def seed(self) -> int:
-        """The seed of the split: the one given, else the rule's own."""
+    def seed(self) -> int | None:
+        """The seed of the split: the one given, else the rule's own; None for a rule that draws nothing."""
         return seed_of(self.split, self.split_seed)
 
 

@@ -21,8 +21,8 @@ from mmfast.data.hashing import hash_file, hash_json
 from mmfast.data.manifest import MANIFEST, file_record, read_manifest
 from mmfast.data.prepared import read_table, write_feature
 from mmfast.data.raw import FeatureSource
-from mmfast.data.storage import advice, replace_file, sync
-from mmfast.errors import MmfastError
+from mmfast.data.storage import replace_file, sync
+from mmfast.errors import MmfastError, disk_advice
 
 PART = ".features."  # folders of features that are being written
 BY_CONTENT = re.compile(r"feature_.+-[0-9a-f]{16}\.(npy|json)")
@@ -50,7 +50,7 @@ def replace_features(folder: Path | str, sources: Mapping[str, FeatureSource]) -
                 return _publish(folder, part, described)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise MmfastError(f"cannot write features into '{folder}': {reason}; {advice(error, '--out')}") from error
+        raise MmfastError(f"cannot write features into '{folder}': {reason}; {disk_advice(error, '--out')}") from error
 
 
 def item_list_hash(ids: pl.Series) -> str:

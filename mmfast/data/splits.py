@@ -13,7 +13,7 @@ import polars as pl
 
 from mmfast.errors import MmfastError, suggest
 
-SplitRule = Callable[[pl.DataFrame, int], np.ndarray]
+SplitRule = Callable[[pl.DataFrame, int | None], np.ndarray]
 TRAIN, VALID, TEST = 0, 1, 2
 COLD_SHARE = 0.2
 LABELS = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "testing": 2}
@@ -22,22 +22,28 @@ DEFAULT_SEED = 999
 MOST_SEED = 2**63 - 1  # as for every seed of a config
 USUAL_COLUMNS = ("split", "x_label")  # labels of a given split; MMRec calls them x_label
 USUAL_COLUMN = USUAL_COLUMNS[0]
+SEEDLESS = ("user-time", "leave-one-out", "time")  # rules that draw nothing
 COLD_SEED = 123  # the seed of the LATTICE cold-start script
 
 
-def seed_of(rule: str, seed: int | None) -> int:
-    """Return the seed of a random split: the one given, else the reference's own for the rule.
+def seed_of(rule: str, seed: int | None) -> int | None:
+    """Return the seed of a split: the one given, else the reference's own for the rule, None for a rule by time.
 
-    Raises MmfastError for a seed that no generator takes.
+    Raises MmfastError for a seed that no generator takes, or that the rule does not use.
     """
+    name = rule.replace("_", "-").partition(":")[0]
+    if name in SEEDLESS:
+        if seed is not None:
+            raise MmfastError(f"split_seed is {seed}, but split rule '{rule}' draws nothing; leave the seed out")
+        return None
     if seed is not None:
         if not 0 <= seed <= MOST_SEED:
             raise MmfastError(f"split_seed is {seed}; want a whole number from 0 to {MOST_SEED}")
         return seed
-    return COLD_SEED if rule == "cold" else DEFAULT_SEED
+    return COLD_SEED if name == "cold" else DEFAULT_SEED
 
 
-def split_rows(rows: pl.DataFrame, rule: str, seed: int) -> np.ndarray:
+def split_rows(rows: pl.DataFrame, rule: str, seed: int | None) -> np.ndarray:
     """Return labels int8 [E] for rows (user, item[, time]) under a rule of `RULES`, or "time:0.7,0.85" with own cuts.
 
     Raises MmfastError for an unknown rule, or for a rule by time when the rows carry none.
@@ -64,12 +70,12 @@ def lattice(rows: pl.DataFrame, seed: int) -> np.ndarray:
     return _per_user(rows, *_random_order(rows, seed), odd_to_test=False)
 
 
-def user_time(rows: pl.DataFrame, seed: int) -> np.ndarray:
+def user_time(rows: pl.DataFrame, seed: int | None) -> np.ndarray:
     """Chronological per user with the sizes of `mmrec`: the oldest rows train, the newest test."""
     return _per_user(rows, *_time_order(rows, "user-time"), odd_to_test=True)
 
 
-def leave_one_out(rows: pl.DataFrame, seed: int) -> np.ndarray:
+def leave_one_out(rows: pl.DataFrame, seed: int | None) -> np.ndarray:
     """Last row of a user by time test, the one before valid; a user of two rows has no valid row, of one no test."""
     position, count = _time_order(rows, "leave-one-out")
     from_end = count - 1 - position

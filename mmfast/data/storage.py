@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
@@ -16,10 +15,7 @@ import polars as pl
 
 from mmfast.data.hashing import row_blocks
 from mmfast.data.manifest import is_ours
-from mmfast.errors import MmfastError
-
-NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
+from mmfast.errors import MmfastError, disk_advice
 
 
 @contextmanager
@@ -112,17 +108,9 @@ def _check_replaceable(target: Path) -> None:
 
 def _cannot_write(target: Path, error: Exception, cached: bool) -> MmfastError:
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-    return MmfastError(f"prepare: cannot write '{target}': {reason}; {advice(error, 'MMFAST_CACHE' if cached else '')}")
-
-
-def advice(error: Exception, setting: str) -> str:
-    """Return what to do when a folder cannot be written; `setting`, if any, is what names another folder."""
-    code, by = getattr(error, "errno", None), f" ({setting})" if setting else ""
-    if code in NOT_ALLOWED:
-        return f"get the right to write there, or choose another folder{by}"
-    if code in NO_PLACE:
-        return f"no folder can be made there, choose another{by}"
-    return f"free space or choose another folder{by}"
+    return MmfastError(
+        f"prepare: cannot write '{target}': {reason}; {disk_advice(error, 'MMFAST_CACHE' if cached else '')}"
+    )
 
 
 def _sync(folder: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mmfast.data.splits import part_sizes, read_labels, split_rows
+from mmfast.data.splits import part_sizes, read_labels, seed_of, split_rows
 from mmfast.errors import MmfastError
 from tests.data.sources import frame
 
@@ -113,6 +113,13 @@ def test_rules_by_time_need_a_time(rule):
 def test_bad_cut_points(rule):
     with pytest.raises(MmfastError, match="two growing cut points"):
         split_rows(frame([0, 0], [0, 1], [0, 1]), rule, 0)
+
+
+@pytest.mark.parametrize("rule", ["leave-one-out", "leave_one_out", "user-time", "time:0.5,0.7"])
+def test_a_rule_by_time_has_no_seed(rule):
+    assert seed_of(rule, None) is None
+    with pytest.raises(MmfastError, match=f"split_seed is 3, but split rule '{rule}' draws nothing; leave the seed"):
+        seed_of(rule, 3)
 
 
 def test_unknown_rule_is_named_with_a_suggestion():
