@@ -16,6 +16,7 @@ from mmfast.errors import MmfastError, ToldByFirst, suggest
 VERBS = {
     "train": ("mmfast.commands.train", "train a model by a YAML file and key=value arguments"),
     "search": ("mmfast.commands.search", "try settings in a grid, choose on validation, look at test once"),
+    "plan": ("mmfast.commands.plan", "memory, traffic and time on devices that are not there, from small runs"),
     "study": ("mmfast.commands.study", "methods x models x seeds, one table: the tables of a paper by one command"),
     "prepare": ("mmfast.prepare", "turn raw interactions, texts and images into a prepared folder"),
     "features": ("mmfast.features", "encode texts and pictures with CLIP, sentence encoders and others"),

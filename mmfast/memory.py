@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,43 @@ def peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _kibibytes("/proc/self/status", "VmHWM")
+
+
+class PeakMemory:
+    """The most memory of this process inside a `with` block, `bytes`: allocated on a GPU, else private to the process.
+
+    Private pages are those that no file backs. Where the system does not tell, bytes is 0.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.bytes = device, 0
+
+    def __enter__(self) -> PeakMemory:
+        """Begin to watch."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return self
+        self._look()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End, with the most that was seen."""
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device)
+            return
+        self._stop.set()
+        self._thread.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.005):
+            self._look()
+
+    def _look(self) -> None:
+        self.bytes = max(self.bytes, _kibibytes("/proc/self/status", "RssAnon") or 0)
 
 
 def check_memory(need: MemoryNeed, device: torch.device) -> None:

@@ -255,9 +255,7 @@ def test_preparing_data_is_told_unless_progress_is_off(tmp_path, monkeypatch, ca
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(
-        MmfastError, match=r"cannot write '.*/runs/mine': .*no folder can be made there"
-    ):
+    with pytest.raises(MmfastError, match=r"cannot write '.*/runs/mine': .*no folder can be made there"):
         fit(toy_config(tmp_path, name="mine"), toy_dataset(), progress=False)
 
 

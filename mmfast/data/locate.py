@@ -42,7 +42,7 @@ def locate(name: str, root: str | None) -> Located:
             return Located(path, path.resolve().name)
         raise MmfastError(f"data set '{name}': there is no such folder; give one that is, or the name of a data set")
     base = Path(root or os.environ.get("MMFAST_DATA") or "data").expanduser()
-    builtin, card = _card_of(name)
+    builtin, card = card_of(name)
     candidates = dict.fromkeys([name, f"amazon-{name}", builtin, *(card.aliases if card else ())])
     for candidate in filter(None, candidates):
         if (base / candidate).is_dir():
@@ -76,7 +76,8 @@ def check_counts(dataset: Dataset, card: Card, accept: bool) -> None:
     )
 
 
-def _card_of(name: str) -> tuple[str | None, Card | None]:
+def card_of(name: str) -> tuple[str | None, Card | None]:
+    """Return the built-in name behind a name or alias, and its card; None and None for another data set."""
     for known in DATASETS.names():
         card = DATASETS.get(known)()
         if name == known or name in card.aliases:

@@ -97,10 +97,17 @@ def balanced_bounds(ptr: np.ndarray, parts: int) -> list[int]:
     return [0, *np.minimum(inner, len(ptr) - 1).tolist(), len(ptr) - 1]
 
 
+def divisible_graphs(module: nn.Module) -> list[tuple[nn.Module, str, Graph]]:
+    """Return the square graphs of a module whose entries are fixed, each with its parent and its name there."""
+    children = [(parent, name, part) for parent in list(module.modules()) for name, part in parent.named_children()]
+    return [
+        (parent, name, graph)
+        for parent, name, graph in children
+        if type(graph) is Graph and graph.order is None and graph.transpose.num_rows == graph.num_nodes
+    ]
+
+
 def partition_graphs(module: nn.Module) -> None:
     """Put a PartitionedGraph in the place of every square graph of a module whose entries are fixed."""
-    for parent in list(module.modules()):
-        for name, graph in list(parent.named_children()):
-            fixed = type(graph) is Graph and graph.order is None
-            if fixed and graph.transpose.num_rows == graph.num_nodes:
-                setattr(parent, name, PartitionedGraph(graph))
+    for parent, name, graph in divisible_graphs(module):
+        setattr(parent, name, PartitionedGraph(graph))

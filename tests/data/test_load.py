@@ -259,7 +259,7 @@ def test_counts_of_a_built_in_set_are_checked(tmp_path, folder):
 
 def test_rows_that_were_dropped_count_as_published(tmp_path, monkeypatch):
     write_plain(tmp_path / "mini", rows=[*plain_rows(), (0, 0)])
-    monkeypatch.setattr(locate, "_card_of", lambda name: ("mini", Card(12, 9, 72, (), "")))
+    monkeypatch.setattr(locate, "card_of", lambda name: ("mini", Card(12, 9, 72, (), "")))
     assert load_dataset("mini", root=str(tmp_path)).manifest["dropped"]["repeated_rows"] == 1
 
 
