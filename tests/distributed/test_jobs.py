@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from tests.distributed.jobs import environment
 
 SETTINGS = ["model=lightgcn", "data=demo", "train.epochs=4", "train.batch_size=512", "train.checkpoint_seconds=0"]
 SETTINGS += ["train.monitor=recall@20", "device=cpu", "threads=1", "tensorboard=false"]
+KILLS = int(os.environ.get("MMFAST_KILLS", "1"))  # of one of four processes, at random moments
 END_SECONDS = 60  # in which a job must end after one of its processes was killed
 
 
@@ -104,6 +106,39 @@ def test_after_a_rank_was_killed_any_number_of_them_goes_on(tmp_path, whole):
     assert_same(folder, whole[0], exact=True)
     fit(None, resume=tmp_path / "runs/alone", progress=False)
     assert_same(tmp_path / "runs/alone", whole[0], exact=False)
+
+
+def begin_or_resume(folder: Path) -> list[str]:
+    """Return the arguments that go on with the job below `folder`, or begin it where there is nothing to go on with."""
+    if (folder / "runs/job/config.yaml").is_file():
+        return ["--resume", "runs/job"]
+    return [*SETTINGS, "distributed.plan=row", "name=job"]
+
+
+def kill_one(job: subprocess.Popen, draw: random.Random) -> bool:
+    """Kill one of a job's ranks, and wait for the job's end; whether there was one to kill."""
+    ranks = workers(job.pid) if job.poll() is None else []
+    if ranks:
+        os.kill(draw.choice(ranks), signal.SIGKILL)
+    job.communicate(timeout=END_SECONDS)
+    return bool(ranks) and job.returncode != 0
+
+
+def test_one_of_four_is_killed_at_random_moments(tmp_path):
+    began = time.monotonic()
+    finished(tmp_path, 4, *SETTINGS, "distributed.plan=row", "name=whole")
+    seconds, kills, draw = time.monotonic() - began, 0, random.Random(KILLS)
+    folder = tmp_path / "runs/job"
+    while kills < KILLS:
+        if (folder / "metrics.json").is_file():
+            shutil.rmtree(folder)  # it had come to its end: once more
+        job = start(tmp_path, 4, *begin_or_resume(tmp_path))
+        time.sleep(draw.uniform(0.2, 0.9) * seconds)
+        kills += kill_one(job, draw)
+        for path in folder.glob("*.safetensors"):
+            assert load_checkpoint(path).tensors
+    finished(tmp_path, 4, *begin_or_resume(tmp_path))
+    assert_same(folder, tmp_path / "runs/whole", exact=True)
 
 
 def test_a_mistake_is_told_once(tmp_path):
