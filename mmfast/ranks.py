@@ -62,6 +62,13 @@ _gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tenso
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
+def leave_ranks() -> None:
+    """Wait for all ranks and part, at the good end of a job: a rank that goes early breaks what others still read."""
+    if world_size() > 1:
+        dist.barrier()
+        _leave()
+
+
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -44,12 +44,13 @@ def run(args: argparse.Namespace) -> int:
         print(config.to_yaml(), end="")
         return 0
     from mmfast.commands.show import metric_lines
-    from mmfast.ranks import is_first, losses_told
+    from mmfast.ranks import is_first, leave_ranks, losses_told
     from mmfast.trainer import fit
 
     with losses_told():
-        finished = fit(config, resume=args.resume, progress=not args.quiet)
-    if not is_first():
+        finished, first = fit(config, resume=args.resume, progress=not args.quiet), is_first()
+        leave_ranks()
+    if not first:
         return 0
     metrics = finished.metrics
     best, epochs = metrics["best_epoch"] + 1, metrics["epochs"]
