@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable
 import torch
 from _common import emit, shapes, stream_bandwidth
 
+SIZES = ["baby", "sports", "elec", "elec10"]
+"""The shapes that a benchmark of an op measures where nothing else is asked for."""
+
 
 def shape_parser(
     description: str, default: list[str], names: Iterable[str] = tuple(shapes), repeat: int = 15
