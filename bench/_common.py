@@ -105,20 +105,25 @@ def _resident(field: str) -> int:
 
 
 @functools.cache
-def stream_bandwidth(device: str = "cpu", num_bytes: int = 1 << 28, clock: str = "wall") -> float:
-    """Return the memory's bytes per second, the highest that the calls below reach, each the best of 7.
+def bandwidths(device: str = "cpu", num_bytes: int = 1 << 28, clock: str = "wall") -> dict[str, float]:
+    """Return the bytes per second that three calls over tables of `num_bytes` reach, each the best of 7.
 
-    Counted are the bytes that a call asks for, over tables of `num_bytes`: a = b + 2 c three of them, a = a + 2 b three,
-    sum(a) one. Nothing is added for a line of `a` that a CPU reads only because it will be overwritten. The second has
-    no such lines, so that three is all that it moves: on a CPU it is seen 4/3 as fast as the first, and is the limit.
+    "triad" is a = b + 2 c, three tables; "update" a = a + 2 b, three; "read" sum(a), one. Counted are the bytes that a
+    call asks for: nothing for the lines of `a` that a CPU reads in a triad only because they will be overwritten. An
+    update has no such lines, so that three tables are all that it moves, and shows up to 4/3 of the triad's rate.
     """
     a, b, c = (torch.ones(num_bytes // 4, device=device) for _ in range(3))
     calls = {
-        3: [lambda: torch.add(b, c, alpha=2, out=a), lambda: a.add_(b, alpha=2)],
-        1: [lambda: a.sum()],
+        "triad": (3, lambda: torch.add(b, c, alpha=2, out=a)),
+        "update": (3, lambda: a.add_(b, alpha=2)),
+        "read": (1, lambda: a.sum()),
     }
-    best = {tables / min(seconds_of(fn, clock) for _ in range(7)) for tables, fns in calls.items() for fn in fns}
-    return num_bytes * max(best)
+    return {name: n * num_bytes / min(seconds_of(fn, clock) for _ in range(7)) for name, (n, fn) in calls.items()}
+
+
+def stream_bandwidth(device: str = "cpu", num_bytes: int = 1 << 28, clock: str = "wall") -> float:
+    """Return the memory's limit in bytes per second: the highest of `bandwidths`."""
+    return max(bandwidths(device, num_bytes, clock).values())
 
 
 class _Kernels(TorchDispatchMode):
