@@ -54,7 +54,7 @@ def cases(name, width, facts):
     }
     if 4 * count * width > EAGER_BYTES:
         leave_out(f"edge_attention {name}, eager PyTorch", f"it makes tables of {count} x {width} numbers")
-        eager = dict.fromkeys(eager, {})
+        eager = {kind: {} for kind in eager}
     passes = {
         "forward": (lambda: edge_attention(edges, fixed, fixed, fixed), one),
         "forward+backward": (stepping(edge_attention, edges, x), both),

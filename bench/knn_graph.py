@@ -1,4 +1,4 @@
-"""knn_graph, its update, and the graph and count above a threshold, beside torch (blocked, dense) and faiss's exact index.
+"""knn_graph, its update, and the pairs above a threshold, beside torch (blocked, dense) and faiss's exact index.
 
 Run from the repository: `python bench/knn_graph.py [--shapes baby_image elec_text] [--precision bfloat16] [--json]`;
 `--check --json` adds `rows_unlike_float32`, which ties and float32's own rounding alone may make more than 0.

@@ -8,6 +8,7 @@ the gathering: its ratio is the share of the products. Run: `python bench/propag
 from __future__ import annotations
 
 import argparse
+import itertools
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -49,7 +50,7 @@ def cases(options: argparse.Namespace, facts: dict) -> Iterator[dict]:
     for name in options.shapes:
         csr = power_law_graph(shapes[name]).csr
         bounds = balanced_bounds(csr.ptr.numpy(), dist.get_world_size())
-        sizes = [last - first for first, last in zip(bounds, bounds[1:], strict=False)]
+        sizes = [last - first for first, last in itertools.pairwise(bounds)]
         first, last = bounds[rank() : rank() + 2]
         block = csr.block(first, last)
         table = torch.randn(csr.num_rows, options.width, generator=torch.Generator().manual_seed(1))
