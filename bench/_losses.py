@@ -37,12 +37,12 @@ def index(chosen: argparse.Namespace, num_rows: int, *shape: int, seed: int = 0)
 
 def stepping(fn: Callable[..., torch.Tensor], tensors: tuple[torch.Tensor, ...]) -> Callable[[], None]:
     """Return a call of fn(*tensors) and its gradients in all of them."""
-    leaves = [t.detach().clone().requires_grad_() for t in tensors]
+    leaves = [t.detach().requires_grad_() for t in tensors]
 
     def step() -> None:
-        for leaf in leaves:
-            leaf.grad = None
         fn(*leaves).sum().backward()
+        for leaf in leaves:
+            leaf.grad = None  # else every way to the same loss would keep its own
 
     return step
 

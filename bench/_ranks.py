@@ -13,6 +13,8 @@ import torch.multiprocessing as mp
 from _cli import SIZES, shape_parser
 from _common import emit, stream_bandwidth
 
+from mmfast.device import keep_freed_memory
+
 LOCKSTEP = {"budget": math.inf}
 """Facts for `measure` on ranks: the time that a call takes must not decide how often it is made."""
 
@@ -31,6 +33,7 @@ def on_ranks(description: str, cases: Callable[[argparse.Namespace, dict], Itera
 
 def _rank(number: int, options: argparse.Namespace, meet: str, cases: Callable) -> None:
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     dist.init_process_group("gloo", init_method=meet, rank=number, world_size=options.ranks)
     dist.barrier()  # so that the ranks share the memory while they measure it
     facts = LOCKSTEP | {"repeat": options.repeat, "limit": stream_bandwidth()}

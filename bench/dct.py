@@ -9,7 +9,6 @@ import torch
 from _cli import SIZES, parse, shape_parser, stream_facts
 from _common import emit, leave_out, measure, shapes
 
-from mmfast.device import keep_freed_memory
 from mmfast.ops import dct, idct
 
 TABLE_BYTES = 3 << 30
@@ -69,7 +68,6 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--widths", type=int, nargs="+", default=[384, 4096])
     options = parse(parser)
-    keep_freed_memory()  # else the pages of a fresh gigabyte cost as much as a transform, and unevenly
     facts = stream_facts(options)
     for name, width, axes in itertools.product(options.shapes, options.widths, (1, 2)):
         rows = shapes[name].num_items

@@ -37,9 +37,8 @@ def gathering(gather, table):
     return run
 
 
-def cases(name, width, facts):
-    """Yield the measured cases of one shape."""
-    edges = Edges.of(power_law_graph(shapes[name], facts["device"]).csr)
+def wide_cases(name, edges, width, facts):
+    """Yield attention over the edges of one shape."""
     generator = torch.Generator().manual_seed(1)
     x = torch.nn.functional.normalize(torch.randn(edges.num_rows, width, generator=generator))
     x = x.to(facts["device"]).requires_grad_()
@@ -63,9 +62,8 @@ def cases(name, width, facts):
         yield measure("edge_attention", name, kind, ours, eager[kind], **sized)
 
 
-def narrow_cases(name, facts):
+def narrow_cases(name, edges, facts):
     """Yield the ops on one or two numbers a node or edge."""
-    edges = Edges.of(power_law_graph(shapes[name], facts["device"]).csr)
     count, generator = edges.cols.numel(), torch.Generator().manual_seed(1)
     index = 4 * count + 8 * edges.num_rows
     logits = torch.randn(count, generator=generator).to(facts["device"])
@@ -94,7 +92,8 @@ def main():
     options = parse(parser)
     facts = stream_facts(options)
     for name in options.shapes:
-        for case in itertools.chain(cases(name, options.width, facts), narrow_cases(name, facts)):
+        edges = Edges.of(power_law_graph(shapes[name], options.device).csr)
+        for case in itertools.chain(wide_cases(name, edges, options.width, facts), narrow_cases(name, edges, facts)):
             emit(case, options.json)
 
 

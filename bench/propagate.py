@@ -9,7 +9,6 @@ import torch
 from _cli import SIZES, parse, shape_parser
 from _common import bandwidths, emit, leave_out, measure, power_law_graph, shapes, stream_bandwidth
 
-from mmfast.device import keep_freed_memory
 from mmfast.ops.compact_ids import compact_ids
 from mmfast.ops.csr import CSR
 from mmfast.ops.propagate import propagate, propagate_rows
@@ -168,7 +167,6 @@ def main():
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: on a busy machine, one thread")
     options = parse(parser)
-    keep_freed_memory()  # as training does, for every alternative alike
     limit = stream_bandwidth(options.device, clock=options.clock)
     for name in options.shapes:
         for case in cases(name, options, limit):

@@ -15,7 +15,17 @@ from mmfast import doctor, ops
 
 ROOT = Path(__file__).parent.parent
 BENCH = ROOT / "bench"
-NOT_OF_OPS = {"ckd", "content", "evaluate", "models_table", "objects", "prepare", "ptmrec", "ptmrec_demo", "ptmrec_elec"}
+NOT_OF_OPS = {
+    "ckd",
+    "content",
+    "evaluate",
+    "models_table",
+    "objects",
+    "prepare",
+    "ptmrec",
+    "ptmrec_demo",
+    "ptmrec_elec",
+}
 NOT_OF_OPS |= {"build", "quality", "targetmr", "targetmr_stages", "train"}
 SCRIPTS = sorted({path.stem for path in BENCH.glob("[!_]*.py")} - NOT_OF_OPS)
 WITHOUT_WORK = {"CSR", "Edges", "backend", "use_backend", "batch_count"}  # types, a setting, a product of two numbers
