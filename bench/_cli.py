@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterable
 import torch
 from _common import emit, shapes, stream_bandwidth
 
+from mmfast.device import keep_freed_memory
+
+SIZES = ["baby", "sports", "elec", "elec10"]
+"""The shapes that a benchmark of an op measures where nothing else is asked for."""
+
 
 def shape_parser(
     description: str, default: list[str], names: Iterable[str] = tuple(shapes), repeat: int = 15
@@ -22,9 +27,10 @@ def shape_parser(
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Return the options of the command line; the threads are set."""
+    """Return the options of the command line; the threads are set, and freed memory is kept as training keeps it."""
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # else the pages of a fresh table cost as much as its numbers, and unevenly
     return options
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from _origin import json_line
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmfast.graph import Graph, user_item_graph
 
@@ -101,34 +104,79 @@ def _resident(field: str) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith(field)) * 1024
 
 
-def stream_bandwidth(device: str = "cpu", num_bytes: int = 1 << 28, clock: str = "wall") -> float:
-    """Return the bytes per second of a = b + 2 c over three tables of `num_bytes`, the best of 7, reads and writes."""
+@functools.cache
+def bandwidths(device: str = "cpu", num_bytes: int = 1 << 28, clock: str = "wall") -> dict[str, float]:
+    """Return the bytes per second that three calls over tables of `num_bytes` reach, each the best of 7.
+
+    "triad" is a = b + 2 c, three tables; "update" a = a + 2 b, three; "read" sum(a), one. Counted are the bytes that a
+    call asks for: nothing for the lines of `a` that a CPU reads in a triad only because they will be overwritten. An
+    update has no such lines, so that three tables are all that it moves, and shows up to 4/3 of the triad's rate.
+    """
     a, b, c = (torch.ones(num_bytes // 4, device=device) for _ in range(3))
-    return 3 * num_bytes / min(seconds_of(lambda: torch.add(b, c, alpha=2, out=a), clock) for _ in range(7))
+    calls = {
+        "triad": (3, lambda: torch.add(b, c, alpha=2, out=a)),
+        "update": (3, lambda: a.add_(b, alpha=2)),
+        "read": (1, lambda: a.sum()),
+    }
+    return {name: n * num_bytes / min(seconds_of(fn, clock) for _ in range(7)) for name, (n, fn) in calls.items()}
+
+
+def stream_bandwidth(device: str = "cpu", num_bytes: int = 1 << 28, clock: str = "wall") -> float:
+    """Return the memory's limit in bytes per second: the highest of `bandwidths`."""
+    return max(bandwidths(device, num_bytes, clock).values())
+
+
+class _Kernels(TorchDispatchMode):
+    """The ops of mmfast that are called inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func.namespace == "mmfast":
+            self.names.add(func.name().split("::")[1].split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _timings(ways: dict[str, Callable[[], object]], repeat: int, budget: float, clock: str) -> dict[str, list[float]]:
+    """Return the seconds of the calls of every way, in alternation; the first way is called three times as often.
+
+    After `budget` seconds no further round begins. A way whose first call takes a third of it is not called again.
+    """
+    first = {name: seconds_of(way, clock) for name, way in ways.items()}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    ours, started = next(iter(ways)), time.perf_counter()
+    for number in range(repeat):
+        for name, way in ways.items():
+            if name != ours and (number % 3 or first[name] > budget / 3):
+                continue
+            if first[name] < budget / 60:
+                way()  # not counted: what ran before has left its own tables in the caches
+            times[name].append(seconds_of(way, clock))
+        if time.perf_counter() - started > budget:
+            break
+    return {name: seconds or [first[name]] for name, seconds in times.items()}
 
 
 def measure(
     bench: str, case: str, kind: str, fn: Callable[[], object], others: dict[str, Callable[[], object]], **facts: object
 ) -> dict:
-    """Return one case: fn's time and peak memory, against every other way to do the same, in alternation.
+    """Return one case: fn's time, peak memory and kernels of mmfast, against every other way to do the same.
 
     facts: device, least_bytes (what must be moved), least_flops, limit (bytes per second), repeat, bounds (name -> the
-    seconds that a limit allows, given as one more ratio), clock.
+    seconds that a limit allows, given as one more ratio), clock, budget (seconds; infinite where ranks must agree).
     """
-    clock = str(facts.get("clock", "wall"))
     device, repeat = str(facts.get("device", "cpu")), int(facts.get("repeat", 15))
-    runs: dict[str, list[float]] = {name: [] for name in others}
-    seconds = []
-    for other in (fn, *others.values()):
-        other()
-    for number in range(repeat):
-        # Twice, the first not counted: what ran before has left its own tables in the caches.
-        for other, times in ((fn, seconds), *((others[name], runs[name]) for name in others if number % 3 == 0)):
-            other()
-            times.append(seconds_of(other, clock))
+    budget, clock = float(facts.get("budget", 60)), str(facts.get("clock", "wall"))
+    times = _timings({"": fn, **others}, repeat, budget, clock)
+    seconds = times.pop("")
     median, spread = median_and_spread(seconds)
-    slower = {name: statistics.median(times) for name, times in runs.items()} | dict(facts.get("bounds", {}))
+    slower = {name: statistics.median(each) for name, each in times.items()} | dict(facts.get("bounds", {}))
     least_bytes = int(facts.get("least_bytes", 0))
+    with _Kernels() as kernels:
+        torch.zeros(1).add_(1)  # the first call under a mode imports modules
+        peak = peak_bytes(fn, device)
     return {
         "bench": bench,
         "case": case,
@@ -137,12 +185,19 @@ def measure(
         "threads": torch.get_num_threads(),
         "median_s": median,
         "spread_s": spread,
-        "peak_bytes": peak_bytes(fn, device),
+        "calls": len(seconds),
+        "kernels": sorted(kernels.names),
+        "peak_bytes": peak,
         "least_bytes": least_bytes,
         "least_flops": int(facts.get("least_flops", 0)),
         "limit_fraction": least_bytes / float(facts["limit"]) / median if "limit" in facts else None,
         "ratios": {name: seconds / median for name, seconds in slower.items()},
     }
+
+
+def leave_out(what: str, why: str) -> None:
+    """Say which case or alternative is not measured, and why."""
+    print(f"{what} is left out: {why}", file=sys.stderr, flush=True)
 
 
 def emit(case: dict, as_json: bool) -> None:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import time
+import functools
 
 import torch
+from _common import seconds_of
 
 
+@functools.cache
 def gemm_flops(size: int = 2048, repeat: int = 7, device: str = "cpu", dtype: torch.dtype = torch.float32) -> float:
     """Return the operations per second of one square product by torch in `dtype`, the best of `repeat`."""
     a, b, out = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(3))
-    best = float("inf")
-    for _ in range(repeat):
-        if device != "cpu":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        torch.mm(a, b.T, out=out)
-        if device != "cpu":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
+    best = min(seconds_of(lambda: torch.mm(a, b.T, out=out)) for _ in range(repeat))
     return 2 * size**3 / best
 
 

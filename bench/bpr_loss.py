@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from _cli import parse, shape_parser, stream_facts
+from _cli import SIZES, parse, shape_parser, stream_facts
 from _common import emit, measure, shapes
 
 from mmfast.ops.bpr_loss import bpr_loss, bpr_loss_reference
@@ -35,7 +35,7 @@ def case(name, num_users, num_items, facts, width, batch_size):
 
 def main():
     """Measure compact tables (the rows of one batch) and the whole tables of the named shapes."""
-    parser = shape_parser(__doc__, ["baby", "elec"], repeat=31)
+    parser = shape_parser(__doc__, SIZES, repeat=31)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=2048)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from _common import shapes
 from _losses import options, run, table
 
-from mmfast.ops import cosine_loss, moment_alignment
+from mmfast.ops import cosine_loss, moment_alignment, moments
 
 
 def main():
-    """Measure MENTOR's alignment of four tables and BM3's cosine of a batch."""
+    """Measure BM3's cosine of a batch; of each shape, the moments of a table and MENTOR's alignment of four."""
     chosen = options(__doc__)
-    tables = tuple(table(chosen, chosen.items, chosen.width, seed=s) for s in range(4))
-    least = 4 * 4 * tables[0].numel() * 3  # read, read again, and the gradient written
-    run(chosen, "moments", f"alignment of 4 x {chosen.items}", moment_alignment, tables, least_bytes=least)
     x, y = (table(chosen, chosen.batch, chosen.width, seed=s) for s in range(2))
     run(chosen, "cosine_loss", f"{chosen.batch} rows", cosine_loss, (x, y), least_bytes=4 * x.numel() * (2 + 6))
+    for name in chosen.shapes:
+        rows = shapes[name].num_nodes
+        tables = tuple(table(chosen, rows, chosen.width, seed=s) for s in range(4))
+        least = 3 * tables[0].nbytes  # read, read again, and the gradient written
+        run(chosen, "moments", f"{name} {rows} rows", moments, tables[:1], least_bytes=least)
+        run(chosen, "moment_alignment", f"{name} 4 x {rows} rows", moment_alignment, tables, least_bytes=4 * least)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Run from the repository: `python bench/project_rows.py [--shapes baby elec] [--w
 from __future__ import annotations
 
 import torch
-from _cli import parse, shape_parser
+from _cli import SIZES, parse, shape_parser
 from _common import emit, measure, shapes
 from _gemm import add_flop_limit, gemm_flops
 
@@ -18,11 +18,13 @@ def cases(name, options, limit):
     generator = torch.Generator().manual_seed(0)
     count, width, outputs = shapes[name].num_items, options.width, options.outputs
     rows = torch.randperm(count, generator=generator)[: options.rows].sort().values
-    table, weight, grad = (
+    features, weight, grad = (
         torch.randn(*shape, generator=generator).to(options.device)
-        for shape in ((count, width), (outputs, width), (len(rows), outputs))
+        for shape in ((len(rows), width), (outputs, width), (len(rows), outputs))
     )
     rows = rows.to(options.device)
+    table = torch.empty(count, width, device=options.device)  # on a CPU, only the rows that are read take up memory
+    table[rows] = features
     ops = torch.ops.mmfast
     passes = {
         "forward": (lambda: project_rows(table, rows, weight), lambda: table[rows] @ weight.t()),
@@ -40,7 +42,7 @@ def cases(name, options, limit):
 
 def main():
     """Measure feature tables of the items of the named shapes."""
-    parser = shape_parser(__doc__, ["baby", "elec"])
+    parser = shape_parser(__doc__, SIZES)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--outputs", type=int, default=64)

@@ -6,19 +6,23 @@ import warnings
 
 import numpy as np
 import torch
-from _cli import parse, shape_parser
-from _common import emit, measure, power_law_graph, shapes, stream_bandwidth
+from _cli import SIZES, parse, shape_parser
+from _common import bandwidths, emit, leave_out, measure, power_law_graph, shapes, stream_bandwidth
 
-from mmfast.device import keep_freed_memory
 from mmfast.ops.compact_ids import compact_ids
 from mmfast.ops.csr import CSR
 from mmfast.ops.propagate import propagate, propagate_rows
 
 LAYERS = 3
+HALF_COO_ENTRIES = 10_000_000
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def torch_matrices(csr, dtype):
     """The same operator as torch CSR with int32 indices and as coalesced COO, by name; COO alone for half tables."""
+    if dtype != torch.float32 and csr.num_entries > HALF_COO_ENTRIES:
+        leave_out(f"torch COO, {csr.num_entries} entries, {dtype}", "its products of half tables take minutes")
+        return {}
     size = (csr.num_rows, csr.num_rows)
     values = csr.entries(torch.float32).to(dtype)
     index = torch.stack([csr.rows(), csr.cols.long()])
@@ -68,6 +72,13 @@ def by_degrees(csr):
     return CSR(csr.ptr, csr.cols, None, scale, scale)
 
 
+def bounds(num_bytes, facts):
+    """The seconds in which memory gives a row for every entry: at its limit, and as fast as a triad."""
+    triad = bandwidths(facts["device"], clock=facts["clock"])["triad"]
+    rates = {"the memory's limit": facts["limit"], "a triad's speed": triad}
+    return {f"every entry's row at {name}": num_bytes / rate for name, rate in rates.items()}
+
+
 def one_layer(name, csr, x, facts):
     """Yield forward, backward and both, of one product."""
     products = {other: (lambda m=m: m @ x) for other, m in torch_matrices(csr, x.dtype).items()}
@@ -101,7 +112,7 @@ def one_layer(name, csr, x, facts):
             others,
             least_bytes=number * (2 * table + index),
             least_flops=number * 2 * csr.num_entries * x.shape[1],
-            bounds={"every entry's row at stream speed": number * gathered / facts["limit"]},
+            bounds=bounds(number * gathered, facts),
             **facts,
         )
 
@@ -140,22 +151,22 @@ def cases(name, options, limit):
     rows, _ = compact_ids(torch.cat([csr.rows()[edges], csr.cols[edges].long(), negatives]), csr.num_rows)
     table = torch.randn(csr.num_rows, options.width, generator=generator).to(options.device)
     facts = {"device": options.device, "limit": limit, "repeat": options.repeat, "clock": options.clock}
-    for dtype in (torch.float32, torch.bfloat16):
-        x = table.to(dtype).requires_grad_()
-        case = f"{name} {str(dtype).removeprefix('torch.')}"
+    for dtype in options.dtypes:
+        x = table.to(DTYPES[dtype]).requires_grad_()
+        case = f"{name} {dtype}"
         yield from one_layer(case, csr, x, facts)
         yield from batch_of_layers(case, csr, x, rows, facts)
 
 
 def main():
     """Measure the shapes named on the command line."""
-    parser = shape_parser(__doc__, ["baby", "sports", "elec"])
+    parser = shape_parser(__doc__, SIZES)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: on a busy machine, one thread")
     options = parse(parser)
-    keep_freed_memory()  # as training does, for every alternative alike
     limit = stream_bandwidth(options.device, clock=options.clock)
     for name in options.shapes:
         for case in cases(name, options, limit):

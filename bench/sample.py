@@ -9,7 +9,7 @@ import random
 
 import numpy as np
 import torch
-from _cli import parse, shape_parser
+from _cli import SIZES, parse, shape_parser
 from _common import Shape, emit, measure, power_law_edges, shapes, stream_bandwidth
 
 from mmfast.ops.sample_edges import sample_edges, sample_edges_reference
@@ -110,7 +110,7 @@ def triples(name: str, shape: Shape, limit: float, repeat: int) -> dict:
 
 def main() -> None:
     """Parse the arguments and print four cases per shape."""
-    parser = shape_parser(__doc__, ["baby", "elec"])
+    parser = shape_parser(__doc__, SIZES)
     parser.add_argument("--edges", type=int, help="measure sample_edges alone, on so many edges")
     arguments = parse(parser)
     limit = stream_bandwidth()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from _common import leave_out, shapes
 from _losses import options, run, table
 
 from mmfast.ops import target_contrast, target_pool
 
+WIDTH, BATCH = 512, 512  # of CLIP's vectors, and of the contrast's batch
+TABLE_BYTES = 1 << 30
+"""A larger table of auxiliaries is left out: eager PyTorch makes some twelve tables of its size."""
 
-def ragged(chosen, items, width, seed):
+
+def ragged(chosen, items, seed):
     """Return auxiliaries and their starts, 1 to 8 an item."""
     counts = torch.randint(1, 9, (items,), generator=torch.Generator().manual_seed(seed))
     ptr = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    return table(chosen, int(ptr[-1]), width, seed=seed), ptr.to(chosen.device)
+    return table(chosen, int(ptr[-1]), WIDTH, seed=seed), ptr.to(chosen.device)
 
 
 def eager_contrast(image, aux, ptr, text, words, text_ptr):
@@ -28,35 +33,44 @@ def eager_contrast(image, aux, ptr, text, words, text_ptr):
     return -(positive + torch.logaddexp(-log_sum(aux, ptr), -log_sum(words, text_ptr))).mean()
 
 
-def main():
-    """Measure pooling of all items at CLIP's width, the attention trained, and the contrast of a batch of 512."""
-    chosen = options(__doc__)
-    items, width = chosen.items // 4, 512
-    target, (aux, ptr), attention = (
-        table(chosen, items, width),
-        ragged(chosen, items, width, 1),
-        table(chosen, 2 * width),
-    )
+def pooling(chosen, name):
+    """Measure the pooling of all items of a shape, the attention trained."""
+    items = shapes[name].num_items
+    if items * 4.5 * WIDTH * 4 > TABLE_BYTES:
+        leave_out(f"target_pool {name}", f"{items} items with their auxiliaries are more memory than is asked for")
+        return
+    target, attention, (aux, ptr) = table(chosen, items, WIDTH), table(chosen, 2 * WIDTH), ragged(chosen, items, 1)
 
     def pool(attention):
         return target_pool(target, aux, ptr, attention)
 
     # both passes read the auxiliaries, the first reads the targets and writes the result, the second reads its gradient
-    least = 4 * width * (2 * len(aux) + items + 2 * items + items)
-    run(chosen, "target_pool", f"{items} items, {len(aux)} auxiliaries", pool, (attention,), least_bytes=least)
+    least = 4 * WIDTH * (2 * len(aux) + items + 2 * items + items)
+    label = f"{name} {items} items, {len(aux)} auxiliaries"
+    run(chosen, "target_pool", label, pool, (attention,), least_bytes=least)
 
-    batch = 512
-    image, text = table(chosen, 2, batch, width)
-    (aux, ptr), (words, text_ptr) = ragged(chosen, batch, width, 1), ragged(chosen, batch, width, 2)
 
-    def contrast(image, aux):
+def contrast(chosen):
+    """Measure the contrast of a batch, whose size no data set changes."""
+    image, text = table(chosen, 2, BATCH, WIDTH)
+    (aux, ptr), (words, text_ptr) = ragged(chosen, BATCH, 1), ragged(chosen, BATCH, 2)
+
+    def ours(image, aux):
         return target_contrast(image, aux, ptr, text, words, text_ptr)
 
     def eager(image, aux):
         return eager_contrast(image, aux, ptr, text, words, text_ptr)
 
-    least = 4 * width * (2 * batch + len(aux) + len(words) + 3 * (batch + len(aux)))
-    run(chosen, "target_contrast", f"{batch} items", contrast, (image, aux), least_bytes=least, other=eager)
+    least = 4 * WIDTH * (2 * BATCH + len(aux) + len(words) + 3 * (BATCH + len(aux)))
+    run(chosen, "target_contrast", f"{BATCH} items", ours, (image, aux), least_bytes=least, other=eager)
+
+
+def main():
+    """Measure the contrast of a batch, and the pooling at every shape."""
+    chosen = options(__doc__)
+    contrast(chosen)
+    for name in chosen.shapes:
+        pooling(chosen, name)
 
 
 if __name__ == "__main__":
