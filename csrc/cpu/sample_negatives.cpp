@@ -18,7 +18,7 @@ using Items = std::span<const int32_t>;
 constexpr const char* kOp = "sample_negatives";
 constexpr uint64_t kRejections = 64;  // then the complement is counted: ends for every user, and stays uniform
 constexpr int64_t kSerial = 8192;     // entries below which waking the other threads costs more than it saves
-constexpr int64_t kNoFree = -1, kBadRow = -2;
+constexpr int64_t kNoFree = -1, kBadRow = -2, kFalling = -3;
 
 // The rank-th candidate that is not a positive; both lists ascend.
 int64_t free_candidate(Items candidates, Items positives, uint64_t seed, uint64_t position) {
@@ -42,6 +42,7 @@ int64_t free_candidate(Items candidates, Items positives, uint64_t seed, uint64_
 }
 
 int64_t draw(Items candidates, Items positives, uint64_t seed, uint64_t position) {
+  if (!rises(positives.data(), static_cast<int64_t>(positives.size()))) return kFalling;
   const auto size = static_cast<uint32_t>(candidates.size());
   for (uint64_t attempt = 0; attempt < kRejections; ++attempt) {
     const int32_t item = candidates[below(philox(seed, position, attempt).word[0], size)];
@@ -56,6 +57,7 @@ at::Tensor sample_negatives(const at::Tensor& users, const at::Tensor& user_ptr,
   const auto entries = users.contiguous(), ptr = user_ptr.contiguous(), items = user_items.contiguous(),
              allowed = candidates.contiguous();
   check_ids(entries, ptr.numel() - 1, kOp, "users");
+  check_candidates(allowed.const_data_ptr<int32_t>(), allowed.numel(), kOp);
   auto out = at::empty_like(entries);
   const int64_t* user = entries.const_data_ptr<int64_t>();
   const int64_t* first = ptr.const_data_ptr<int64_t>();
@@ -75,6 +77,8 @@ at::Tensor sample_negatives(const at::Tensor& users, const at::Tensor& user_ptr,
   for (int64_t b = 0; b < size; ++b) {
     TORCH_CHECK(drawn[b] != kBadRow, kOp, ": user_ptr of user ", user[b], " is ", first[user[b]], " to ",
                 first[user[b] + 1], "; wanted ascending offsets into the ", num_pairs, " user_items");
+    TORCH_CHECK_VALUE(drawn[b] != kFalling, kOp, ": the user_items of user ", user[b],
+                      " do not ascend; sort them and leave repeated ones out");
     TORCH_CHECK_VALUE(drawn[b] != kNoFree, kOp, ": user ", user[b], " has all ", all.size(),
                       " candidate items as positives, so no negative exists; leave the user out or allow more items");
   }
