@@ -2,7 +2,9 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <limits>
 
 #include "check.h"
@@ -26,16 +28,10 @@ inline void check_sample_negatives(const at::Tensor& users, const at::Tensor& us
   TORCH_CHECK(user_ptr.numel() > 0, op, ": user_ptr is empty; wanted num_users + 1 offsets");
 }
 
-// Whether ids rise; no early end, so that the compiler can take many at once.
-inline bool rises(const int32_t* ids, int64_t count) {
-  bool falls = false;
-  for (int64_t i = 1; i < count; ++i) falls |= ids[i - 1] >= ids[i];
-  return !falls;
-}
-
 // The candidates, on the CPU.
 inline void check_candidates(const int32_t* ids, int64_t count, const char* op) {
-  TORCH_CHECK(rises(ids, count), op, ": candidates do not ascend; sort them and leave repeated ones out");
+  TORCH_CHECK(std::adjacent_find(ids, ids + count, std::greater_equal<>()) == ids + count, op,
+              ": candidates do not ascend; sort them and leave repeated ones out");
 }
 
 inline void check_sample_users(const at::Tensor& users, int64_t num_entries, int64_t num_draws, const char* op) {

@@ -25,6 +25,12 @@ def test_every_op_has_a_case():
     assert names - plain - of_others <= set(CASES)
 
 
+def test_the_documentation_names_the_ops_that_no_graph_captures():
+    _, exceptions = ops.__doc__.split("Not so")
+    named = {name for name in ops.__all__ if re.search(rf"\b{name}\b", exceptions)}
+    assert named == {name for name, case in CASES.items() if case.host}
+
+
 @pytest.mark.parametrize("name", list(CASES))
 def test_the_case_runs(name):
     step, tensors, _ = CASES[name]

@@ -55,7 +55,7 @@ def test_error_is_at_most_twice_that_of_pytorch(num_nodes, num_entries, width, n
         torch.testing.assert_close(ours, want, rtol=1e-11, atol=1e-11)
     ours_32 = gradients(parts, values.float(), x.float(), num_layers, readout)
     for ours, theirs, want in zip(ours_32, torch_32, exact, strict=True):
-        assert_at_most_twice(ours, theirs, want)
+        assert_at_most_twice(ours, theirs, want, roundings=3)  # a sum and the products with two scales
 
 
 @pytest.mark.parametrize("num_cols", [11, 5, 19])
