@@ -29,6 +29,16 @@ inline void check_row_steps(const at::Tensor& row_steps, const at::Tensor& param
   TORCH_CHECK(step >= 0 && step < (int64_t{1} << 31), op, ": step is ", step, "; wanted 0 to 2^31 - 1");
 }
 
+// No row of `rows` (all where null; on the CPU) is made up to a later step than `most`: its steps would be made twice.
+inline void check_made(const int32_t* row_steps, const int64_t* rows, int64_t count, int64_t most, int64_t step,
+                       const char* op) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = rows ? rows[i] : i;
+    TORCH_CHECK(row_steps[2 * row] <= most, op, ": row ", row, " is made up to step ", row_steps[2 * row], "; wanted ",
+                most, " or less for step ", step);
+  }
+}
+
 // The gradient [B, D] of B rows, and the number of its step.
 inline void check_adam_step(const at::Tensor& rows, const at::Tensor& grad, const at::Tensor& param, int64_t step,
                             const char* op) {

@@ -140,9 +140,7 @@ TORCH_LIBRARY(mmfast, m) {
       "knn_update(Tensor features, Tensor neighbours, Tensor similarities, bool include_self, str metric, "
       "int block_bytes) -> (Tensor, Tensor)");
   m.def("knn_count(Tensor features, float eta, str metric, int block_bytes) -> Tensor");
-  m.def(
-      "knn_above(Tensor features, float eta, Tensor ptr, int num_edges, str metric, int block_bytes) "
-      "-> (Tensor, Tensor)");
+  m.def("knn_above(Tensor features, float eta, Tensor ptr, str metric, int block_bytes) -> (Tensor, Tensor)");
 
   // candidates: ascending unique item ids, the only ones ranked; masks, targets and results are item ids all the same.
   m.def(

@@ -2,6 +2,9 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <functional>
 #include <limits>
 
 #include "check.h"
@@ -23,6 +26,12 @@ inline void check_sample_negatives(const at::Tensor& users, const at::Tensor& us
   check_device(candidates, users, op, "candidates");
   TORCH_CHECK(candidates.numel() > 0, op, ": candidates is empty; wanted at least one item");
   TORCH_CHECK(user_ptr.numel() > 0, op, ": user_ptr is empty; wanted num_users + 1 offsets");
+}
+
+// The candidates, on the CPU.
+inline void check_candidates(const int32_t* ids, int64_t count, const char* op) {
+  TORCH_CHECK(std::adjacent_find(ids, ids + count, std::greater_equal<>()) == ids + count, op,
+              ": candidates do not ascend; sort them and leave repeated ones out");
 }
 
 inline void check_sample_users(const at::Tensor& users, int64_t num_entries, int64_t num_draws, const char* op) {

@@ -11,8 +11,8 @@ namespace mmfast {
 bool check_features(const at::Tensor& features, c10::string_view metric, int64_t block_bytes, const char* op) {
   check_dim(features, 2, op, "features");
   const auto type = features.scalar_type();
-  TORCH_CHECK(type == at::kHalf || type == at::kFloat || type == at::kDouble, op, ": features is ", type,
-              "; wanted Half, Float or Double");
+  TORCH_CHECK(type == at::kHalf || type == at::kBFloat16 || type == at::kFloat || type == at::kDouble, op,
+              ": features is ", type, "; wanted Half, BFloat16, Float or Double");
   TORCH_CHECK_VALUE(metric == "cosine" || metric == "inner", op, ": metric='", metric,
                     "' is unknown; choose cosine or inner");
   TORCH_CHECK_VALUE(block_bytes > 0, op, ": block_bytes=", block_bytes, "; choose a number above zero");

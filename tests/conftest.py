@@ -1,4 +1,4 @@
-"""Which tests are collected: those that only a GPU can decide are deselected, and reported so, where there is none."""
+"""Tests that only a GPU can decide are skipped where there is none, and say so."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import torch
 from tests.kernels import DEVICE, EMULATED
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests marked `cuda` without a GPU, and under MMFAST_TEST_DEVICE, which makes every launch wait."""
-    if torch.cuda.is_available() and DEVICE == "cpu" and not EMULATED:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `cuda` without a GPU, and under MMFAST_TEST_DEVICE, which makes every launch wait."""
+    if not torch.cuda.is_available():
+        reason = "needs a GPU: only one can decide it"
+    elif DEVICE != "cpu" or EMULATED:
+        reason = (
+            "needs launches that do not wait: run `pytest -m cuda` without MMFAST_TEST_DEVICE or MMFAST_TEST_EMULATED"
+        )
+    else:
         return
-    gpu_only = [item for item in items if item.get_closest_marker("cuda")]
-    if gpu_only:
-        config.hook.pytest_deselected(items=gpu_only)
-        items[:] = [item for item in items if not item.get_closest_marker("cuda")]
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason=reason))

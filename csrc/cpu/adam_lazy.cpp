@@ -219,6 +219,7 @@ void adam_catch_up(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_s
   const at::Tensor ids = rows ? checked_ids(op, *rows, param) : at::Tensor();
   const int64_t* r = rows ? ids.const_data_ptr<int64_t>() : nullptr;
   const int64_t count = rows ? ids.numel() : param.size(0);
+  check_made(row_steps.const_data_ptr<int32_t>(), r, count, step, step, op);
   const AdamSettings set{lr, beta1, beta2, eps};
   if (param.scalar_type() == at::kFloat) {
     catch_up(table_of<float>(param, exp_avg, exp_avg_sq, row_steps), r, count, set, step);
@@ -236,6 +237,7 @@ void adam_lazy(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, a
   check_adam_step(rows, grad, param, step, op);
   const at::Tensor ids = checked_rows(rows, param.size(0), op, "coalesce the gradient"), dense = grad.contiguous();
   const int64_t* r = ids.const_data_ptr<int64_t>();
+  check_made(row_steps.const_data_ptr<int32_t>(), r, ids.numel(), step - 1, step, op);
   const AdamSettings set{lr, beta1, beta2, eps};
   if (param.scalar_type() == at::kFloat) {
     step_rows(table_of<float>(param, exp_avg, exp_avg_sq, row_steps), r, ids.numel(), dense.const_data_ptr<float>(),

@@ -138,7 +138,7 @@ at::Tensor knn_count(const at::Tensor& features, double eta, c10::string_view me
 }
 
 std::tuple<at::Tensor, at::Tensor> knn_above(const at::Tensor& features, double eta, const at::Tensor& ptr,
-                                             int64_t num_edges, c10::string_view metric, int64_t block_bytes) {
+                                             c10::string_view metric, int64_t block_bytes) {
   constexpr const char* op = "knn_above";
   const bool cosine = check_features(features, metric, block_bytes, op);
   check_dim(ptr, 1, op, "ptr");
@@ -146,9 +146,9 @@ std::tuple<at::Tensor, at::Tensor> knn_above(const at::Tensor& features, double 
   check_size(ptr, 0, features.size(0) + 1, op, "ptr");
   const auto offsets = ptr.contiguous();
   const int64_t* begin = offsets.const_data_ptr<int64_t>();
-  TORCH_CHECK_VALUE(begin[0] == 0 && begin[features.size(0)] == num_edges && std::is_sorted(begin, begin + ptr.numel()),
-                    op, ": ptr runs from ", begin[0], " to ", begin[features.size(0)],
-                    "; wanted ascending offsets from 0 to num_edges=", num_edges);
+  const int64_t num_edges = begin[features.size(0)];
+  TORCH_CHECK_VALUE(begin[0] == 0 && std::is_sorted(begin, begin + ptr.numel()), op, ": ptr runs from ", begin[0],
+                    " to ", num_edges, "; wanted ascending offsets from 0");
   const bool wide = features.scalar_type() == at::kDouble;
   auto ids = at::empty({num_edges}, features.options().dtype(at::kInt));
   auto similarities = at::empty({num_edges}, features.options().dtype(wide ? at::kDouble : at::kFloat));

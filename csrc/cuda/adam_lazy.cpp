@@ -19,6 +19,20 @@ struct State {
     check_row_steps(row_steps, param, step, op);
   }
 
+  // Rows of null: all of them. See check_on_device of bind.h.
+  void check_steps(const at::Tensor* rows, int64_t most, int64_t step, const char* op, cudaStream_t stream) const {
+    const int64_t count = rows ? rows->numel() : param.size(0);
+    const auto on_device = [&] {
+      return adam_check_made(row_steps.const_data_ptr<int32_t>(), rows ? rows->const_data_ptr<int64_t>() : nullptr,
+                             count, most, step, label_of(op, "row_steps"), stream);
+    };
+    const auto on_host = [&] {
+      const at::Tensor made = row_steps.cpu(), ids = rows ? rows->cpu() : at::Tensor();
+      check_made(made.const_data_ptr<int32_t>(), rows ? ids.const_data_ptr<int64_t>() : nullptr, count, most, step, op);
+    };
+    check_on_device(on_device, on_host);
+  }
+
   template <typename T>
   LazyTable<T> view() const {
     return {param.mutable_data_ptr<T>(),
@@ -57,6 +71,7 @@ void adam_catch_up_op(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_av
   const int64_t count = rows ? ids.numel() : param.size(0);
   const AdamSettings set{lr, beta1, beta2, eps};
   if (count == 0) return;  // an empty list has no address, which would stand for all rows
+  state.check_steps(rows ? &ids : nullptr, step, step, op, scope.stream());
   param.scalar_type() == at::kFloat ? catch_up<float>(state, r, count, set, step, scope.stream())
                                     : catch_up<double>(state, r, count, set, step, scope.stream());
 }
@@ -72,6 +87,7 @@ void adam_lazy_op(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq
   const at::Tensor ids = checked_device_rows(rows, param.size(0), op, scope.stream(), "coalesce the gradient");
   const at::Tensor dense = grad.contiguous();
   if (ids.numel() == 0) return;
+  state.check_steps(&ids, step - 1, step, op, scope.stream());
   const AdamSettings set{lr, beta1, beta2, eps};
   const auto run = [&]<typename T>(T) {
     const int64_t* r = ids.const_data_ptr<int64_t>();

@@ -1,5 +1,6 @@
 // Adam on the rows that a batch touched; a warp per row fits the rules of what the row missed and applies them.
 #include <cmath>
+#include <cstdio>
 
 #include "../replay.h"
 #include "adam_lazy.h"
@@ -102,6 +103,19 @@ __device__ int32_t claim(int32_t* made, int32_t step, int lane) {
   return warp_broadcast(before, 0);
 }
 
+__global__ void made_kernel(const int32_t* row_steps, const int64_t* rows, int64_t count, int64_t most, int64_t step,
+                            Label label) {
+  const int64_t threads = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += threads) {
+    const int64_t row = rows ? rows[i] : i, made = row_steps[2 * row];
+    if (made <= most) continue;
+    printf("%s: row %lld is made up to step %lld; wanted %lld or less for step %lld\n", label.op,
+           static_cast<long long>(row), static_cast<long long>(made), static_cast<long long>(most),
+           static_cast<long long>(step));
+    __trap();
+  }
+}
+
 template <typename T>
 __global__ void catch_up_kernel(LazyTable<T> table, const int64_t* rows, int64_t count, AdamSettings set, int32_t step,
                                 int64_t most_steps, Powers powers) {
@@ -154,6 +168,13 @@ int64_t most_steps(const AdamSettings& set, int64_t step) {
 }
 
 }  // namespace
+
+cudaError_t adam_check_made(const int32_t* row_steps, const int64_t* rows, int64_t count, int64_t most, int64_t step,
+                            const Label& label, cudaStream_t stream) {
+  MMFAST_LAUNCH(made_kernel, blocks_for(count, kThreads), kThreads, 0, stream, row_steps, rows, count, most, step,
+                label);
+  return cudaGetLastError();
+}
 
 template <typename T>
 int64_t adam_powers_length(const AdamSettings& set, int64_t step) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "../adam.h"
+#include "device_check.h"
 #include "runtime.h"
 
 namespace mmfast {
@@ -16,6 +17,10 @@ struct LazyTable {
   int64_t num_rows;
   int64_t width;
 };
+
+// Stops the device where one of `rows` (all where null) is made up to a later step than `most`.
+cudaError_t adam_check_made(const int32_t* row_steps, const int64_t* rows, int64_t count, int64_t most, int64_t step,
+                            const Label& label, cudaStream_t stream);
 
 // Length of one of the four tables of powers that a catch-up to `step` reads.
 template <typename T>

@@ -22,10 +22,11 @@ __global__ void ids_kernel(const Id* ids, int64_t count, int64_t size, Label lab
   }
 }
 
-__global__ void rising_kernel(const int64_t* rows, int64_t count, Label label) {
+template <typename Id>
+__global__ void rising_kernel(const Id* ids, int64_t count, Label label) {
   for (int64_t i = first_of_thread(); i + 1 < count; i += threads_of_grid()) {
-    if (rows[i] < rows[i + 1]) continue;
-    printf("%s: %s are not sorted and unique; take them from compact_ids\n", label.op, label.name);
+    if (ids[i] < ids[i + 1]) continue;
+    printf("%s: %s are not sorted and unique\n", label.op, label.name);
     __trap();
   }
 }
@@ -61,10 +62,14 @@ cudaError_t device_check_ids(const Id* ids, int64_t count, int64_t size, const L
 template cudaError_t device_check_ids(const int32_t*, int64_t, int64_t, const Label&, cudaStream_t);
 template cudaError_t device_check_ids(const int64_t*, int64_t, int64_t, const Label&, cudaStream_t);
 
-cudaError_t device_check_rising(const int64_t* rows, int64_t count, const Label& label, cudaStream_t stream) {
-  MMFAST_LAUNCH(rising_kernel, blocks_for(count, 4 * kThreads), kThreads, 0, stream, rows, count, label);
+template <typename Id>
+cudaError_t device_check_rising(const Id* ids, int64_t count, const Label& label, cudaStream_t stream) {
+  MMFAST_LAUNCH(rising_kernel<Id>, blocks_for(count, 4 * kThreads), kThreads, 0, stream, ids, count, label);
   return cudaGetLastError();
 }
+
+template cudaError_t device_check_rising(const int32_t*, int64_t, const Label&, cudaStream_t);
+template cudaError_t device_check_rising(const int64_t*, int64_t, const Label&, cudaStream_t);
 
 cudaError_t device_check_csr(const int64_t* ptr, int64_t num_rows, const int32_t* cols, int64_t num_entries,
                              int64_t num_cols, const Label& label, cudaStream_t stream) {

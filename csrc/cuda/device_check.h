@@ -14,8 +14,9 @@ struct Label {
 template <typename Id>
 cudaError_t device_check_ids(const Id* ids, int64_t count, int64_t size, const Label& label, cudaStream_t stream);
 
-// Every row is above the one before.
-cudaError_t device_check_rising(const int64_t* rows, int64_t count, const Label& label, cudaStream_t stream);
+// Every id is above the one before.
+template <typename Id>
+cudaError_t device_check_rising(const Id* ids, int64_t count, const Label& label, cudaStream_t stream);
 
 // ptr [num_rows + 1] runs from 0 to num_entries and never falls, and every column lies in [0, num_cols); cols null: ptr
 // alone.

@@ -40,11 +40,13 @@ at::Tensor knn_count(const at::Tensor& features, double eta, c10::string_view me
   return counts;
 }
 
-void check_ptr(const at::Tensor& ptr, int64_t num_edges) {
+// Returns the number of edges.
+int64_t check_ptr(const at::Tensor& ptr) {
   const at::Tensor host = ptr.cpu().contiguous();
   const int64_t *begin = host.const_data_ptr<int64_t>(), *last = begin + host.numel() - 1;
-  TORCH_CHECK_VALUE(*begin == 0 && *last == num_edges && std::is_sorted(begin, last + 1), "knn_above: ptr runs from ",
-                    *begin, " to ", *last, "; wanted ascending offsets from 0 to num_edges=", num_edges);
+  TORCH_CHECK_VALUE(*begin == 0 && std::is_sorted(begin, last + 1), "knn_above: ptr runs from ", *begin, " to ", *last,
+                    "; wanted ascending offsets from 0");
+  return *last;
 }
 
 void check_filled(const at::Tensor& ptr, const at::Tensor& next) {
@@ -67,7 +69,7 @@ std::tuple<at::Tensor, at::Tensor> ordered(const at::Tensor& ptr, const at::Tens
 }
 
 std::tuple<at::Tensor, at::Tensor> knn_above(const at::Tensor& features, double eta, const at::Tensor& ptr,
-                                             int64_t num_edges, c10::string_view metric, int64_t block_bytes) {
+                                             c10::string_view metric, int64_t block_bytes) {
   constexpr const char* op = "knn_above";
   const DeviceScope scope(features);
   const bool cosine = check_features(features, metric, block_bytes, op);
@@ -75,7 +77,7 @@ std::tuple<at::Tensor, at::Tensor> knn_above(const at::Tensor& features, double 
   check_dtype(ptr, at::kLong, op, "ptr");
   check_size(ptr, 0, features.size(0) + 1, op, "ptr");
   check_device(ptr, features, op, "ptr");
-  check_ptr(ptr, num_edges);
+  const int64_t num_edges = check_ptr(ptr);
   const at::Tensor offsets = ptr.contiguous(), next = offsets.narrow(0, 0, features.size(0)).clone();
   const auto real = features.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor ids = at::empty({num_edges}, features.options().dtype(at::kInt));

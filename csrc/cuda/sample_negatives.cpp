@@ -22,6 +22,8 @@ void refuse(const at::Tensor& drawn, const at::Tensor& users, const at::Tensor& 
     const int64_t result = found.const_data_ptr<int64_t>()[b], id = user.const_data_ptr<int64_t>()[b];
     TORCH_CHECK(result != kBadRange, kOp, ": user_ptr of user ", id, " is ", first[id], " to ", first[id + 1],
                 "; wanted ascending offsets into the ", num_pairs, " user_items");
+    TORCH_CHECK_VALUE(result != kFalling, kOp, ": the user_items of user ", id,
+                      " do not ascend; sort them and leave repeated ones out");
     TORCH_CHECK_VALUE(result != kNoNegative, kOp, ": user ", id, " has all ", num_candidates,
                       " candidate items as positives, so no negative exists; leave the user out or allow more items");
   }
@@ -35,6 +37,12 @@ at::Tensor sample_negatives(const at::Tensor& users, const at::Tensor& user_ptr,
              allowed = candidates.contiguous();
   auto drawn = at::empty(entries.sizes(), entries.options());
   if (drawn.numel() == 0) return drawn;
+  check_on_device(
+      [&] {
+        return device_check_rising(allowed.const_data_ptr<int32_t>(), allowed.numel(), label_of(kOp, "candidates"),
+                                   scope.stream());
+      },
+      [&] { check_candidates(allowed.cpu().const_data_ptr<int32_t>(), allowed.numel(), kOp); });
   check(sample_negatives_forward(entries.const_data_ptr<int64_t>(), entries.numel(), ptr.const_data_ptr<int64_t>(),
                                  ptr.numel() - 1, {items.const_data_ptr<int32_t>(), items.numel()},
                                  {allowed.const_data_ptr<int32_t>(), allowed.numel()}, static_cast<uint64_t>(seed),

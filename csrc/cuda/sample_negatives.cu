@@ -43,6 +43,9 @@ __device__ int64_t free_candidate(IdList candidates, IdList positives, uint32_t 
 }
 
 __device__ int64_t draw(IdList candidates, IdList positives, uint64_t seed, uint64_t position) {
+  for (int64_t i = 1; i < positives.size; ++i) {
+    if (positives.ids[i - 1] >= positives.ids[i]) return kFalling;
+  }
   const auto size = static_cast<uint32_t>(candidates.size);
   for (uint64_t attempt = 0; attempt < kRejections; ++attempt) {
     const int32_t item = candidates.ids[below(philox(seed, position, attempt).word[0], size)];

@@ -1,4 +1,9 @@
-"""The ops: each has a native kernel per device, a plain-PyTorch reference, a fake kernel and a gradient."""
+"""The ops: each has a native kernel per device, a plain-PyTorch reference, a fake kernel and a gradient.
+
+On CUDA they run on the current stream, without waiting, and a CUDA graph can capture them, gradients included. Not so
+those whose host reads a number of the device: compact_ids the size of its result; sample_negatives, sample_edges, rank,
+knn_graph, knn_update and knn_count which entry to name in an error; knn_threshold the number of edges too.
+"""
 
 from mmfast.ops._backend import backend, use_backend
 from mmfast.ops.adam_lazy import adam_catch_up_, adam_lazy_

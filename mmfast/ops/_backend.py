@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -60,11 +61,13 @@ def native(op: str, tensor: torch.Tensor) -> bool:
 def call_native(op: str, *arguments: Any) -> Any:
     """Return what the native kernel returns. Raises MmfastError with the kernel's sentence about a bad argument.
 
-    Inside torch.compile the kernel runs later, with the graph; what it refuses then is a RuntimeError of torch.
+    All tensors must lie on one device. Inside torch.compile the kernel runs later, with the graph; what it refuses then
+    is a RuntimeError of torch.
     """
     kernel = getattr(torch.ops.mmfast, op)
     if torch.compiler.is_compiling():
-        return kernel(*arguments)
+        return kernel(*arguments)  # the fake kernel checks the devices
+    check_devices(op, arguments)
     try:
         return kernel(*arguments)
     except (RuntimeError, ValueError) as error:
@@ -91,6 +94,41 @@ def register(op: str, fake: Callable, backward: Callable | None = None, setup: C
         _C, LOAD_ERROR = None, f"it was built from older sources, without {op}"
     if _C is None:
         return
-    torch.library.register_fake(f"mmfast::{op}")(fake)
+    torch.library.register_fake(f"mmfast::{op}")(_of_one_device(op, fake))
     if backward is not None:
         torch.library.register_autograd(f"mmfast::{op}", backward, setup_context=setup)
+
+
+def _of_one_device(op: str, fake: Callable) -> Callable:
+    """Return the fake kernel that refuses tensors of two devices: a call with any meta tensor arrives here."""
+
+    @functools.wraps(fake)
+    def checked(*arguments: Any) -> Any:
+        check_devices(op, arguments)
+        return fake(*arguments)
+
+    return checked
+
+
+def check_devices(op: str, arguments: Sequence[Any]) -> None:
+    """Raise MmfastError unless all tensors among the op's arguments, or in lists among them, lie on one device."""
+    device = None
+    for argument in arguments:
+        for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
+            if isinstance(tensor, torch.Tensor):
+                if device is None:
+                    device = tensor.device
+                elif tensor.device != device:
+                    _refuse_devices(op, arguments)
+
+
+def _refuse_devices(op: str, arguments: Sequence[Any]) -> None:
+    names = [argument.name for argument in getattr(torch.ops.mmfast, op).default._schema.arguments]
+    named = dict(zip(names, arguments, strict=False))
+    for name in names:
+        if isinstance(named.get(name), (list, tuple)):
+            named |= {f"{name}[{place}]": tensor for place, tensor in enumerate(named.pop(name))}
+    there = [(name, tensor.device) for name, tensor in named.items() if isinstance(tensor, torch.Tensor)]
+    first, device = there[0]
+    name, other = next(pair for pair in there if pair[1] != device)
+    raise MmfastError(f"{op}: {name} is on {other}, {first} on {device}; move both to one device")

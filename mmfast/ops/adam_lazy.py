@@ -14,6 +14,7 @@ import torch
 
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import call_native, native, register
+from mmfast.ops.adam_rows import check_settings
 
 
 class _Table(NamedTuple):
@@ -52,12 +53,13 @@ def adam_catch_up_(
     param, exp_avg, exp_avg_sq: float [N, F], contiguous. row_steps: int32 [N, 2], the step up to which a row's
     parameters (column 0) and moments (column 1) are made; 0 in column 1 where the moments are zero since the start.
     lr and the rest hold for all missed steps: catch up before changing them. There is no weight decay, which would
-    move the rows that wait. Raises MmfastError for arguments that do not fit together.
+    move the rows that wait. Raises MmfastError for arguments that do not fit together and for a row that is made up
+    to a later step already.
 
     Example: `adam_catch_up_(table, m, v, row_steps, batch_rows, lr=1e-3, step=steps_made)`
     """
     table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, step)
-    _check("adam_catch_up_", table, rows, step)
+    _check("adam_catch_up_", table, rows, settings)
     if native("adam_catch_up_", param):
         call_native("adam_catch_up_", *table, rows, *settings)
     else:
@@ -83,12 +85,12 @@ def adam_lazy_(
 
     rows: int64 [R], sorted and unique. grad: float [R, F]. The rest is as in `adam_catch_up_`. Parameters must be
     current before a gradient is taken: catch up the rows of a batch before its forward pass reads them.
-    Raises MmfastError for arguments that do not fit together.
+    Raises MmfastError for arguments that do not fit together and for a row that has made this step already.
 
     Example: `adam_lazy_(table, m, v, row_steps, rows, rows_grad, lr=1e-3, step=steps_made + 1)`
     """
     table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, step)
-    _check("adam_lazy_", table, rows, step)
+    _check("adam_lazy_", table, rows, settings)
     wanted = (rows.shape[0], param.shape[1])
     if grad.shape != wanted or grad.dtype != param.dtype:
         raise MmfastError(
@@ -107,6 +109,7 @@ def _catch_up_reference(table: _Table, rows: torch.Tensor | None, settings: _Set
     (param, exp_avg, exp_avg_sq, row_steps), (lr, beta1, beta2, eps, step) = table, settings
     whole = rows is None
     rows = torch.arange(param.shape[0], device=param.device) if whole else rows.unique()
+    _check_made("adam_catch_up_", row_steps, rows, step, step)
     rows = rows[row_steps[rows, 1] > 0]
     made, moments = row_steps[rows].unbind(1)
     for missed in range(int(made.min()) + 1 if rows.numel() else step + 1, step + 1):
@@ -125,6 +128,7 @@ def _catch_up_reference(table: _Table, rows: torch.Tensor | None, settings: _Set
 def _step_reference(table: _Table, rows: torch.Tensor, grad: torch.Tensor, settings: _Settings) -> None:
     """Do what `adam_lazy_` does, in plain PyTorch."""
     (param, exp_avg, exp_avg_sq, row_steps), (lr, beta1, beta2, eps, step) = table, settings
+    _check_made("adam_lazy_", row_steps, rows, step - 1, step)
     _catch_up_reference(table, rows, settings._replace(step=step - 1))
     older = (step - 1 - row_steps[rows, 1]).to(param.dtype)[:, None]
     m = torch.lerp(exp_avg[rows] * beta1**older, grad, 1 - beta1)
@@ -134,8 +138,16 @@ def _step_reference(table: _Table, rows: torch.Tensor, grad: torch.Tensor, setti
     row_steps[rows] = step
 
 
-def _check(op: str, table: _Table, rows: torch.Tensor | None, step: int) -> None:
-    param, _, _, row_steps = table
+def _check_made(op: str, row_steps: torch.Tensor, rows: torch.Tensor, most: int, step: int) -> None:
+    ahead = rows[row_steps[rows, 0] > most]
+    if ahead.numel():
+        made = int(row_steps[ahead[0], 0])
+        raise MmfastError(f"{op}: row {int(ahead[0])} is made up to step {made}; wanted {most} or less for step {step}")
+
+
+def _check(op: str, table: _Table, rows: torch.Tensor | None, settings: _Settings) -> None:
+    (param, _, _, row_steps), step = table, settings.step
+    check_settings(op, *settings[:4])
     for name, tensor in zip(_Table._fields[:3], table[:3], strict=True):
         if param.dim() != 2 or tensor.shape != param.shape or tensor.dtype != param.dtype:
             raise MmfastError(

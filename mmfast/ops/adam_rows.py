@@ -45,6 +45,7 @@ def adam_rows_(
             )
     if rows.dtype != torch.int64:
         raise MmfastError(f"adam_rows_: rows is {rows.dtype}; wanted int64")
+    check_settings("adam_rows_", lr, beta1, beta2, eps)
     if step < 1:
         raise MmfastError(f"adam_rows_: step is {step}; wanted 1 for the first step")
     run = partial(call_native, "adam_rows_") if native("adam_rows_", param) else adam_rows_reference_
@@ -71,6 +72,16 @@ def adam_rows_reference_(
     exp_avg_sq.mul_(beta2).addcmul_(dense, dense, value=1 - beta2)
     denominator = exp_avg_sq.sqrt().div_(math.sqrt(1 - beta2**step)).add_(eps)
     param.addcdiv_(exp_avg, denominator, value=-lr / (1 - beta1**step))
+
+
+def check_settings(op: str, lr: float, beta1: float, beta2: float, eps: float) -> None:
+    """Raise MmfastError for settings that Adam cannot have."""
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 <= beta < 1:
+            raise MmfastError(f"{op}: {name} is {beta}; wanted 0 or more and less than 1")
+    for name, value in (("lr", lr), ("eps", eps)):
+        if not 0 <= value < math.inf:
+            raise MmfastError(f"{op}: {name} is {value}; wanted a finite number, 0 or more")
 
 
 def _fake(*inputs: object) -> None:

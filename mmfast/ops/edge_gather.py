@@ -14,12 +14,12 @@ from mmfast.ops.edges import Edges
 def edge_gather(edges: Edges, table: torch.Tensor) -> torch.Tensor:
     """Return table[cols], the numbers of every edge's source node: [E, H]; the gradient is `edge_sum`.
 
-    table: float32 or float64 [C, H], a few numbers per node (GRCN's confidence of M modalities): the result holds H
-    numbers per edge. Raises MmfastError for arguments that do not fit.
+    table: float [C, H], a few numbers per node (GRCN's confidence of M modalities): the result holds H numbers per
+    edge; half precision, as under autocast, is computed in float32. Raises MmfastError for arguments that do not fit.
 
     Example: `weights = (alphas * edge_gather(edges, confidence)).amax(1).relu()`
     """
-    _check("edge_gather", table, "table", edges.num_cols)
+    table = _checked("edge_gather", table, "table", edges.num_cols)
     if not native("edge_gather", table):
         return table[edges.cols]
     return call_native("edge_gather", edges.cols, edges.ptr_t, edges.edges_t, table)
@@ -28,20 +28,21 @@ def edge_gather(edges: Edges, table: torch.Tensor) -> torch.Tensor:
 def edge_sum(edges: Edges, values: torch.Tensor) -> torch.Tensor:
     """Return the sums of `values` over the edges that leave every source node: [C, H]; the gradient is `edge_gather`.
 
-    values: float32 or float64 [E, H]. The order of a sum is that of the entries, whatever the number of threads.
-    Raises MmfastError for arguments that do not fit.
+    values: float [E, H]; half precision, as under autocast, is computed in float32. The order of a sum is that of the
+    entries, whatever the number of threads. Raises MmfastError for arguments that do not fit.
 
     Example: `given = edge_sum(edges, alpha[:, None])`
     """
-    _check("edge_sum", values, "values", edges.cols.numel())
+    values = _checked("edge_sum", values, "values", edges.cols.numel())
     if not native("edge_sum", values):
         return values.new_zeros(edges.num_cols, values.shape[1]).index_add(0, edges.cols, values)
     return call_native("edge_sum", edges.cols, edges.ptr_t, edges.edges_t, values)
 
 
-def _check(op: str, x: torch.Tensor, name: str, rows: int) -> None:
-    if x.dim() != 2 or x.shape[0] != rows or x.dtype not in (torch.float32, torch.float64):
-        raise MmfastError(f"{op}: {name} is {x.dtype} {list(x.shape)}; wanted float32 or float64 [{rows}, H]")
+def _checked(op: str, x: torch.Tensor, name: str, rows: int) -> torch.Tensor:
+    if x.dim() != 2 or x.shape[0] != rows or not x.is_floating_point():
+        raise MmfastError(f"{op}: {name} is {x.dtype} {list(x.shape)}; wanted floats [{rows}, H]")
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _setup(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:

@@ -54,6 +54,13 @@ class Edges(NamedTuple):
         return self.ptr_t.numel() - 1
 
     def operator(self, values: torch.Tensor) -> tuple[CSR, CSR]:
-        """Return the operator with these values [E], and its transpose: what `propagate` takes."""
+        """Return the operator with these values [E], and its transpose: what `propagate` takes.
+
+        Raises MmfastError for values on another device.
+        """
+        if values.device != self.edges_t.device:
+            raise MmfastError(
+                f"Edges: values is on {values.device}, edges_t on {self.edges_t.device}; move both to one device"
+            )
         csr = CSR(self.ptr, self.cols, values)
         return csr, CSR(self.ptr_t, self.rows_t, values.detach()[self.edges_t])

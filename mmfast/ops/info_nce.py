@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._backend import call_native, check_devices, native, register
 from mmfast.ops._slopes import register_gradient, scaled
 from mmfast.ops.split_batch import batch_mean, batch_rows, batch_sum
 
@@ -43,6 +43,7 @@ def info_nce(
     """
     x, y = (t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in (x, y))
     _check(x, y, temperature, index, negatives, reduction)
+    check_devices("info_nce", (x, y, index))
     if index is not None and negatives == "batch":
         x, y, index = batch_rows(x), batch_rows(y[index]), None
     if not native("info_nce", x):

@@ -26,7 +26,8 @@ def knn_graph(
 ) -> tuple[Tensor, Tensor]:
     """Return (neighbours int32 [I, k], similarities [I, k]): most similar first, the lower id first among equals.
 
-    features: [I, F], float32, float16 or float64, a tensor or a NumPy array (memory-mapped too: it is read in blocks).
+    features: [I, F], float32, float16, bfloat16 or float64, a tensor or a NumPy array (memory-mapped too: it is read in
+    blocks).
     include_self: the row itself is its own first neighbour.
     metric: "cosine", of rows divided by max(length, 1e-12), or "inner". Similarities are float32 (float64 for
     float64). By cosine an all-zero row has no direction: it has no neighbour but itself (similarity 0) and is nobody
@@ -123,11 +124,11 @@ def checked_features(op: str, features: Tensor | np.ndarray, metric: str) -> Ten
         with warnings.catch_warnings():  # torch warns that the array is read-only; nothing here writes to it
             warnings.simplefilter("ignore", UserWarning)
             features = torch.from_numpy(features)
-    types = (torch.float16, torch.float32, torch.float64)
+    types = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     if features.dim() != 2 or features.shape[1] == 0 or features.dtype not in types:
         raise MmfastError(
             f"{op}: features has shape {tuple(features.shape)} and type {features.dtype}; "
-            "wanted [items, width] in float16, float32 or float64"
+            "wanted [items, width] in float16, bfloat16, float32 or float64"
         )
     if metric not in METRICS:
         raise MmfastError(f"{op}: metric='{metric}' is unknown; choose {' or '.join(METRICS)}")

@@ -25,6 +25,7 @@ def knn_threshold(
     features, metric, block_bytes and precision are `knn_graph`'s, and so is the order of a row; a row is not its own
     neighbour. `cap` keeps at most that many of a row, the most similar. Without `cap`, or where `cap` allows more than
     `max_edges`, a first pass counts the edges and stores nothing.
+    torch.compile(fullgraph=True) takes it without `max_edges`, which is compared with a number that only a run knows.
     Raises MmfastError when there are more than `max_edges` edges. TargetMR Eq. 22.
 
     >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.2]])
@@ -40,7 +41,8 @@ def knn_threshold(
     whole = cap is None or cap >= features.shape[0] - 1
     if whole or (max_edges is not None and cap * features.shape[0] > max_edges):
         counts = knn_count(features, eta, metric, block_bytes)
-        _check_edges(int((counts if whole else counts.clamp(max=cap)).sum()), eta, max_edges)
+        if max_edges is not None:
+            _check_edges(int((counts if whole else counts.clamp(max=cap)).sum()), eta, max_edges)
         if whole:
             return _above(features, eta, counts, metric, block_bytes)
     ids, similarities = knn_graph(features, cap, False, metric, block_bytes, precision)
@@ -77,7 +79,7 @@ def _above(features: Tensor, eta: float, counts: Tensor, metric: str, block_byte
     ptr = _offsets(counts)
     if not native("knn_above", features):
         return ptr, *knn_above_reference(features, eta, ptr, metric)
-    return ptr, *call_native("knn_above", features, eta, ptr, int(ptr[-1]), metric, block_bytes)
+    return ptr, *call_native("knn_above", features, eta, ptr, metric, block_bytes)
 
 
 def _others_above(similarity: Tensor, eta: float) -> Tensor:
@@ -88,8 +90,8 @@ def _offsets(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
-def _check_edges(num_edges: int, eta: float, max_edges: int | None) -> None:
-    if max_edges is not None and num_edges > max_edges:
+def _check_edges(num_edges: int, eta: float, max_edges: int) -> None:
+    if num_edges > max_edges:
         raise MmfastError(
             f"knn_threshold: eta={eta} gives {num_edges} edges, more than max_edges={max_edges}; "
             "raise eta, set a lower cap, or allow more edges"
@@ -100,9 +102,8 @@ def _fake_count(features: Tensor, eta: float, metric: str, block_bytes: int) -> 
     return features.new_empty(features.shape[0], dtype=torch.int64)
 
 
-def _fake_above(
-    features: Tensor, eta: float, ptr: Tensor, num_edges: int, metric: str, block_bytes: int
-) -> tuple[Tensor, Tensor]:
+def _fake_above(features: Tensor, eta: float, ptr: Tensor, metric: str, block_bytes: int) -> tuple[Tensor, Tensor]:
+    num_edges = torch.library.get_ctx().new_dynamic_size()  # the last number of ptr
     ids = features.new_empty(num_edges, dtype=torch.int32)
     return ids, features.new_empty(num_edges, dtype=similarity_type(features))
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._backend import call_native, check_devices, native, register
 from mmfast.ops._slopes import register_gradient
 from mmfast.ops.csr import CSR
 
@@ -39,7 +39,7 @@ def propagate(
     _check("propagate", csr, transpose, x, num_layers, readout, dtype)
     if not native("propagate", x):
         return propagate_reference(csr, x, num_layers, readout, dtype)
-    if _learned(csr) and (num_layers, readout) != (1, "last"):
+    if learned(csr) and (num_layers, readout) != (1, "last"):
         return _layer_by_layer(csr, transpose, x, num_layers, readout, dtype)
     graph = _operands(csr, transpose)
     out = call_native("propagate", *graph, x.flatten(1), num_layers, readout, dtype)
@@ -67,7 +67,8 @@ def propagate_rows(
         raise MmfastError(f"propagate_rows: rows is {rows.dtype} {list(rows.shape)}; wanted int64 [R]")
     if not native("propagate_rows", x):
         return propagate_rows_reference(csr, x, rows, num_layers, readout, dtype)
-    if _learned(csr):
+    if learned(csr):
+        check_devices("propagate_rows", (*_operands(csr, transpose), x, rows))
         own = x[rows] if csr.num_rows == x.shape[0] else x[:0]
         return propagate(csr, transpose, x, num_layers, readout, dtype)[rows], own
     graph = _operands(csr, transpose)
@@ -108,20 +109,28 @@ def propagate_rows_reference(
     return propagate_reference(csr, x, num_layers, readout, dtype)[rows], own
 
 
-def _learned(csr: CSR) -> bool:
+def learned(csr: CSR) -> bool:
+    """Return whether the values of the operator need a gradient."""
     return csr.values is not None and csr.values.requires_grad and torch.is_grad_enabled()
 
 
 def _layer_by_layer(
     csr: CSR, transpose: CSR, x: torch.Tensor, num_layers: int, readout: str, dtype: torch.dtype | None
 ) -> torch.Tensor:
-    """Return the read-out by Horner's rule, a layer at a time: the gradient of the values needs every layer's input."""
-    layer = x
-    for _ in range(num_layers):
-        layer = propagate(csr, transpose, layer, 1, "last")
+    """Return the read-out by Horner's rule, a layer at a time: the gradient of the values needs every layer's input.
+
+    Layers are made in float32 at least and rounded once, to the type of x; the last one to the type of the result.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    base = x.to(wide)  # the gradients of x meet here and are rounded once as well
+    layer = base
+    for number in range(1, num_layers + 1):
+        layer = propagate(csr, transpose, layer.to(x.dtype), 1, "last", wide)
         if readout != "last":
-            layer = x + layer
-    return (layer / (num_layers + 1) if readout == "mean" else layer).to(dtype or x.dtype)
+            layer = base + layer
+        if readout == "mean" and number == num_layers:
+            layer = layer * (1 / (num_layers + 1))
+    return layer.to(dtype or x.dtype)
 
 
 def _check(

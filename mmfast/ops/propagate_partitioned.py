@@ -10,7 +10,7 @@ import torch
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import call_native, native
 from mmfast.ops.csr import CSR
-from mmfast.ops.propagate import READOUTS
+from mmfast.ops.propagate import DTYPES, READOUTS, learned
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
 
@@ -23,11 +23,13 @@ def propagate_partitioned(
     readout: str = "mean",
     transpose: CSR | None = None,
 ) -> torch.Tensor:
-    """Return this rank's rows of `propagate(...)`, [R, D], bit by bit; differentiable in x.
+    """Return this rank's rows of `propagate(...)`, [R, D], bit by bit; differentiable in x, not in csr.values.
 
     csr: this rank's rows of A, [R, N], as from `CSR.block`. transpose: its rows of A^T; None where A is symmetric. x:
-    its rows of E_0, [R, D]. gather: given the rows [R, D] of each rank, returns all [N, D] in order; every rank calls
-    it once a layer, forward and backward. The rest as in `propagate`. Raises MmfastError for sizes that do not fit.
+    its rows of E_0, [R, D], or [R, T, D] for T tables side by side; half tables have half layers, as in `propagate`.
+    gather: given the rows [R, D] (or [R, T D]) of each rank, returns all [N, D] in order; every rank calls it once a
+    layer, forward and backward. The rest as in `propagate`. Raises MmfastError for sizes and types that do not fit and
+    for values that need a gradient.
 
     Example: `propagate_partitioned(csr.block(a, b), table[a:b], lambda rows: all_gather(rows), 3)`
     """
@@ -40,7 +42,19 @@ def propagate_partitioned(
             raise MmfastError(
                 f"propagate_partitioned: {name} has {block.num_rows} rows, x {x.shape[0]}; wanted the rows of one rank"
             )
-    return _Partitioned.apply(x, csr, csr if transpose is None else transpose, gather, num_layers, readout)
+        if block is not None and learned(block):
+            raise MmfastError(
+                f"propagate_partitioned: {name}.values need a gradient, which the rows of one rank do not give; "
+                "detach them, or call propagate with the whole graph"
+            )
+    if x.dim() < 2 or x.dtype not in DTYPES:
+        raise MmfastError(
+            f"propagate_partitioned: x is {x.dtype} {list(x.shape)}; wanted [R, D] or [R, T, D] of one of "
+            f"{', '.join(map(str, DTYPES))}"
+        )
+    whole = csr if transpose is None else transpose
+    out = _Partitioned.apply(x.flatten(1), csr, whole, gather, num_layers, readout)
+    return out.unflatten(1, x.shape[1:]) if x.dim() > 2 else out
 
 
 class _Partitioned(torch.autograd.Function):
@@ -74,5 +88,6 @@ def _step(csr: CSR, table: torch.Tensor, base: torch.Tensor | None, alpha: float
         return call_native("propagate_step", *csr, table, base, alpha)
     index = torch.stack([csr.rows(), csr.cols.long()])
     size = (csr.num_rows, table.shape[0])
-    product = torch.sparse_coo_tensor(index, csr.entries(table.dtype), size, check_invariants=True) @ table
-    return alpha * (product if base is None else base + product)
+    wide = torch.promote_types(table.dtype, torch.float32)
+    product = torch.sparse_coo_tensor(index, csr.entries(wide), size, check_invariants=True) @ table.to(wide)
+    return (alpha * (product if base is None else base + product)).to(table.dtype)

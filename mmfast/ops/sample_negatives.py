@@ -18,10 +18,11 @@ def sample_negatives(
 ) -> Tensor:
     """Return one item per entry, int64 [B]: a candidate that is not a positive of the entry's user, all equally likely.
 
-    users: int64 [B]. The positives of user u are user_items[user_ptr[u]:user_ptr[u + 1]], int32 and ascending;
-    user_ptr: int64 [U + 1]. candidates: int32 [C], ascending. Entry b is drawn from Philox with the key `seed` and the
-    counter `offset + b`: give every entry of a run its own counter, and the draws repeat with the seed on any number
-    of threads. Raises MmfastError for a user whose positives are all the candidates.
+    users: int64 [B]. The positives of user u are user_items[user_ptr[u]:user_ptr[u + 1]], int32, ascending, none twice;
+    user_ptr: int64 [U + 1]. candidates: int32 [C], ascending, none twice. Entry b is drawn from Philox with the key
+    `seed` and the counter `offset + b`: give every entry of a run its own counter, and the draws repeat with the seed
+    on any number of threads. Raises MmfastError for candidates or positives of a user of `users` that do not ascend,
+    and for a user whose positives are all the candidates.
 
     >>> ptr, items = torch.tensor([0, 2]), torch.tensor([0, 2], dtype=torch.int32)
     >>> sample_negatives(torch.tensor([0, 0]), ptr, items, torch.tensor([0, 1, 2], dtype=torch.int32), seed=1)
@@ -41,6 +42,13 @@ def sample_negatives_reference(
 ) -> Tensor:
     """Return what `sample_negatives` returns, the same numbers, in NumPy."""
     user, ptr, items, allowed = (t.cpu().numpy() for t in (users, user_ptr, user_items, candidates))
+    if (np.diff(allowed) <= 0).any():
+        raise MmfastError("sample_negatives: candidates do not ascend; sort them and leave repeated ones out")
+    for one in np.unique(user):
+        if (np.diff(items[ptr[one] : ptr[one + 1]]) <= 0).any():
+            raise MmfastError(
+                f"sample_negatives: the user_items of user {one} do not ascend; sort them and leave repeated ones out"
+            )
     width = int(max(items.max(initial=0), allowed.max(initial=0))) + 1
     pairs = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr)) * width + items  # ascending, one key per positive
     drawn = np.full(len(user), -1, np.int64)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import native, register
+from mmfast.ops._backend import call_native, native, register
 from mmfast.ops._philox import below, philox
 
 
@@ -27,8 +27,9 @@ def sample_user_rows(
     _check("sample_user_rows", users, num_entries, num_draws, seed, first_draw)
     if user_ptr.dim() != 1 or user_ptr.dtype != torch.int64 or user_ptr.numel() < 1:
         raise MmfastError(f"sample_user_rows: user_ptr is {user_ptr.dtype} {list(user_ptr.shape)}; wanted int64 [U+1]")
-    run = torch.ops.mmfast.sample_user_rows if native("sample_user_rows", users) else sample_user_rows_reference
-    return run(user_ptr, users, num_entries, num_draws, seed, first_draw)
+    if not native("sample_user_rows", users):
+        return sample_user_rows_reference(user_ptr, users, num_entries, num_draws, seed, first_draw)
+    return call_native("sample_user_rows", user_ptr, users, num_entries, num_draws, seed, first_draw)
 
 
 def sample_triples(
@@ -45,8 +46,9 @@ def sample_triples(
     _check("sample_triples", users, num_entries, num_draws, seed, first_draw)
     if not 0 < num_items < 2**32 - 1:
         raise MmfastError(f"sample_triples: num_items={num_items}; wanted 1 to 2**32 - 2")
-    run = torch.ops.mmfast.sample_triples if native("sample_triples", users) else sample_triples_reference
-    return run(users, num_items, num_entries, num_draws, seed, first_draw)
+    if not native("sample_triples", users):
+        return sample_triples_reference(users, num_items, num_entries, num_draws, seed, first_draw)
+    return call_native("sample_triples", users, num_items, num_entries, num_draws, seed, first_draw)
 
 
 def sample_user_rows_reference(

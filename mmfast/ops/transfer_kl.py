@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._backend import call_native, check_devices, native, register
 from mmfast.ops._slopes import register_gradient, scaled
 
 REDUCTIONS = ("batchmean", "mean", "none")
@@ -35,6 +35,7 @@ def transfer_kl(
 
     Example: `loss = transfer_kl(id_users[u], id_items[i], [linear["image"](image), linear["text"](text)])`
     """
+    check_devices("transfer_kl", (users, items, content))
     content = content if isinstance(content, torch.Tensor) else torch.stack(tuple(content)) if content else None
     users, items, content = (_full(t) for t in (users, items, content))
     _check(users, items, content, temperature, reduction)

@@ -204,6 +204,54 @@ def bad_arguments():
     yield "exp_avg is not contiguous", (p, m.T.contiguous().T, v, made, rows, grad), {}
 
 
+SETTINGS = [
+    ("beta1", 1.5, "beta1 is 1.5; wanted 0 or more and less than 1"),
+    ("beta2", 1.0, "beta2 is 1.0; wanted 0 or more and less than 1"),
+    ("beta1", -0.1, "beta1 is -0.1; wanted 0 or more"),
+    ("beta2", float("nan"), "beta2 is nan; wanted 0 or more"),
+    ("lr", -0.01, "lr is -0.01; wanted a finite number, 0 or more"),
+    ("eps", float("inf"), "eps is inf; wanted a finite number, 0 or more"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), SETTINGS)
+def test_settings_that_adam_cannot_have(name, value, message):
+    state, rows, grad = start(11, 5, torch.float32), torch.arange(4), torch.zeros(4, 5)
+    options = OPTIONS | {name: value}
+    for op, call in {
+        "adam_catch_up_": lambda: adam_catch_up_(*state, **options, step=3),
+        "adam_lazy_": lambda: adam_lazy_(*state, rows, grad, **options, step=3),
+        "adam_rows_": lambda: adam_rows_(*state[:3], rows, grad, **options, step=3),
+    }.items():
+        with pytest.raises(MmfastError, match=f"{op}: {message}"):
+            call()
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_row_that_is_ahead_is_refused_and_nothing_changes(backend):
+    state = lazily(start(11, 5, torch.float32), list(gradients(11, 5, 11, 5)))
+    before, rows, grad = [t.clone() for t in state], torch.tensor([2, 7]), torch.ones(2, 5)
+    state[3][7] = before[3][7] = 9
+    with use_backend(backend):
+        for message, call in {
+            "adam_lazy_: row 7 is made up to step 9; wanted 5 or less for step 6": lambda: adam_lazy_(
+                *state, rows, grad, **OPTIONS, step=6
+            ),
+            "adam_lazy_: row 2 is made up to step 5; wanted 4 or less for step 5": lambda: adam_lazy_(
+                *state, rows, grad, **OPTIONS, step=5
+            ),
+            "adam_catch_up_: row 7 is made up to step 9; wanted 6 or less for step 6": lambda: adam_catch_up_(
+                *state, rows.flip(0), **OPTIONS, step=6
+            ),
+            "adam_catch_up_: row 7 is made up to step 9; wanted 8 or less for step 8": lambda: adam_catch_up_(
+                *state, **OPTIONS, step=8
+            ),
+        }.items():
+            with pytest.raises(MmfastError, match=message):
+                call()
+            assert all(torch.equal(a, b) for a, b in zip(state, before, strict=True))
+
+
 @pytest.mark.parametrize(("message", "arguments", "options"), list(bad_arguments()))
 def test_messages(message, arguments, options):
     with pytest.raises((MmfastError, RuntimeError), match=message):

@@ -1,8 +1,8 @@
 """What only a GPU can tell of the CUDA kernels: streams, graph capture, no waiting, TF32, the samplers' bits, wild ids.
 
-Every test here is marked `cuda` and collected only where torch.cuda.is_available(); elsewhere pytest reports them as
-deselected, which is no pass. They take launches that do not wait, so `make test-cuda` runs them by themselves, after
-the rest of tests/ops under MMFAST_TEST_DEVICE=cuda.
+Every test here is marked `cuda`; without a GPU each is skipped and says so (tests/conftest.py), which is no pass. They
+take launches that do not wait, so `make test-cuda` runs them by themselves, after the rest of tests/ops under
+MMFAST_TEST_DEVICE=cuda. The ops and what keeps some of them from being captured are in tests/ops/cases.py.
 """
 
 import copy
@@ -14,73 +14,23 @@ import torch
 
 from mmfast import ops
 from mmfast.graph import user_item_graph
+from tests.ops.cases import CASES, ids, lists, randn
 
 pytestmark = pytest.mark.cuda
 DELAY = 200_000_000  # cycles of a GPU, about 0.1 s: much longer than a launch
 
 
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def ids(size, most, seed=0):
-    return torch.randint(most, (size,), generator=torch.Generator().manual_seed(seed))
+each_case = pytest.mark.parametrize("name", list(CASES))
+# Ops of a training step must not wait for the device. The others read numbers on the host, which no graph can repeat.
+each_captured_case = pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.host])
 
 
 def gradients(loss, *tables):
     return [loss, *torch.autograd.grad(loss, tables)]
 
 
-def bpr(users, items, user, pos, neg):
-    users, items = users.requires_grad_(), items.requires_grad_()
-    return gradients(ops.bpr_loss(users, items, user, pos, neg), users, items)
-
-
-def norm(table, index):
-    table = table.requires_grad_()
-    return gradients(ops.gathered_norm(table, index), table)
-
-
-def project(table, rows, weight):
-    weight = weight.requires_grad_()
-    return gradients(ops.project_rows(table, rows, weight).square().sum(), weight)
-
-
-def adam(param, exp_avg, exp_avg_sq, rows, grad):
-    state = [param.clone(), exp_avg.clone(), exp_avg_sq.clone()]
-    ops.adam_rows_(*state, rows, grad, lr=0.01, step=3)
-    return state
-
-
-def lazy_adam(param, exp_avg, exp_avg_sq, rows, grad):
-    made = torch.ones(len(param), 2, dtype=torch.int32, device=param.device)
-    state = [param.clone(), exp_avg.clone(), exp_avg_sq.clone(), made]
-    ops.adam_catch_up_(*state, rows, lr=0.01, step=8)
-    ops.adam_lazy_(*state, rows, grad, lr=0.01, step=9)
-    ops.adam_catch_up_(*state, lr=0.01, step=9)
-    return state
-
-
-def triples(users):
-    return [ops.sample_triples(users, 77, 200, 3, seed=5)]
-
-
-TABLES = (randn(301, 64), randn(301, 64, seed=1), randn(301, 64, seed=2).square())
-ROWS = torch.arange(0, 301, 7)
-# Ops of a training step: they must not wait for the device.
-CASES = {
-    "bpr_loss": (bpr, (randn(301, 64), randn(203, 64, seed=1), ids(2048, 301), ids(2048, 203, 1), ids(2048, 203, 2))),
-    "gathered_norm": (norm, (randn(301, 64), ids(2048, 301))),
-    "project_rows": (project, (randn(301, 515), ROWS, randn(64, 515, seed=1))),
-    "adam_rows_": (adam, (*TABLES, ROWS, randn(len(ROWS), 64, seed=3))),
-    "adam_lazy_": (lazy_adam, (*TABLES, ROWS, randn(len(ROWS), 64, seed=3))),
-    "sample_triples": (triples, (torch.arange(1000),)),
-}
-each_case = pytest.mark.parametrize("name", list(CASES))
-
-
 def run(name, device):
-    step, tensors = CASES[name]
+    step, tensors, _ = CASES[name]
     return [t.detach() for t in step(*(t.to(device, copy=True) for t in tensors))]
 
 
@@ -100,9 +50,9 @@ def test_equals_the_cpu_and_repeats_bit_by_bit(name):
     assert same_bits(first, run(name, "cuda"))
 
 
-@each_case
+@each_captured_case
 def test_does_not_wait_for_the_device(name):
-    step, tensors = CASES[name]
+    step, tensors, _ = CASES[name]
     there = [t.cuda() for t in tensors]
     step(*there)  # allocations and library handles may wait
     start, end = torch.cuda.Event(), torch.cuda.Event()
@@ -122,7 +72,7 @@ def test_does_not_wait_for_the_device(name):
 
 @each_case
 def test_runs_on_the_current_stream(name):
-    step, tensors = CASES[name]
+    step, tensors, _ = CASES[name]
     want = run(name, "cuda")
     late = [torch.zeros_like(t, device="cuda") for t in tensors]
     source = [t.cuda() for t in tensors]
@@ -137,9 +87,9 @@ def test_runs_on_the_current_stream(name):
     assert same_bits([t.detach() for t in got], want)
 
 
-@each_case
+@each_captured_case
 def test_is_captured_in_a_graph(name):
-    step, tensors = CASES[name]
+    step, tensors, _ = CASES[name]
     want = run(name, "cuda")
     static = [t.cuda() for t in tensors]
     warm_up = torch.cuda.Stream()
@@ -166,11 +116,6 @@ def test_propagation_and_its_gradient_on_a_stream_of_their_own():
         torch.cuda.current_stream().synchronize()
     y = nodes.clone().requires_grad_()
     close([t.detach() for t in got], [t.detach() for t in gradients(graph.propagate(y, 2).square().sum(), y)])
-
-
-def lists(num_rows, num_items, seed):
-    kept = torch.rand(num_rows, num_items, generator=torch.Generator().manual_seed(seed)) < 0.05
-    return torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)]), kept.nonzero()[:, 1].int()
 
 
 @pytest.mark.parametrize("k", [10, 100, 3000])

@@ -83,6 +83,19 @@ def test_gather_and_sum_gradcheck():
     assert torch.autograd.gradgradcheck(lambda t: edge_gather(edges, t).square(), random(6, 2).requires_grad_())
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_numbers_are_gathered_and_summed_in_float32(half):
+    edges = random_edges(3, 0, 150, 1)
+    for op, x in ((edge_gather, random(6, 3)), (edge_sum, random(154, 3))):
+        narrow = x.to(half).requires_grad_()
+        got = op(edges, narrow)
+        assert got.dtype == torch.float32 and torch.equal(got, op(edges, narrow.detach().float()))
+        (grad,) = torch.autograd.grad(got.square().sum(), narrow)
+        assert grad.dtype == half
+        with use_backend("reference"):
+            torch.testing.assert_close(op(edges, narrow), got)
+
+
 @pytest.mark.parametrize("width", [0, 1, 2, 5])
 def test_empty_graphs_and_columns_without_entries(width):
     edges = random_edges(0, 0)
@@ -127,10 +140,10 @@ def bad_calls():
     yield r"logits is torch.float32 \[\]; wanted floats", lambda: edge_softmax(edges.ptr, torch.tensor(1.0))
     yield "runs from 0 to 5; wanted from 0 up to the 4 entries", lambda: edge_softmax(edges.ptr, torch.ones(4))
     yield (
-        r"table is torch.float32 \[5, 1\]; wanted float32 or float64 \[6, H\]",
+        r"table is torch.float32 \[5, 1\]; wanted floats \[6, H\]",
         lambda: edge_gather(edges, torch.ones(5, 1)),
     )
-    yield r"values is torch.float16 \[5, 1\]; wanted float32", lambda: edge_sum(edges, torch.ones(5, 1).half())
+    yield r"values is torch.int64 \[5, 1\]; wanted floats", lambda: edge_sum(edges, torch.ones(5, 1).long())
 
 
 @pytest.mark.parametrize(("message", "call"), list(bad_calls()))

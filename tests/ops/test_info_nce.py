@@ -34,7 +34,8 @@ def tables(anchors, candidates, width, seed=0):
 )
 def test_error_is_at_most_twice_that_of_pytorch(anchors, candidates, width, options):
     x, y, index = tables(anchors, candidates, width)
-    assert_as_accurate_as_torch(lambda x, y: info_nce(x, y, 0.2, index, **options), x, y)
+    # A loss is the difference of two numbers that are larger than it, each of them rounded.
+    assert_as_accurate_as_torch(lambda x, y: info_nce(x, y, 0.2, index, **options), x, y, roundings=2)
 
 
 def terms(x, y, temperature):

@@ -69,7 +69,7 @@ def test_float64_equals_brute_force(num_items, width, k, include_self, metric):
 
 
 @pytest.mark.parametrize("include_self", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_float32_and_float16_are_exact_up_to_rounding(dtype, include_self):
     features = table(1031, 67, torch.float32).to(dtype)
     neighbours, similarities = knn_graph(features, 10, include_self, block_bytes=300_000)
@@ -207,7 +207,7 @@ def test_nan_names_the_row(backend, bad):
         ({"precision": "int8"}, "precision='int8' is unknown; choose one of auto, float32, bfloat16"),
         ({"features": torch.ones(20)}, r"features has shape \(20,\)"),
         ({"features": torch.ones(20, 0)}, r"features has shape \(20, 0\)"),
-        ({"features": torch.ones(20, 2).int()}, "wanted .* float16, float32 or float64"),
+        ({"features": torch.ones(20, 2).int()}, "wanted .* float16, bfloat16, float32 or float64"),
         ({"features": torch.ones(0, 2)}, "there are only 0 items"),
     ],
 )

@@ -101,18 +101,30 @@ def test_offsets_that_were_not_counted_are_refused():
     features = torch.ones(3, 2)
     for offsets, message in (
         ([0, 1, 3, 6], "row 0 has 2 rows above eta but ptr gives it 1 slots"),
-        ([0, 2, 4, 5], "ptr runs from 0 to 5; wanted ascending offsets from 0 to num_edges=6"),
+        ([1, 2, 4, 6], "ptr runs from 1 to 6; wanted ascending offsets from 0"),
         ([0, 7, 4, 6], "wanted ascending offsets"),
     ):
         with pytest.raises(ValueError, match=message):
-            torch.ops.mmfast.knn_above(features, 0.5, torch.tensor(offsets), 6, "cosine", ONE_PANEL)
+            torch.ops.mmfast.knn_above(features, 0.5, torch.tensor(offsets), "cosine", ONE_PANEL)
 
 
 def test_opcheck():
     features = table(9, 4)
     torch.library.opcheck(torch.ops.mmfast.knn_count, (features, 0.1, "cosine", ONE_PANEL))
     ptr = torch.cat([torch.zeros(1, dtype=torch.int64), knn_count(features, 0.1).cumsum(0)])
-    torch.library.opcheck(torch.ops.mmfast.knn_above, (features, 0.1, ptr, int(ptr[-1]), "cosine", ONE_PANEL))
-    ids, similarities = torch.ops.mmfast.knn_above(features, 0.1, ptr, int(ptr[-1]), "cosine", ONE_PANEL)
+    torch.library.opcheck(torch.ops.mmfast.knn_above, (features, 0.1, ptr, "cosine", ONE_PANEL))
+    ids, similarities = torch.ops.mmfast.knn_above(features, 0.1, ptr, "cosine", ONE_PANEL)
     want = knn_above_reference(features, 0.1, ptr, "cosine")
     assert torch.equal(ids, want[0]) and torch.allclose(similarities, want[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"cap": 2}])
+def test_compiles_to_one_graph(options):
+    def search(features):
+        return knn_threshold(features, 0.1, **options)
+
+    compiled = torch.compile(search, fullgraph=True, backend="aot_eager", dynamic=True)
+    for size in (9, 30):
+        features = table(size, 4)
+        want = search(features)
+        assert len(want[1]) and all(torch.equal(a, b) for a, b in zip(compiled(features), want, strict=True))

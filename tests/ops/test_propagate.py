@@ -6,6 +6,7 @@ import torch
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import use_backend
 from mmfast.ops.propagate import READOUTS, propagate, propagate_reference, propagate_rows, propagate_rows_reference
+from tests.accuracy import assert_at_most_twice
 from tests.ops.graphs import operator, some_rows, table, to
 
 SIZES = [  # nodes, entries, width
@@ -40,8 +41,7 @@ def test_error_is_at_most_twice_that_of_pytorch(num_nodes, num_entries, width, n
         torch.testing.assert_close(ours, want, rtol=1e-12, atol=1e-12 * max(1, want.abs().max().item()))
     ours_32 = outputs(*pair, x.float(), rows, num_layers, readout)
     for ours, theirs, want in zip(ours_32, torch_32, exact, strict=True):
-        scale = want.abs().max() * 1e-7
-        assert (ours - want).abs().max() <= 2 * (theirs - want).abs().max() + scale
+        assert_at_most_twice(ours, theirs, want)
 
 
 @pytest.mark.parametrize("values", [True, False])

@@ -49,7 +49,7 @@ def on_threads(csr, transpose, x, weight, *arguments):
     return [torch.cat(tables) for tables in zip(*parts, strict=True)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("num_layers", [0, 1, 2, 6])
 def test_ranks_have_the_bits_of_one_rank(num_layers, readout, dtype):
@@ -59,6 +59,29 @@ def test_ranks_have_the_bits_of_one_rank(num_layers, readout, dtype):
     parts = on_threads(csr, transpose, x, weight, num_layers, readout)
     for got, want in zip(parts, whole, strict=True):
         assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tables_side_by_side(dtype):
+    csr, transpose = operator(97, 900, torch.float32)
+    x, weight = (torch.stack([table(97, 6, seed + t).to(dtype) for t in range(3)], 1) for seed in (0, 5))
+    whole, parts = (run(csr, transpose, x, weight, 2, "mean") for run in (one_rank, on_threads))
+    assert whole[0].shape == (97, 3, 6)
+    assert all(torch.equal(got, want) for got, want in zip(parts, whole, strict=True))
+
+
+@pytest.mark.parametrize("side", ["csr", "transpose"])
+def test_values_that_need_a_gradient_are_refused(side):
+    parts = dict(zip(("csr", "transpose"), operator(11, 30, torch.float32), strict=True))
+    values = parts[side].values.clone().requires_grad_()
+    parts[side] = parts[side]._replace(values=values)
+    arguments = {"x": table(11, 4).float(), "gather": lambda rows: rows, "num_layers": 2}
+    with pytest.raises(MmfastError, match=f"propagate_partitioned: {side}.values need a gradient, which .*; detach"):
+        propagate_partitioned(**parts, **arguments)
+    with torch.no_grad():
+        got = propagate_partitioned(**parts, **arguments)
+    detached = parts | {side: parts[side]._replace(values=values.detach())}
+    assert torch.equal(got, propagate_partitioned(**detached, **arguments))
 
 
 def symmetric(num_nodes):
@@ -117,10 +140,16 @@ def test_reference_and_messages():
     with use_backend("reference"):
         reference = propagate_partitioned(csr, x, lambda rows: rows, 2)
     torch.testing.assert_close(reference, propagate(csr, csr, x, 2))
+    with use_backend("reference"):
+        half = propagate_partitioned(csr, x.bfloat16(), lambda rows: rows, 2)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half, propagate_partitioned(csr, x.bfloat16(), lambda rows: rows, 2))
     for match, arguments in {
         "readout is 'best'; choose one of mean, sum, last": (csr, x, lambda rows: rows, 2, "best"),
         "num_layers is -1; choose 0 or more": (csr, x, lambda rows: rows, -1),
         "csr has 97 rows, x 96; wanted the rows of one rank": (csr, x[:96], lambda rows: rows, 2),
+        r"x is torch.float32 \[97\]; wanted \[R, D\] or": (csr, x[:, 0], lambda rows: rows, 2),
+        r"x is torch.int64 \[97, 8\]; wanted \[R, D\] or": (csr, x.long(), lambda rows: rows, 2),
     }.items():
         with pytest.raises(MmfastError, match=match):
             propagate_partitioned(*arguments)

@@ -118,6 +118,34 @@ def test_bad_arguments(change, message):
         sample_negatives(**{**arguments, **change})
 
 
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"candidates": ids(1, 3, 2)}, "candidates do not ascend; sort them and leave repeated ones out"),
+        ({"candidates": ids(1, 2, 2)}, "candidates do not ascend"),
+        ({"user_items": ids(5, 4, 0)}, "the user_items of user 1 do not ascend; sort them and leave repeated ones out"),
+        ({"user_items": ids(5, 4, 4)}, "the user_items of user 1 do not ascend"),
+    ],
+)
+def test_lists_that_do_not_ascend_are_refused(backend, change, message):
+    ptr, items = rows([[5], [0, 4]])
+    arguments = {"users": torch.tensor([0, 1]), "user_ptr": ptr, "user_items": items, "candidates": ids(1, 2, 3)}
+    with _backend.use_backend(backend):
+        assert len(sample_negatives(**arguments, seed=0)) == 2
+        with pytest.raises(MmfastError, match=message):
+            sample_negatives(**arguments | change, seed=0)
+
+
+def test_a_long_list_that_does_not_ascend_is_refused_by_one_draw():
+    ptr, items = rows([[5], [3, *range(6, 90)]])
+    items[1:] = items[1:].roll(1)
+    candidates = ids(*range(100))
+    assert len(sample_negatives(torch.tensor([0]), ptr, items, candidates, seed=0)) == 1  # user 1 is not drawn
+    with pytest.raises(MmfastError, match="the user_items of user 1 do not ascend"):
+        sample_negatives(torch.tensor([1]), ptr, items, candidates, seed=0)
+
+
 def test_opcheck():
     ptr, items = random_rows(5, 9)
     candidates = torch.arange(9, dtype=torch.int32)

@@ -104,7 +104,7 @@ def test_draws_do_not_depend_on_how_they_are_asked_for():
 def test_bad_arguments(change, message):
     arguments = {"user_ptr": torch.tensor([0, 2, 2, 5]), "users": torch.tensor([0, 2])}
     sizes = {"num_entries": 2, "num_draws": 1, "seed": 0}
-    with pytest.raises((MmfastError, RuntimeError), match=message):
+    with pytest.raises(MmfastError, match=message):
         sample_user_rows(**{**arguments, **sizes, **change})
 
 

@@ -28,7 +28,7 @@ def test_error_is_at_most_twice_that_of_pytorch(size, width, most, options):
     def loss(image, aux):
         return target_contrast(image, aux, ptr, text.to(aux), words.to(aux), text_ptr, **options)
 
-    assert_as_accurate_as_torch(loss, image, aux)
+    assert_as_accurate_as_torch(loss, image, aux, roundings=2)  # the logarithm of a sum of two rounded quotients
 
 
 def cos(a, b):

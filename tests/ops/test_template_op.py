@@ -18,7 +18,7 @@ def table(rows, dim):
 @pytest.mark.parametrize("rows", [0, 1, 7, 65_537])
 @pytest.mark.parametrize("dim", [0, 1, 9])
 def test_equals_the_reference(rows, dim):
-    assert_as_accurate_as_torch(template_op, table(rows, dim), slack=0)
+    assert_as_accurate_as_torch(template_op, table(rows, dim), roundings=0)
 
 
 def test_gradcheck_and_opcheck():
