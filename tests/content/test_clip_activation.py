@@ -63,7 +63,9 @@ def test_a_file_that_tells_nothing_is_told_about(plain):
         alone, settings = rows(f"clip:tiny-plain:{plain}")
     assert not settings["quick_gelu"] and np.abs(alone - beside).max() > 1e-4
     config.write_text(json.dumps({"model_cfg": {**tiny.CLIP, "quick_gelu": False}}))
-    with pytest.raises(MmfastError, match=r"is used without quick-GELU, which tiny-plain-quickgelu has; choose clip:ti"):
+    with pytest.raises(
+        MmfastError, match=r"is used without quick-GELU, which tiny-plain-quickgelu has; choose clip:ti"
+    ):
         rows(f"clip:tiny-plain-quickgelu:{plain}")
 
 
