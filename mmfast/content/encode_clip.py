@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmfast.content.encoders import EncodeConfig, Spec, hash_weights, parse_encoder, run_model
+from mmfast.content.encoders import EncodeConfig, Spec, computed_by, hash_weights, parse_encoder, run_model
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
 from mmfast.data.hashing import hash_file, hash_json
 from mmfast.device import resolve_device
@@ -47,6 +47,7 @@ class ClipEncoder:
             "quick_gelu": bool(built.get("quick_gelu")),
             "open_clip": open_clip.__version__,
             "precision": self._precision,
+            **computed_by(self._device),
         }
         if spec.modality == "image":
             self.settings["transform"] = _values(model.visual.preprocess_cfg)

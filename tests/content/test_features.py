@@ -121,7 +121,7 @@ def test_the_published_vectors(shop, tmp_path):
     assert data.features["image"].shape == (20, 4096) and data.missing["image"].tolist() == list(range(1, 20, 2))
     assert (data.features["image"][1] == 10).all() and (data.features["image"][2] == 3).all()
     with pytest.raises(
-        MmfastError, match=r"there is no file 'none.b'; want image_features_<category>.b from the Amazon"
+        MmfastError, match=r"there is no file 'none.b'; want image_features_<category>.b from http://jmcauley.ucsd.edu/"
     ):
         write_features(made, {"image": EncodeConfig(model="amazon-cnn:none.b")})
     with pytest.raises(MmfastError, match="taken as they are: float32"):
