@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     print(count_line("photos", found.counts()))
     for item, reason in list(found.missing.items())[:SHOWN]:
         print(f"  {items.ids[item]}: {reason}")
+    if len(found.missing) > SHOWN:
+        print(f"  and {len(found.missing) - SHOWN:,} more: mmfast features status {args.data} --json lists all of them")
     if args.out:
         found.save(args.out)
         print(f"written: {args.out}")

@@ -60,30 +60,6 @@ def test_one_command_writes_both_modalities(shop, clip_folder, sentence_folder, 
     assert capsys.readouterr().err == ""
 
 
-def test_status_tells_what_is_there_missing_and_failed(shop, sentence_folder, capsys):
-    folder, photos = shop
-    (photos / "3.png").write_bytes(b"")
-    assert main(["features", "status", str(folder)]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["  nothing is there yet", f"features of {folder}", "  none"]
-    options = ["--text", f"sentence:{sentence_folder}", "--image", "light", "--pictures", str(photos), "--quiet"]
-    assert main(["features", str(folder), *options]) == 0
-    Store().fail("segment", "0" * 64, "no such mask")
-    capsys.readouterr()
-    assert main(["features", "status", str(folder)]) == 0
-    out = capsys.readouterr().out
-    assert f"  encode sentence:{sentence_folder.name}@" in out and ": 1 entries, 0.0 MiB" in out
-    assert "  segment failed: 1 x no such mask" in out
-    assert "  image: 20 x 256 float32, light-image-1, 1 missing\n    B003: the file is empty" in out
-    assert "computed for another list" not in out
-    items = pl.read_parquet(folder / "items.parquet").with_columns(id=pl.concat_str("id", pl.lit("x")))
-    items.write_parquet(folder / "items.parquet")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["items.parquet"]["bytes"] = (folder / "items.parquet").stat().st_size
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert main(["features", "status", str(folder)]) == 0
-    assert capsys.readouterr().out.count("its rows were computed for another list of items: compute it again") == 2
-
-
 def test_a_copy_leaves_the_data_as_they_are(shop, tmp_path, capsys):
     folder, _ = shop
     before = content(folder)
