@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
             told["data"] = {
                 "folder": str(catalogue.folder),
                 "items": len(catalogue.ids),
+                "pictures_found": catalogue.pictures is not None,
                 "stages": [one.to_json() for one in stages],
             }
         print(json.dumps(told, indent=1, ensure_ascii=False))
@@ -72,7 +73,7 @@ def _catalogue(args: argparse.Namespace) -> Catalogue:
     try:
         return Catalogue(items.folder, items.pictures())
     except MmfastError:
-        return Catalogue(items.folder, None)  # no item has a picture, which the stages of pictures tell
+        return Catalogue(items.folder, None)
 
 
 def store_facts(store: Store) -> dict[str, Any]:
@@ -115,6 +116,10 @@ def data_lines(catalogue: Catalogue, stages: list[Coverage]) -> list[str]:
     from mmfast.content.status import STAGES
 
     lines = [f"data {catalogue.folder}: {len(catalogue.ids):,} items"]
+    if catalogue.pictures is None:
+        lines.append(
+            "  no item has a picture here: masks and descriptions of pictures elsewhere need --pictures FOLDER"
+        )
     for stage in STAGES:
         own = [one for one in stages if one.stage == stage]
         lines += [] if own else [f"  {stage}: none"]

@@ -160,7 +160,7 @@ def _quick_gelu(source: str, pretrained: str) -> bool:
     if not built and source + QUICK in open_clip.list_models():
         warnings.warn(
             f"'{file}' runs with the activation of {source}, GELU; for weights trained with quick-GELU, as OpenAI's, "
-            f"choose clip:{source}{QUICK}:{file.name}",
+            f"choose clip:{source}{QUICK}:{file}",
             stacklevel=5,
         )
     return False

@@ -134,6 +134,8 @@ class _Found:
 
 
 def _from_file(listings: Sequence[Listing], asked: Sequence[Listing], file: str) -> _Found:
+    if not file:
+        raise MmfastError("label: by=file reads the labels from a CSV file with item,object_index; give file=FILE")
     given = read_labels(file, listings)  # of all items: a label where there is no choice is useless, but no mistake
     indices = {one.item: given[one.item] for one in asked if one.item in given}
     return _Found(indices, {one.item: "not in the file" for one in asked if one.item not in given})

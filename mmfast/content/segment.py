@@ -51,6 +51,8 @@ def segment(
     """
     if not 1 <= masks <= STORED:
         raise MmfastError(f"segment: got masks={masks}; want 1..{STORED}, the paper's case study shows at least 4")
+    if processes < 1:
+        raise MmfastError(f"segment: got processes={processes}; want at least 1")
     segmenter, store = segmenter or LightSegmenter(), store or Store()
     files, model = pictures.of_hash(), segmenter.identity()
     recipe = {"model": model, "settings": _settings(segmenter, most_pixels)}

@@ -51,7 +51,7 @@ class Coverage:
 
 @dataclass
 class Catalogue:
-    """The items of a prepared folder as the stages see them: ids, texts, and the pictures that `find` returns."""
+    """The items of a prepared folder as the stages see them: ids, texts, and pictures, None where no item has one."""
 
     folder: Path
     pictures: Pictures | None
@@ -128,7 +128,8 @@ def _encoded(store: Store, recipe: Mapping[str, Any], contents: Sequence[str | N
         return store.has(encode.KIND, _key(encode.KIND, recipe, inputs))
 
     if not recipe["block"]:
-        return [there([one or "" for one in contents])] * len(contents)
+        whole = there([one or "" for one in contents])
+        return [whole and bool(one and one.strip()) for one in contents]
     blocks = encode.Blocks.of([one if one and one.strip() else None for one in contents])
     done = [False] * len(contents)
     for start, stop in blocks.ranges(recipe["block"]):
@@ -139,9 +140,10 @@ def _encoded(store: Store, recipe: Mapping[str, Any], contents: Sequence[str | N
 
 
 def _parses(catalogue: Catalogue, store: Store) -> Iterator[Coverage]:
-    texts = [clean_text(text) for text in catalogue.texts()]
+    recipes = _named(store.recipes(parse.KIND))
+    texts = [clean_text(text) for text in catalogue.texts()] if recipes else []  # cleaning needs a package
     unique, ranges = parse.blocks_of(texts)
-    for by, recipe in _named(store.recipes(parse.KIND)):
+    for by, recipe in recipes:
         known: set[str] = set()
         for start, stop in ranges:
             if store.has(parse.KIND, _key(parse.KIND, recipe, unique[start:stop])):
@@ -168,13 +170,13 @@ def _masks(catalogue: Catalogue, store: Store) -> Iterator[Coverage]:
 
 def _answers(catalogue: Catalogue, folder: Path) -> Iterator[Coverage]:
     """Descriptions and labels by answer file and prompt, as far as they are about these items' contents."""
-    digests, texts = catalogue.digests(), [text_hash(clean_text(text)) for text in catalogue.texts()]
-    for stage, task, field_name, now in (
-        ("descriptions", "describe", "picture", digests),
-        ("labels", "label", "text", texts),
-    ):
-        current = dict(zip(catalogue.ids, now, strict=True))
-        for path in sorted(folder.glob(f"{task}-*.jsonl")):
+    for stage, task, field_name in (("descriptions", "describe", "picture"), ("labels", "label", "text")):
+        paths = sorted(folder.glob(f"{task}-*.jsonl"))
+        if not paths:
+            continue
+        texts = () if task == "describe" else (text_hash(clean_text(text)) for text in catalogue.texts())
+        current = dict(zip(catalogue.ids, texts or catalogue.digests(), strict=True))
+        for path in paths:
             groups: dict[str, dict[str, Row]] = defaultdict(dict)
             for row in read_answers(path):
                 about = row.get("about", {})

@@ -75,6 +75,8 @@ def test_what_nothing_reads_is_refused_and_weights_are_looked_for_before_the_sta
     given = ["--rule", "wider", "--max-length", "5", "--precision", "bfloat16"]
     assert main(["features", str(folder), "--text", "light", *given]) == 2
     assert "--rule, --precision, --max-length: nothing that was asked for reads it" in capsys.readouterr().err
+    assert main(["features", str(folder), "--text", "light", "--device", "cpu", "--workers", "2"]) == 2
+    assert "--device, --workers: nothing that was asked for reads it" in capsys.readouterr().err
     assert main(["features", str(folder), "--masks", "light", "--out", "x"]) == 2
     assert "--out: nothing that was asked for reads it" in capsys.readouterr().err
     monkeypatch.setattr("mmfast.commands.features_segment.run", lambda args: pytest.fail("segmented"))

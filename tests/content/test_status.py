@@ -90,7 +90,8 @@ def test_all_missing_photos_are_named(shop, capsys):
         (photos / f"{item}.png").unlink()
     assert main(["features", "segment", str(folder), "--pictures", str(photos), "--quiet", "side=64"]) == 0
     out = capsys.readouterr().out
-    assert out.count("is not there") == 5 and "and 3 more: mmfast features status" in out and "--json" in out
+    assert out.count("is not there") == 5 and "and 3 more: `mmfast features status" in out
+    assert f"--pictures {photos} --json` lists all of them" in out
     (masks,) = told(folder, photos, capsys)[0]["masks"]
     assert masks["missing"] == {f"B{item:03d}": f"'{item}.png' is not there" for item in range(8)}
 
@@ -173,7 +174,8 @@ def test_rows_of_another_list_of_items_are_told(shop, capsys):
 def test_data_without_pictures_and_wrong_folders(shop, capsys):
     folder, _ = shop
     assert main(["features", "status", str(folder)]) == 0
-    assert "  masks: none" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "  no item has a picture here: " in out and "  masks: none" in out
     assert main(["features", "status", str(folder), "--pictures", "nowhere"]) == 2
     assert "there is no folder 'nowhere'" in capsys.readouterr().err
     assert main(["features", "status", "--json"]) == 0
