@@ -157,8 +157,10 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 
 def computed_by(device: torch.device) -> dict[str, str]:
-    """Return what of the machine enters an encoder's settings: rows of a GPU and of a CPU, or of two releases of torch,
-    differ in their last digits, so that one must not go on where the other stopped.
+    """Return what of the machine enters an encoder's settings.
+
+    Rows of a GPU and of a CPU, or of two releases of torch, differ in their last digits: neither may go on where the
+    other stopped.
 
     >>> computed_by(torch.device("cuda:1"))["device"]
     'cuda'

@@ -49,10 +49,7 @@ def segment(
 
     >>> found = segment(find_pictures(items, [folder]), LightSegmenter())          # doctest: +SKIP
     """
-    if not 1 <= masks <= STORED:
-        raise MmfastError(f"segment: got masks={masks}; want 1..{STORED}, the paper's case study shows at least 4")
-    if processes < 1:
-        raise MmfastError(f"segment: got processes={processes}; want at least 1")
+    _check(masks, processes)
     segmenter, store = segmenter or LightSegmenter(), store or Store()
     files, model = pictures.of_hash(), segmenter.identity()
     recipe = {"model": model, "settings": _settings(segmenter, most_pixels)}
@@ -72,6 +69,13 @@ def segment(
                 found[digest] = _largest(result, masks)
                 meter.add()
     return _by_item(pictures, found)
+
+
+def _check(masks: int, processes: int) -> None:
+    if not 1 <= masks <= STORED:
+        raise MmfastError(f"segment: got masks={masks}; want 1..{STORED}, the paper's case study shows at least 4")
+    if processes < 1:
+        raise MmfastError(f"segment: got processes={processes}; want at least 1")
 
 
 def _keep(computed: tuple[Job, Entry | str], store: Store, keys: dict[str, str], recipe: dict[str, Any]) -> None:
