@@ -98,9 +98,13 @@ def _refuse_unused(args: argparse.Namespace) -> None:
 
     families = {parse_encoder(m, getattr(args, m)).family for m in ("image", "text") if getattr(args, m)}
     models = families - {"light", "amazon-cnn"}
+    decoded = args.masks or (args.image and parse_encoder("image", args.image).family not in ("light", "amazon-cnn"))
     read = {
         "--rule": args.objects or args.rule == "paper",
         "--out": families or args.out is None,
+        "--device": models or args.masks == "sam" or args.device is None,
+        "--workers": decoded or args.workers is None,
+        "--compat": args.text or args.compat == "none",
         "--precision": models or args.precision is None,
         "--batch-size": models or args.batch_size is None,
         "--max-length": families & {"sentence", "last-token"} or args.max_length is None,
@@ -108,7 +112,8 @@ def _refuse_unused(args: argparse.Namespace) -> None:
     if unused := [option for option, used in read.items() if not used]:
         raise MmfastError(
             f"{', '.join(unused)}: nothing that was asked for reads it (--rule needs --objects, --out an encoder, "
-            "--max-length a sentence encoder, --precision and --batch-size another one than light)"
+            "--compat one of texts, --max-length a sentence encoder, --precision, --batch-size, --device and --workers "
+            "another one than light, or --masks)"
         )
 
 

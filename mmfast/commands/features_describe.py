@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmfast.commands.features_data import Items
     from mmfast.content.describe import Descriptions
+    from mmfast.content.encoders import EncodeConfig
 
 EXAMPLES = """examples:
   mmfast features describe data/shop by=endpoint endpoint.url=http://127.0.0.1:8000/v1 endpoint.model=llava
@@ -36,12 +37,12 @@ def run(args: argparse.Namespace) -> int:
     from mmfast.commands.features_data import ANSWERS, count_line, items_of
     from mmfast.config import load_section
     from mmfast.content.describe import DescribeSettings, describe
-    from mmfast.content.encoders import parse_encoder
+    from mmfast.content.encoders import EncodeConfig, load_encoder
     from mmfast.content.store import Store
 
     settings = load_section(DescribeSettings, args.settings)
-    if args.encode:
-        parse_encoder("text", args.encode)
+    config = EncodeConfig(model=args.encode, device=args.device) if args.encode else None
+    encoder = load_encoder("text", config) if config else None  # first: describing takes longer than to find no weights
     items = items_of(args)
     found = describe(items.ids, items.pictures(), settings, Store().folder / ANSWERS, show=not args.quiet)
     counts = {"described": len(found.texts), "without a description": len(found.failures)}
@@ -49,23 +50,21 @@ def run(args: argparse.Namespace) -> int:
     tokens = {"requests": found.usage.requests, "tokens in": found.usage.prompt_tokens}
     print(count_line("asked", {**tokens, "tokens out": found.usage.completion_tokens}))
     print(f"cost: {found.usage.cost:.2f}\nanswers: {found.file}")
-    if args.encode:
-        _encode(items, found, args)
+    if config:
+        _encode(items, found, encoder, config, args)
     return 0
 
 
-def _encode(items: Items, found: Descriptions, args: argparse.Namespace) -> None:
+def _encode(items: Items, found: Descriptions, model: Any, config: EncodeConfig, args: argparse.Namespace) -> None:
     """Write the two features; an item without a text of its own gets its description there too."""
     from mmfast.content.describe import fill_empty
     from mmfast.content.encode import EncodedFeatures
-    from mmfast.content.encoders import EncodeConfig, load_encoder
     from mmfast.content.features import target_folder
     from mmfast.content.store import Store
     from mmfast.data.replace_features import replace_features
     from mmfast.features import feature_lines
 
-    config = EncodeConfig(model=args.encode, device=args.device)
-    model, store = load_encoder("text", config), Store()
+    store = Store()
     texts, filled = fill_empty(items.texts(), items.ids, found)
     described = [found.texts.get(item, "") for item in items.ids]
     show = not args.quiet

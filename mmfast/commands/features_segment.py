@@ -41,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
     print(count_line("photos", found.counts()))
     for item, reason in list(found.missing.items())[:SHOWN]:
         print(f"  {items.ids[item]}: {reason}")
+    if len(found.missing) > SHOWN:
+        status = " ".join(["mmfast features status", args.data, *(f"--pictures {folder}" for folder in args.pictures)])
+        print(f"  and {len(found.missing) - SHOWN:,} more: `{status} --json` lists all of them")
     if args.out:
         found.save(args.out)
         print(f"written: {args.out}")

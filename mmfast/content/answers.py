@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,15 @@ class Usage:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question with the key of all that its answer depends on, and the digest of the prompt file it came from."""
+    """A question with the key of all that its answer depends on, and the digest of the prompt file it came from.
+
+    about: JSON values for the answer's line that tell later what it was asked about.
+    """
 
     question: Question
     key: str
     prompt: str
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def place(self) -> tuple[str, str]:
@@ -215,7 +219,7 @@ def _check_items(asked: Sequence[Asked]) -> None:
 
 def _row(asked: Asked, reply: Reply, tag: str) -> dict[str, Any]:
     about = {"item": asked.question.item, "key": asked.key, "prompt": asked.prompt, "model": tag}
-    return {**about, **asdict(reply), "scores": list(reply.scores)}
+    return {**about, **asdict(reply), "scores": list(reply.scores), "about": dict(asked.about)}
 
 
 def _read(path: Path) -> tuple[dict[tuple[str, str], Row], int, int]:

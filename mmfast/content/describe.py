@@ -165,5 +165,5 @@ def _questions(
             failures[item] = f"picture: {pictures.problems.get(row, 'there is none')}"
             continue
         key = content_key(kind="describe", model=talker.tag, settings=settings, inputs=[prompt.text, digest])
-        asked.append(Asked(Question(item, prompt.text, path, digest), key, prompt.digest))
+        asked.append(Asked(Question(item, prompt.text, path, digest), key, prompt.digest, {"picture": digest}))
     return asked, failures

@@ -153,8 +153,11 @@ class EncodedFeatures:
         return {**self.model.settings, **own}
 
     def _key(self, inputs: Sequence[str]) -> str:
-        weights = self.model.settings.get("weights", "")
-        return content_key(kind=KIND, model=f"{self.model.name}@{weights}", settings=self.settings(), inputs=inputs)
+        return content_key(kind=KIND, model=self._model, settings=self.settings(), inputs=inputs)
+
+    @property
+    def _model(self) -> str:
+        return f"{self.model.name}@{self.model.settings.get('weights', '')}"
 
     def _in_blocks(self, target: np.ndarray, known: np.ndarray) -> None:
         pictures = isinstance(self.contents, Pictures)
@@ -177,7 +180,10 @@ class EncodedFeatures:
                 self._place(blocks, block, entry, target, known)
 
     def _note(self, count: int) -> dict[str, Any]:
-        return {"model": self.encoder, "inputs": count}
+        of = "image" if isinstance(self.contents, Pictures) else "text"
+        recipe = {"model": self._model, "settings": self.settings(), "of": of, "string": self.config.string}
+        recipe |= {"block": max(BLOCK, self.config.batch_size) if hasattr(self.model, "transform") else 0}
+        return {"model": self.encoder, "inputs": count, "recipe": recipe}
 
     def _place(self, blocks: Blocks, block: Range, entry: Arrays, target: np.ndarray, known: np.ndarray) -> None:
         items = blocks.items(*block)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmfast.content.encoders import EncodeConfig, Spec, hash_weights, run_model
+from mmfast.content.encoders import EncodeConfig, Spec, computed_by, hash_weights, run_model
 from mmfast.content.weights import loading, need_package
 from mmfast.device import resolve_device
 from mmfast.errors import MmfastError, suggest
@@ -33,6 +33,7 @@ class BackboneEncoder:
             "transform": repr(self.transform),
             "torchvision": torchvision.__version__,
             "precision": self._precision,
+            **computed_by(self._device),
         }
         self.dim = self.encode(self.transform(Image.new("RGB", (8, 8)))[None]).shape[1]
 

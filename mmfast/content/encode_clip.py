@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmfast.content.encoders import EncodeConfig, Spec, hash_weights, parse_encoder, run_model
+from mmfast.content.encoders import EncodeConfig, Spec, computed_by, hash_weights, parse_encoder, run_model
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
 from mmfast.data.hashing import hash_file, hash_json
 from mmfast.device import resolve_device
 from mmfast.errors import MmfastError, suggest
 
 CONFIG_FILE = "open_clip_config.json"
+QUICK = "-quickgelu"  # ending of the models that have OpenAI's activation
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -35,15 +37,17 @@ class ClipEncoder:
 
         self.name, self.modality = spec.label, spec.modality
         self._device, self._precision = resolve_device(config.device), config.precision
-        model, transform, source = _load(spec, _instead(spec))
+        model, transform, source, built = _load(spec, _instead(spec))
         self._tower = model.eval().to(self._device)
         self.transform: Callable[[Image.Image], torch.Tensor] | None = transform if spec.modality == "image" else None
         self.settings: dict[str, Any] = {
             "encoder": self.name,
             "weights": hash_weights(model),
-            "architecture": hash_json(_architecture(source)),
+            "architecture": hash_json(built),
+            "quick_gelu": bool(built.get("quick_gelu")),
             "open_clip": open_clip.__version__,
             "precision": self._precision,
+            **computed_by(self._device),
         }
         if spec.modality == "image":
             self.settings["transform"] = _values(model.visual.preprocess_cfg)
@@ -80,7 +84,7 @@ def load_clip(name: str, instead: str = "") -> tuple[Any, Any, Any]:
     import open_clip
 
     instead = instead or _instead(spec)
-    model, transform, source = _load(spec, instead)
+    model, transform, source, _ = _load(spec, instead)
     with loading(spec.name, "its tokenizer", source, instead):
         return model.eval(), transform, open_clip.get_tokenizer(source)
 
@@ -113,18 +117,53 @@ def clip_identity(name: str) -> str:
     return spec.rest
 
 
-def _load(spec: Spec, instead: str) -> tuple[Any, Any, str]:
-    """Return (model, transform of evaluation, the name that its tokenizer goes by)."""
+def _load(spec: Spec, instead: str) -> tuple[Any, Any, str, dict[str, Any]]:
+    """Return (model, transform of evaluation, the name that its tokenizer goes by, the config it is built by)."""
     import open_clip
 
     source, pretrained, page, file = _find(spec, instead)
     own = Path(pretrained).expanduser()
+    quick = bool(pretrained) and _quick_gelu(source, pretrained)
     with loading(spec.name, file, page, instead):
         # Without require_pretrained, open_clip goes on with random numbers where a folder holds no weights.
         model, _, transform = open_clip.create_model_and_transforms(
-            source, pretrained=str(own) if own.is_file() else pretrained or None, require_pretrained=True
+            source,
+            pretrained=str(own) if own.is_file() else pretrained or None,
+            require_pretrained=True,
+            force_quick_gelu=quick,
         )
-    return model, transform, source
+    return model, transform, source, {**_architecture(source), **({"quick_gelu": True} if quick else {})}
+
+
+def _quick_gelu(source: str, pretrained: str) -> bool:
+    """Whether weights of a named model want quick-GELU though its config has none, as OpenAI's for plain ViT-B-32 do.
+
+    open_clip goes by the config and only warns. A file tells nothing, unless its repository's config lies beside it:
+    then this warns where the name leaves the choice open. Raises MmfastError for a quick-GELU model with other weights.
+    """
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    built, file = bool((open_clip.get_model_config(source) or {}).get("quick_gelu")), Path(pretrained).expanduser()
+    if known := get_pretrained_cfg(source, pretrained):
+        # roberta-ViT-B-32 has quick-GELU in its config and no mark on its tag: the config is what it was trained with.
+        return bool(known.get("quick_gelu")) and not built
+    config = file.with_name(CONFIG_FILE)
+    if config.is_file():
+        wanted = bool(json.loads(config.read_text(encoding="utf-8"))["model_cfg"].get("quick_gelu"))
+        if built and not wanted:
+            raise MmfastError(
+                f"'{config}' says that '{file.name}' is used without quick-GELU, which {source} has; choose "
+                f"clip:{source.removesuffix(QUICK)}:{file}"
+            )
+        return wanted and not built
+    if not built and source + QUICK in open_clip.list_models():
+        warnings.warn(
+            f"'{file}' runs with the activation of {source}, GELU; for weights trained with quick-GELU, as OpenAI's, "
+            f"choose clip:{source}{QUICK}:{file}",
+            stacklevel=5,
+        )
+    return False
 
 
 def _find(spec: Spec, instead: str) -> tuple[str, str, str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfast.content.encoders import EncodeConfig, Spec, autocast, hash_weights
+from mmfast.content.encoders import EncodeConfig, Spec, autocast, computed_by, hash_weights
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
 from mmfast.data.hashing import hash_json
 from mmfast.device import resolve_device
@@ -50,6 +50,7 @@ class SentenceEncoder:
             "sentence_transformers": sentence_transformers.__version__,
             "transformers": transformers.__version__,
             "precision": self._precision,
+            **computed_by(self._device),
         }
 
     def encode(self, batch: list[str]) -> np.ndarray:

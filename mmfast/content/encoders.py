@@ -156,6 +156,18 @@ def hash_weights(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def computed_by(device: torch.device) -> dict[str, str]:
+    """Return what of the machine enters an encoder's settings.
+
+    Rows of a GPU and of a CPU, or of two releases of torch, differ in their last digits: neither may go on where the
+    other stopped.
+
+    >>> computed_by(torch.device("cuda:1"))["device"]
+    'cuda'
+    """
+    return {"device": device.type, "torch": ".".join(torch.__version__.split(".")[:2])}
+
+
 def run_model(function: Callable[[], torch.Tensor], device: torch.device, precision: str) -> np.ndarray:
     """Return what a model's function gives without gradients, under autocast unless float32, as float32 [n, F]."""
     with torch.inference_mode(), autocast(device, precision):

@@ -41,6 +41,8 @@ class EndpointSettings(Config):
     """Base address of the API; /chat/completions is appended."""
     model: str = Field("", max_length=200)
     """Model name as the endpoint knows it."""
+    name: str = Field("", max_length=200)
+    """Stands for the address in the keys of answers: behind another address is another model, unless this is equal."""
     key_variable: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; without the variable no key is sent."""
     concurrency: int = Field(8, ge=1, le=256)
@@ -101,6 +103,7 @@ class Endpoint:
             )
         self.tag, self.concurrency, self.requests = settings.model, settings.concurrency, 0
         self.settings = {
+            "endpoint": settings.name or self._url.partition("?")[0],
             "max_new_tokens": max_new_tokens,
             **settings.model_dump(include={"temperature", "image_side", "extra"}),
         }

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from mmfast.data.raw import FeatureSource
 
 
+AMAZON_PAGE = "http://jmcauley.ucsd.edu/data/amazon/links.html"  # all that was published of 2014
+
+
 @dataclass
 class CnnFile(ImageRecords):
     """Amazon's published 4096-d vectors: `image_features_<category>.b`, one record per ASIN."""
@@ -95,8 +98,8 @@ def feature_source(
         path = Path(spec.rest).expanduser()
         if not path.is_file():
             raise MmfastError(
-                f"image encoder '{spec.name}': there is no file '{path}'; want image_features_<category>.b from the "
-                "Amazon review data page (2014) of the McAuley lab, or use --image light"
+                f"image encoder '{spec.name}': there is no file '{path}'; want image_features_<category>.b from "
+                f"{AMAZON_PAGE} (visual features), or use --image light"
             )
         return CnnFile(path)
     model = load_encoder(modality, config)  # first: hashing all pictures takes longer than to find no weights

@@ -25,6 +25,7 @@ from mmfast.content.language_models import LocalChat, LocalSettings
 from mmfast.content.progress import Meter
 from mmfast.content.prompt_files import load_prompt
 from mmfast.content.store import content_key
+from mmfast.data.hashing import hash_json
 from mmfast.errors import MmfastError
 
 INSTEAD = "Without it: label through an endpoint (by=endpoint), or give a CSV file with item,object_index (by=file)"
@@ -133,6 +134,8 @@ class _Found:
 
 
 def _from_file(listings: Sequence[Listing], asked: Sequence[Listing], file: str) -> _Found:
+    if not file:
+        raise MmfastError("label: by=file reads the labels from a CSV file with item,object_index; give file=FILE")
     given = read_labels(file, listings)  # of all items: a label where there is no choice is useless, but no mistake
     indices = {one.item: given[one.item] for one in asked if one.item in given}
     return _Found(indices, {one.item: "not in the file" for one in asked if one.item not in given})
@@ -148,22 +151,36 @@ def _ask(listings: Sequence[Listing], settings: LabelSettings, folder: Path, sho
         rows = [answers.find(one) for one in asked]
     indices, failures, how = {}, {}, {}
     for one, row in zip(listings, rows, strict=True):
-        index, way = _chosen(one, row)
+        index, way = chosen(one, row)
         if index == NO_LABEL:
-            failures[one.item] = row["failure"] or f"no candidate: {examples([row['text']])}"
+            failures[one.item] = no_label(row)
         else:
             indices[one.item], how[one.item] = index, way
     in_scope = sum(way != "lemma" for way in how.values()) / len(asked) if asked else None
     return _Found(indices, failures, how, in_scope, usage, file)
 
 
-def _chosen(listing: Listing, row: Row) -> tuple[int, str]:
-    """Return the index and the way of an answer file's line, (-1, "") when it names no candidate."""
+def chosen(listing: Listing, row: Row) -> tuple[int, str]:
+    """Return the index and the way of an answer file's line, (-1, "") when it names no candidate.
+
+    >>> chosen(Listing("a", "", ("mug", "lamp")), {"failure": "", "scores": [], "text": "Lamp."})
+    (1, 'exact')
+    """
     if row["failure"]:
         return NO_LABEL, ""
     if row["scores"]:
         return int(np.argmax(row["scores"])), "scored"
     return match(row["text"], listing)
+
+
+def no_label(row: Row) -> str:
+    """Return why a line gives no label."""
+    return row["failure"] or f"no candidate: {examples([row['text']])}"
+
+
+def text_hash(text: str) -> str:
+    """Return what stands in an answer's line for the item's cleaned text."""
+    return hash_json(text)
 
 
 def _talker(settings: LabelSettings) -> Endpoint | LocalChat:
@@ -185,7 +202,8 @@ def _questions(listings: Sequence[Listing], settings: LabelSettings, talker: Tal
         choice = {**talker.settings, "choose": settings.choose}
         inputs = [text, *one.candidates]
         key = content_key(kind="label", model=talker.tag, settings=choice, inputs=inputs)
-        asked.append(Asked(Question(one.item, text), key, prompt.digest))
+        about = {"text": text_hash(one.text), "candidates": list(one.candidates), "lemmas": list(one.lemmas)}
+        asked.append(Asked(Question(one.item, text), key, prompt.digest, about))
     return asked
 
 

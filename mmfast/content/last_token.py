@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from pydantic import Field
 
 from mmfast.config import Config
+from mmfast.content.encoders import computed_by
 from mmfast.content.hub_models import find_model, load_network, load_part
 from mmfast.content.language_models import pick_device
 
@@ -42,6 +44,8 @@ class LastTokenSettings(Config):
 class LastTokenEncoder:
     """Encodes texts by the hidden state of their last token: no instruction, the end token last, L2-normalised.
 
+    e5-mistral's card puts an instruction in front of queries and nothing in front of documents; items are documents.
+
     `settings` are JSON values that, with the texts of a call, determine the rows; the weights are among them, by their
     content. The weights load at the first text. Raises MmfastError when they cannot be had.
 
@@ -55,6 +59,7 @@ class LastTokenEncoder:
         self._options, self._files = settings, find_model(settings.model, INSTEAD)
         self.name = f"last-token:{self._files.name}"
         own = settings.model_dump(include={"max_tokens", "normalize", "batch_size", "dtype"})
+        own |= {"transformers": version("transformers"), **computed_by(pick_device(settings.device))}
         self.settings = {"encoder": self.name, "weights": self._files.version, **own}
 
     @cached_property

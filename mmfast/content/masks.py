@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ import safetensors
 import safetensors.numpy
 from PIL import Image
 
+from mmfast.checkpoint import atomic_write
 from mmfast.content.rle import decode_runs
 from mmfast.errors import MmfastError
 
@@ -55,10 +57,11 @@ class Masks:
         }
 
     def save(self, path: Path | str) -> None:
-        """Write everything into one safetensors file."""
+        """Write everything into one safetensors file, whole or not at all. Raises MmfastError where it cannot be."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         missing = {str(item): reason for item, reason in sorted(self.missing.items())}
-        safetensors.numpy.save_file(arrays, Path(path), {"missing": json.dumps(missing)})
+        about = {"missing": json.dumps(missing)}
+        atomic_write(Path(path), partial(safetensors.numpy.save_file, arrays, metadata=about))
 
     @classmethod
     def load(cls, path: Path | str) -> Masks:

@@ -79,10 +79,10 @@ def parse_texts(
     cleaned = [clean_text(text) for text in texts]
     nlp = load_pipeline(config)
     relations = relation_names(nlp)
-    unique = sorted(set(cleaned), key=lambda text: (len(text), text))
-    ranges = [(first, min(first + BLOCK, len(unique))) for first in range(0, len(unique), BLOCK)]
+    unique, ranges = blocks_of(cleaned)
     model, settings = pipeline_identity(nlp), {"batch": BATCH, "relations": list(relations), "mapping": MAPPING}
     keys = [content_key(kind=KIND, model=model, settings=settings, inputs=unique[slice(*block)]) for block in ranges]
+    recipe = {"model": model, "settings": settings}
     entries: dict[int, Arrays] = {}
     with Meter("parsing", len(unique), "texts", show) as meter:
         for n, key in enumerate(keys):
@@ -93,10 +93,16 @@ def parse_texts(
         absent = [n for n in range(len(ranges)) if n not in entries]
         blocks = [unique[slice(*ranges[n])] for n in absent]
         for n, entry in zip(absent, _parse_blocks(nlp, blocks, relations, config, meter), strict=True):
-            store.put(KIND, keys[n], entry, {"model": model, "texts": len(entry["offsets"]) - 1})
+            store.put(KIND, keys[n], entry, {"model": model, "texts": len(entry["offsets"]) - 1, "recipe": recipe})
             entries[n] = entry
     places = {text: n for n, text in enumerate(unique)}
     return _gather(cleaned, [places[text] for text in cleaned], [entries[n] for n in range(len(ranges))], relations)
+
+
+def blocks_of(cleaned: Sequence[str]) -> tuple[list[str], list[tuple[int, int]]]:
+    """Return the different cleaned texts in the order in which they are parsed, and (start, stop) of their blocks."""
+    unique = sorted(set(cleaned), key=lambda text: (len(text), text))
+    return unique, [(first, min(first + BLOCK, len(unique))) for first in range(0, len(unique), BLOCK)]
 
 
 def load_pipeline(config: ParseConfig) -> Language:

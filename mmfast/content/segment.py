@@ -49,11 +49,11 @@ def segment(
 
     >>> found = segment(find_pictures(items, [folder]), LightSegmenter())          # doctest: +SKIP
     """
-    if not 1 <= masks <= STORED:
-        raise MmfastError(f"segment: got masks={masks}; want 1..{STORED}, the paper's case study shows at least 4")
+    _check(masks, processes)
     segmenter, store = segmenter or LightSegmenter(), store or Store()
     files, model = pictures.of_hash(), segmenter.identity()
-    keys = _keys(segmenter, model, most_pixels, files)
+    recipe = {"model": model, "settings": _settings(segmenter, most_pixels)}
+    keys = {digest: content_key(kind=KIND, **recipe, inputs=[digest]) for digest in files}
     found: dict[str, Entry | str] = {}
     with Meter("segmenting", len(files), "photos", show) as meter:
         for digest, key in keys.items():
@@ -65,24 +65,31 @@ def segment(
         computed = _compute(segmenter, absent, processes, most_pixels)
         # Waiting for the disk takes a tenth of the time of a light mask: the next photo is computed meanwhile.
         with ThreadPoolExecutor(WRITERS) as pool:
-            for ((digest, _), result), _ in _ahead(pool, _keep, computed, (store, keys, model), 2 * WRITERS):
+            for ((digest, _), result), _ in _ahead(pool, _keep, computed, (store, keys, recipe), 2 * WRITERS):
                 found[digest] = _largest(result, masks)
                 meter.add()
     return _by_item(pictures, found)
 
 
-def _keep(computed: tuple[Job, Entry | str], store: Store, keys: dict[str, str], model: str) -> None:
+def _check(masks: int, processes: int) -> None:
+    if not 1 <= masks <= STORED:
+        raise MmfastError(f"segment: got masks={masks}; want 1..{STORED}, the paper's case study shows at least 4")
+    if processes < 1:
+        raise MmfastError(f"segment: got processes={processes}; want at least 1")
+
+
+def _keep(computed: tuple[Job, Entry | str], store: Store, keys: dict[str, str], recipe: dict[str, Any]) -> None:
     (digest, _), result = computed
     if isinstance(result, str):
-        store.fail(KIND, keys[digest], result)
+        store.fail(KIND, keys[digest], result, {"recipe": recipe})
     else:
-        store.put(KIND, keys[digest], result, {"model": model, "masks": len(result["offsets"]) - 1})
+        note = {"model": recipe["model"], "masks": len(result["offsets"]) - 1, "recipe": recipe}
+        store.put(KIND, keys[digest], result, note)
 
 
-def _keys(segmenter: Segmenter, model: str, most_pixels: int, digests: Iterable[str]) -> dict[str, str]:
-    settings = segmenter.model_dump(mode="json", exclude={"checkpoint", "device"})
-    settings |= {"stored": STORED, "most_pixels": most_pixels, "pillow": PIL.__version__}
-    return {one: content_key(kind=KIND, model=model, settings=settings, inputs=[one]) for one in digests}
+def _settings(segmenter: Segmenter, most_pixels: int) -> dict[str, Any]:
+    own = segmenter.model_dump(mode="json", exclude={"checkpoint", "device"})
+    return {**own, "stored": STORED, "most_pixels": most_pixels, "pillow": PIL.__version__}
 
 
 def _by_item(pictures: Pictures, found: dict[str, Entry | str]) -> Masks:

@@ -21,10 +21,11 @@ from mmfast.data.hashing import hash_json
 from mmfast.data.storage import replace_file
 from mmfast.errors import MmfastError, disk_advice
 
-FORMAT = 1  # raised whenever what is kept under a key would come out otherwise
+FORMAT = 2  # raised whenever what is kept under a key would come out otherwise
 MAGIC = b"mmfstor1"
 HEAD = len(MAGIC) + 32 + 8  # magic, sha256 of the body, bytes of the body
 NOTE = "note"
+RECIPE = "recipe"  # in a note: model and settings of the entry's key, and what else finds its inputs again
 KIND = re.compile(r"[a-z][a-z0-9-]*")
 KEY = re.compile(r"[0-9a-f]{64}")
 ABANDONED_SECONDS = 24 * 3600.0  # a part file this old belongs to a process that was killed
@@ -108,9 +109,10 @@ class Store:
             return False
         return head.startswith(MAGIC) and size == HEAD + int.from_bytes(head[-8:], "little")
 
-    def fail(self, kind: str, key: str, reason: str) -> None:
-        """Record why there is no entry under a key; a later `put` takes the record away."""
-        self._write(self._failure_path(kind, key), json.dumps({"reason": reason}, ensure_ascii=False).encode())
+    def fail(self, kind: str, key: str, reason: str, note: Mapping[str, Any] | None = None) -> None:
+        """Record why there is no entry under a key; a later `put` takes the record away. `note` as for `put`."""
+        record = {"reason": reason, NOTE: dict(note or {})}
+        self._write(self._failure_path(kind, key), json.dumps(record, ensure_ascii=False, sort_keys=True).encode())
 
     def failure(self, kind: str, key: str) -> str | None:
         """Return the recorded reason why there is no entry, None when nothing failed."""
@@ -137,6 +139,20 @@ class Store:
         """Return key -> reason of all recorded failures of a kind."""
         keys = sorted(path.stem for path in self._folder(kind).glob("*/*.failed"))
         return {key: str(self.failure(kind, key)) for key in keys}
+
+    def recipes(self, kind: str) -> list[dict[str, Any]]:
+        """Return the different notes that tell how entries and failures of a kind came about (`recipe`), sorted.
+
+        With the inputs of a data set, a recipe's model and settings give the keys that it has there.
+        """
+        notes = [entry.note for entry in self.entries(kind)]
+        for path in self._folder(kind).glob("*/*.failed"):
+            try:
+                notes.append(json.loads(path.read_bytes())[NOTE])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # told by `failure`
+        found = {hash_json(note[RECIPE]): note[RECIPE] for note in notes if RECIPE in note}
+        return [found[key] for key in sorted(found)]
 
     def sweep(self) -> int:
         """Remove what killed processes left half written more than a day ago; return how many files that were."""

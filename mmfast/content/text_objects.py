@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
+from mmfast.checkpoint import atomic_write
 from mmfast.config import Config
 from mmfast.content.bpe import ClipPieces, WordPieces
 from mmfast.content.parse import POS, ParseConfig, Parses, parse_texts
@@ -98,10 +100,10 @@ class TextObjects:
         return dict(zip(STEPS, np.bincount(self.step, minlength=len(STEPS)).tolist(), strict=True))
 
     def save(self, path: Path | str) -> None:
-        """Write everything into one safetensors file."""
+        """Write everything into one safetensors file, whole or not at all. Raises MmfastError where it cannot be."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         packed = {name: np.frombuffer("\n".join(getattr(self, name)).encode(), np.uint8) for name in _STRINGS}
-        safetensors.numpy.save_file({**arrays, **packed}, Path(path))
+        atomic_write(Path(path), partial(safetensors.numpy.save_file, {**arrays, **packed}))
 
     @classmethod
     def load(cls, path: Path | str) -> TextObjects:

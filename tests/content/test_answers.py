@@ -77,6 +77,7 @@ def test_every_item_has_one_line_with_all_that_belongs_to_it(tmp_path):
         "failure": "",
         "again": False,
         "scores": [],
+        "about": {},
     }
 
 

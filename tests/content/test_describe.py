@@ -36,7 +36,7 @@ def shop(tmp_path):
 
 def ask(shop, folder, act, **changes):
     with ChatServer(act) as server:
-        endpoint = EndpointSettings(url=server.url, model="seer", concurrency=1, backoff_seconds=0)
+        endpoint = EndpointSettings(url=server.url, model="seer", name="one", concurrency=1, backoff_seconds=0)
         settings = DescribeSettings(by="endpoint", endpoint=endpoint, **changes)
         return describe(*shop, settings, folder, show=False), server
 
@@ -80,6 +80,16 @@ def test_another_picture_or_prompt_is_asked_again(shop, tmp_path):
     (tmp_path / "own.txt").write_text("What is it?")
     found, server = ask(changed, tmp_path / "out", [say("A thing.")], prompt=str(tmp_path / "own.txt"))
     assert len(server.bodies) == 5 and set(found.texts.values()) == {"A thing."}
+
+
+def test_the_same_name_behind_another_address_is_another_model(shop, tmp_path):
+    told = []
+    for name in ("", "", "one", "one"):
+        with ChatServer([say(GOOD)]) as server:
+            endpoint = EndpointSettings(url=server.url, model="seer", name=name)
+            describe(*shop, DescribeSettings(by="endpoint", endpoint=endpoint), tmp_path / "out", show=False)
+            told.append(len(server.bodies))
+    assert told == [5, 5, 5, 0]
 
 
 @pytest.mark.parametrize(

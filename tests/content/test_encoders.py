@@ -13,7 +13,7 @@ from PIL import Image
 from mmfast.content import weights
 from mmfast.content.encode import BLOCK, Blocks, EncodedFeatures, decoded_batches
 from mmfast.content.encode_sentence import MINILM, minilm_folder
-from mmfast.content.encoders import EncodeConfig, hash_weights, load_encoder, parse_encoder
+from mmfast.content.encoders import EncodeConfig, computed_by, hash_weights, load_encoder, parse_encoder
 from mmfast.content.images import NOTHING_NAMED, find_pictures
 from mmfast.content.store import Store
 from mmfast.errors import MmfastError
@@ -209,6 +209,16 @@ def test_autocast_changes_little_and_has_its_own_entries(clip_folder, pictures, 
     full, *_ = written(f"clip:{clip_folder}", pictures, tmp_path, "image")
     half, *_ = written(f"clip:{clip_folder}", pictures, tmp_path, "image", precision="bfloat16")
     assert 0 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
+    assert len(list(Store(tmp_path / "store").entries("encode"))) == 2
+
+
+def test_the_device_and_the_release_of_torch_are_part_of_what_rows_are_kept_under(clip_folder, monkeypatch, tmp_path):
+    *_, source = written(f"clip:{clip_folder}", TEXTS, tmp_path)
+    release = ".".join(torch.__version__.split(".")[:2])
+    assert (source.sidecar()["settings"]["device"], source.sidecar()["settings"]["torch"]) == ("cpu", release)
+    monkeypatch.setattr(torch, "__version__", "99.1.0")
+    assert computed_by(torch.device("cuda:1")) == {"device": "cuda", "torch": "99.1"}
+    written(f"clip:{clip_folder}", TEXTS, tmp_path)
     assert len(list(Store(tmp_path / "store").entries("encode"))) == 2
 
 

@@ -60,30 +60,6 @@ def test_one_command_writes_both_modalities(shop, clip_folder, sentence_folder, 
     assert capsys.readouterr().err == ""
 
 
-def test_status_tells_what_is_there_missing_and_failed(shop, sentence_folder, capsys):
-    folder, photos = shop
-    (photos / "3.png").write_bytes(b"")
-    assert main(["features", "status", str(folder)]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["  nothing is there yet", f"features of {folder}", "  none"]
-    options = ["--text", f"sentence:{sentence_folder}", "--image", "light", "--pictures", str(photos), "--quiet"]
-    assert main(["features", str(folder), *options]) == 0
-    Store().fail("segment", "0" * 64, "no such mask")
-    capsys.readouterr()
-    assert main(["features", "status", str(folder)]) == 0
-    out = capsys.readouterr().out
-    assert f"  encode sentence:{sentence_folder.name}@" in out and ": 1 entries, 0.0 MiB" in out
-    assert "  segment failed: 1 x no such mask" in out
-    assert "  image: 20 x 256 float32, light-image-1, 1 missing\n    B003: the file is empty" in out
-    assert "computed for another list" not in out
-    items = pl.read_parquet(folder / "items.parquet").with_columns(id=pl.concat_str("id", pl.lit("x")))
-    items.write_parquet(folder / "items.parquet")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["items.parquet"]["bytes"] = (folder / "items.parquet").stat().st_size
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert main(["features", "status", str(folder)]) == 0
-    assert capsys.readouterr().out.count("its rows were computed for another list of items: compute it again") == 2
-
-
 def test_a_copy_leaves_the_data_as_they_are(shop, tmp_path, capsys):
     folder, _ = shop
     before = content(folder)
@@ -99,6 +75,8 @@ def test_what_nothing_reads_is_refused_and_weights_are_looked_for_before_the_sta
     given = ["--rule", "wider", "--max-length", "5", "--precision", "bfloat16"]
     assert main(["features", str(folder), "--text", "light", *given]) == 2
     assert "--rule, --precision, --max-length: nothing that was asked for reads it" in capsys.readouterr().err
+    assert main(["features", str(folder), "--text", "light", "--device", "cpu", "--workers", "2"]) == 2
+    assert "--device, --workers: nothing that was asked for reads it" in capsys.readouterr().err
     assert main(["features", str(folder), "--masks", "light", "--out", "x"]) == 2
     assert "--out: nothing that was asked for reads it" in capsys.readouterr().err
     monkeypatch.setattr("mmfast.commands.features_segment.run", lambda args: pytest.fail("segmented"))
@@ -121,7 +99,7 @@ def test_the_published_vectors(shop, tmp_path):
     assert data.features["image"].shape == (20, 4096) and data.missing["image"].tolist() == list(range(1, 20, 2))
     assert (data.features["image"][1] == 10).all() and (data.features["image"][2] == 3).all()
     with pytest.raises(
-        MmfastError, match=r"there is no file 'none.b'; want image_features_<category>.b from the Amazon"
+        MmfastError, match=r"there is no file 'none.b'; want image_features_<category>.b from http://jmcauley.ucsd.edu/"
     ):
         write_features(made, {"image": EncodeConfig(model="amazon-cnn:none.b")})
     with pytest.raises(MmfastError, match="taken as they are: float32"):

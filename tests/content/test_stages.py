@@ -70,6 +70,16 @@ def test_objects_and_masks_are_written_to_files(parser, tmp_path, capsys):
     assert len(TextObjects.load(objects)) == 24
     found = Masks.load(masks)
     assert len(found) == 24 and max(found.size.ravel()) == 64 and np.diff(found.offsets).max() == 2
+    capsys.readouterr()
+    (tmp_path / "file").write_text("")
+    for stage, settings in (("objects", [f"parse.pipeline={parser}"]), ("segment", ["side=64"])):
+        assert main(["features", stage, folder, *settings, "--quiet", "--out", str(tmp_path / "new" / stage)]) == 0
+        assert main(["features", stage, folder, *settings, "--quiet", "--out", str(tmp_path / "file" / stage)]) == 2
+        assert f"cannot write '{tmp_path}/file/{stage}': " in capsys.readouterr().err
+    assert main(["features", "segment", folder, "side=64", "--processes", "0"]) == 2
+    assert "segment: got processes=0; want at least 1" in capsys.readouterr().err
+    assert main(["features", "label", folder, "--parser", str(parser), "by=file", "--quiet"]) == 2
+    assert "give file=FILE" in capsys.readouterr().err
     assert main(["features", "objects", folder, "parse.pipelin=x"]) == 2
     assert "parse.pipelin: unknown key. Did you mean 'pipeline'?" in capsys.readouterr().err
 
@@ -111,3 +121,26 @@ def test_descriptions_become_the_image_feature(shop, sentence_folder, capsys):
     assert data.manifest["features"]["image"]["source"].startswith("descriptions (describe-seer")
     np.testing.assert_allclose(image, np.repeat(image[:1], 20, 0), atol=1e-6)
     assert np.abs(np.diff(text, axis=0)).max() > 1e-3
+
+
+def test_weights_of_the_encoder_are_looked_for_before_anything_is_described(shop, capsys):
+    with ChatServer([say(GOOD)]) as server:
+        by = ["by=endpoint", f"endpoint.url={server.url}", "endpoint.model=m", "--encode", "sentence:org/none"]
+        assert main(["features", "describe", str(shop[0]), "--pictures", str(shop[1]), "--quiet", *by]) == 2
+    assert "https://huggingface.co/org/none" in capsys.readouterr().err and not server.bodies
+
+
+def test_without_packages_stages_say_what_to_install_and_status_works(shop, monkeypatch, capsys):
+    folder, photos = (str(path) for path in shop)
+    monkeypatch.setattr("mmfast.content.weights.importlib.util.find_spec", lambda name: None)
+    for stage, package in (
+        ("objects", "ftfy"),
+        ("segment", "skimage"),
+        ("describe", "transformers"),
+        ("label", "ftfy"),
+    ):
+        assert (
+            main(["features", stage, folder, *([] if stage in ("objects", "label") else ["--pictures", photos])]) == 2
+        )
+        assert f"need the package {package}, which is not installed; " in capsys.readouterr().err
+    assert main(["features", "status", folder, "--pictures", photos]) == 0
