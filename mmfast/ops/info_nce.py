@@ -46,10 +46,7 @@ def info_nce(
     check_devices("info_nce", (x, y, index))
     if index is not None and negatives == "batch":
         x, y, index = batch_rows(x), batch_rows(y[index]), None
-    if not native("info_nce", x):
-        loss = info_nce_reference(x, y, temperature, index, normalize, intra)
-    else:
-        loss = _native(x, y, temperature, index, normalize, intra)
+    loss = (_native if native("info_nce", x) else info_nce_reference)(x, y, temperature, index, normalize, intra)
     if reduction == "none":
         return loss
     # Anchors with an index are this rank's entries of the batch; the others are whole tables or batches.

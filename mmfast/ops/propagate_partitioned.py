@@ -33,6 +33,13 @@ def propagate_partitioned(
 
     Example: `propagate_partitioned(csr.block(a, b), table[a:b], lambda rows: all_gather(rows), 3)`
     """
+    _check(csr, x, num_layers, readout, transpose)
+    whole = csr if transpose is None else transpose
+    out = _Partitioned.apply(x.flatten(1), csr, whole, gather, num_layers, readout)
+    return out.unflatten(1, x.shape[1:]) if x.dim() > 2 else out
+
+
+def _check(csr: CSR, x: torch.Tensor, num_layers: int, readout: str, transpose: CSR | None) -> None:
     if readout not in READOUTS:
         raise MmfastError(f"propagate_partitioned: readout is '{readout}'; choose one of {', '.join(READOUTS)}")
     if num_layers < 0:
@@ -52,9 +59,6 @@ def propagate_partitioned(
             f"propagate_partitioned: x is {x.dtype} {list(x.shape)}; wanted [R, D] or [R, T, D] of one of "
             f"{', '.join(map(str, DTYPES))}"
         )
-    whole = csr if transpose is None else transpose
-    out = _Partitioned.apply(x.flatten(1), csr, whole, gather, num_layers, readout)
-    return out.unflatten(1, x.shape[1:]) if x.dim() > 2 else out
 
 
 class _Partitioned(torch.autograd.Function):
