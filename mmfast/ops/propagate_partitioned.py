@@ -33,25 +33,7 @@ def propagate_partitioned(
 
     Example: `propagate_partitioned(csr.block(a, b), table[a:b], lambda rows: all_gather(rows), 3)`
     """
-    if readout not in READOUTS:
-        raise MmfastError(f"propagate_partitioned: readout is '{readout}'; choose one of {', '.join(READOUTS)}")
-    if num_layers < 0:
-        raise MmfastError(f"propagate_partitioned: num_layers is {num_layers}; choose 0 or more")
-    for name, block in (("csr", csr), ("transpose", transpose)):
-        if block is not None and block.num_rows != x.shape[0]:
-            raise MmfastError(
-                f"propagate_partitioned: {name} has {block.num_rows} rows, x {x.shape[0]}; wanted the rows of one rank"
-            )
-        if block is not None and learned(block):
-            raise MmfastError(
-                f"propagate_partitioned: {name}.values need a gradient, which the rows of one rank do not give; "
-                "detach them, or call propagate with the whole graph"
-            )
-    if x.dim() < 2 or x.dtype not in DTYPES:
-        raise MmfastError(
-            f"propagate_partitioned: x is {x.dtype} {list(x.shape)}; wanted [R, D] or [R, T, D] of one of "
-            f"{', '.join(map(str, DTYPES))}"
-        )
+    _check(csr, x, num_layers, readout, transpose)
     whole = csr if transpose is None else transpose
     out = _Partitioned.apply(x.flatten(1), csr, whole, gather, num_layers, readout)
     return out.unflatten(1, x.shape[1:]) if x.dim() > 2 else out
@@ -91,3 +73,25 @@ def _step(csr: CSR, table: torch.Tensor, base: torch.Tensor | None, alpha: float
     wide = torch.promote_types(table.dtype, torch.float32)
     product = torch.sparse_coo_tensor(index, csr.entries(wide), size, check_invariants=True) @ table.to(wide)
     return (alpha * (product if base is None else base + product)).to(table.dtype)
+
+
+def _check(csr: CSR, x: torch.Tensor, num_layers: int, readout: str, transpose: CSR | None) -> None:
+    if readout not in READOUTS:
+        raise MmfastError(f"propagate_partitioned: readout is '{readout}'; choose one of {', '.join(READOUTS)}")
+    if num_layers < 0:
+        raise MmfastError(f"propagate_partitioned: num_layers is {num_layers}; choose 0 or more")
+    for name, block in (("csr", csr), ("transpose", transpose)):
+        if block is not None and block.num_rows != x.shape[0]:
+            raise MmfastError(
+                f"propagate_partitioned: {name} has {block.num_rows} rows, x {x.shape[0]}; wanted the rows of one rank"
+            )
+        if block is not None and learned(block):
+            raise MmfastError(
+                f"propagate_partitioned: {name}.values need a gradient, which the rows of one rank do not give; "
+                "detach them, or call propagate with the whole graph"
+            )
+    if x.dim() < 2 or x.dtype not in DTYPES:
+        raise MmfastError(
+            f"propagate_partitioned: x is {x.dtype} {list(x.shape)}; wanted [R, D] or [R, T, D] of one of "
+            f"{', '.join(map(str, DTYPES))}"
+        )
