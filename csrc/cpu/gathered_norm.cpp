@@ -1,4 +1,5 @@
 // The Frobenius norm of the gathered rows table[index], repeats counted, without gathering them; and its gradient.
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -6,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <tuple>
 
 #include "../check.h"
@@ -13,6 +15,8 @@
 
 namespace mmfast {
 namespace {
+
+constexpr int64_t kRowsAThread = 4096;  // fewer are not worth waking another thread
 
 // sum_r count[r] |x_r|^2 over rows of `dim` numbers; rows are added in order, so threads could not change the bits.
 template <typename T>
@@ -32,10 +36,14 @@ MMFAST_INLINE double weighted_squares(const T* x, const T* count, int64_t rows, 
   return total;
 }
 
-// out_r = scale * count[r] * x_r
+// out_r = scale * count[r] * x_r for rows first..last-1; rows that do not occur are not read
 template <typename T>
-MMFAST_INLINE void scaled_rows(const T* x, const T* count, T scale, int64_t rows, int64_t dim, T* out) {
-  for (int64_t r = 0; r < rows; ++r) {
+MMFAST_INLINE void scaled_rows(const T* x, const T* count, T scale, int64_t first, int64_t last, int64_t dim, T* out) {
+  for (int64_t r = first; r < last; ++r) {
+    if (count[r] == 0) {
+      std::memset(out + r * dim, 0, dim * sizeof(T));
+      continue;
+    }
     const T weight = scale * count[r];
 #pragma GCC ivdep
     for (int64_t d = r * dim; d < (r + 1) * dim; ++d) out[d] = weight * x[d];
@@ -48,12 +56,13 @@ MMFAST_CLONES double squares(const float* x, const float* count, int64_t rows, i
 MMFAST_CLONES double squares(const double* x, const double* count, int64_t rows, int64_t dim) {
   return weighted_squares(x, count, rows, dim);
 }
-MMFAST_CLONES void scale_rows(const float* x, const float* count, float scale, int64_t rows, int64_t dim, float* out) {
-  scaled_rows(x, count, scale, rows, dim, out);
+MMFAST_CLONES void scale_rows(const float* x, const float* count, float scale, int64_t first, int64_t last, int64_t dim,
+                              float* out) {
+  scaled_rows(x, count, scale, first, last, dim, out);
 }
-MMFAST_CLONES void scale_rows(const double* x, const double* count, double scale, int64_t rows, int64_t dim,
-                              double* out) {
-  scaled_rows(x, count, scale, rows, dim, out);
+MMFAST_CLONES void scale_rows(const double* x, const double* count, double scale, int64_t first, int64_t last,
+                              int64_t dim, double* out) {
+  scaled_rows(x, count, scale, first, last, dim, out);
 }
 
 template <typename T>
@@ -86,8 +95,11 @@ void backward(const at::Tensor& grad, const at::Tensor& norm, const at::Tensor& 
               at::Tensor& out) {
   const T length = norm.item<T>();
   const T scale = length > 0 ? grad.item<T>() / length : T(0);  // the norm has a corner at zero
-  scale_rows(table.const_data_ptr<T>(), counts.const_data_ptr<T>(), scale, table.size(0), table.size(1),
-             out.mutable_data_ptr<T>());
+  const T *x = table.const_data_ptr<T>(), *count = counts.const_data_ptr<T>();
+  T* result = out.mutable_data_ptr<T>();
+  const int64_t dim = table.size(1);
+  at::parallel_for(0, table.size(0), kRowsAThread,
+                   [&](int64_t first, int64_t last) { scale_rows(x, count, scale, first, last, dim, result); });
 }
 
 at::Tensor gathered_norm_backward(const at::Tensor& grad, const at::Tensor& norm, const at::Tensor& counts,

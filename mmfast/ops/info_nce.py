@@ -43,7 +43,6 @@ def info_nce(
     """
     x, y = (t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in (x, y))
     _check(x, y, temperature, index, negatives, reduction)
-    check_devices("info_nce", (x, y, index))
     if index is not None and negatives == "batch":
         x, y, index = batch_rows(x), batch_rows(y[index]), None
     loss = (_native if native("info_nce", x) else info_nce_reference)(x, y, temperature, index, normalize, intra)
@@ -93,6 +92,7 @@ def _check(
         raise MmfastError(f"info_nce: negatives is '{negatives}'; choose one of {', '.join(NEGATIVES)}")
     if reduction not in REDUCTIONS:
         raise MmfastError(f"info_nce: reduction is '{reduction}'; choose one of {', '.join(REDUCTIONS)}")
+    check_devices("info_nce", (x, y, index))
     if not temperature > 0:
         raise MmfastError(f"info_nce: temperature is {temperature}; choose a number above zero")
     if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1] or x.dtype != y.dtype or not x.is_floating_point():
