@@ -113,8 +113,9 @@ def clip_identity(name: str) -> str:
             files = [file for file in sorted(path.iterdir()) if file.is_file()]
             return " ".join(f"{file.name}:{hash_file(file)}" for file in files)
         if path.is_file():
-            return f"{source}:{hash_file(path)}"
-    return spec.rest
+            beside = path.with_name(CONFIG_FILE)  # it decides the activation
+            return f"{source}:{hash_file(path)}{f' {hash_file(beside)}' if beside.is_file() else ''}"
+    return f"{spec.rest}, with the activation that the weights were trained with"
 
 
 def _load(spec: Spec, instead: str) -> tuple[Any, Any, str, dict[str, Any]]:
