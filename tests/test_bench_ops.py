@@ -26,7 +26,7 @@ NOT_OF_OPS = {
     "ptmrec_demo",
     "ptmrec_elec",
 }
-NOT_OF_OPS |= {"build", "quality", "targetmr", "targetmr_stages", "train"}
+NOT_OF_OPS |= {"build", "quality", "scale", "targetmr", "targetmr_stages", "train"}
 SCRIPTS = sorted({path.stem for path in BENCH.glob("[!_]*.py")} - NOT_OF_OPS)
 WITHOUT_WORK = {"CSR", "Edges", "backend", "use_backend", "batch_count"}  # types, a setting, a product of two numbers
 RUN_ALL = """
