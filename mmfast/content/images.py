@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import polars as pl
 from PIL import Image
 
-from mmfast.content.light import to_rgb
+from mmfast.content.light import DECODING, to_rgb
 from mmfast.errors import MmfastError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
@@ -82,8 +83,9 @@ def _locate(name: str, identity: str, roots: Sequence[Path], by_stem: dict[str, 
     on_the_web = "://" in name
     if name and not on_the_web:
         for path in (root / name for root in roots):
-            if path.is_file():
-                return path
+            with contextlib.suppress(OSError, ValueError):  # no name of a file: too long, or with a zero byte
+                if path.is_file():
+                    return path
     return by_stem.get(identity) or (by_stem.get(Path(name.rpartition("/")[2]).stem) if on_the_web else None)
 
 
@@ -137,7 +139,7 @@ def open_picture(source: Path | bytes, expected: str | None = None, most_pixels:
         raise Unreadable("it is no picture of a known format") from None
     except Image.DecompressionBombError:
         raise Unreadable(f"it has more than {most_pixels:,} pixels") from None
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
+    except DECODING as error:
         raise Unreadable(f"it cannot be decoded: {error}") from None
 
 

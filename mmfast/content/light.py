@@ -19,6 +19,12 @@ from PIL import Image
 
 from mmfast.errors import MmfastError
 
+DECODING = (
+    OSError, ValueError, SyntaxError, EOFError, OverflowError, RuntimeError, AttributeError, TypeError, LookupError,
+    ArithmeticError,
+)  # fmt: skip
+"""What Pillow's decoders raise for damaged files: formats' own errors, AVIF's RuntimeError, and slips of theirs."""
+
 Picture = Image.Image | np.ndarray | str | os.PathLike[str] | None
 BLOCK = 256
 SIDE = 64  # pictures are read at this many pixels on a side
@@ -108,7 +114,7 @@ def read_picture(image: Picture) -> np.ndarray | None:
             # A huge picture or odd metadata only warns in Pillow; both decode well enough for a thumbnail.
             warnings.simplefilter("ignore")
             small = _thumbnail(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*DECODING, Image.DecompressionBombError):
         return None
     return np.asarray(small, dtype=np.float32) / 255
 

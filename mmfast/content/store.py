@@ -115,13 +115,11 @@ class Store:
         self._write(self._failure_path(kind, key), json.dumps(record, ensure_ascii=False, sort_keys=True).encode())
 
     def failure(self, kind: str, key: str) -> str | None:
-        """Return the recorded reason why there is no entry, None when nothing failed."""
+        """Return the recorded reason why there is no entry, None when nothing failed or the record is damaged."""
         try:
             return str(json.loads(self._failure_path(kind, key).read_bytes())["reason"])
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        except (ValueError, KeyError, TypeError):
-            return "the record of the failure is damaged"
 
     def kinds(self) -> list[str]:
         """Return the kinds that have entries or failures, sorted."""
@@ -138,7 +136,7 @@ class Store:
     def failures(self, kind: str) -> dict[str, str]:
         """Return key -> reason of all recorded failures of a kind."""
         keys = sorted(path.stem for path in self._folder(kind).glob("*/*.failed"))
-        return {key: str(self.failure(kind, key)) for key in keys}
+        return {key: reason for key in keys if (reason := self.failure(kind, key)) is not None}
 
     def recipes(self, kind: str) -> list[dict[str, Any]]:
         """Return the different notes that tell how entries and failures of a kind came about (`recipe`), sorted.
@@ -150,7 +148,7 @@ class Store:
             try:
                 notes.append(json.loads(path.read_bytes())[NOTE])
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # told by `failure`
+                continue  # a damaged record: what it was of is tried again
         found = {hash_json(note[RECIPE]): note[RECIPE] for note in notes if RECIPE in note}
         return [found[key] for key in sorted(found)]
 

@@ -108,6 +108,17 @@ def _check(
         )
     if index is not None and (index.dtype != torch.int64 or index.shape != x.shape[:1]):
         raise MmfastError(f"info_nce: index is {index.dtype} {list(index.shape)}; wanted int64 [{x.shape[0]}]")
+    if index is not None and negatives == "batch":
+        _check_index(index, y.shape[0])
+
+
+def _check_index(index: torch.Tensor, rows: int) -> None:
+    """Raise MmfastError for a row outside y, which is read before a kernel could look; a GPU is not waited for."""
+    if torch.compiler.is_compiling() or type(index) is not torch.Tensor or not index.is_cpu:
+        return
+    least, most = (int(value) for value in index.aminmax())
+    if least < 0 or most >= rows:
+        raise MmfastError(f"info_nce: index holds ids from {least} to {most}; wanted 0 to {rows - 1}")
 
 
 def _fake(

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mmfast.content.images import NOTHING_NAMED, Unreadable, find_pictures, open_picture
+from mmfast.content.light import read_picture
 from mmfast.errors import MmfastError
 from tests.content.tiny import photo
 
@@ -98,3 +99,23 @@ def test_files_are_found_by_name_address_and_id(tmp_path):
     assert without.problems[0] == NOTHING_NAMED
     with pytest.raises(MmfastError, match=r"none of the 6 items has a picture \(first: the items table names no pic"):
         find_pictures(items.select("id"), [tmp_path / "none"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, AttributeError, TypeError, IndexError])
+def test_whatever_a_decoder_raises_is_a_reason(tmp_path, monkeypatch, error):
+    def broken(self):
+        raise error("a slip")
+
+    path = tmp_path / "a.png"
+    Image.fromarray(photo(1, 8, 8)).save(path)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", broken)
+    with pytest.raises(Unreadable, match="it cannot be decoded: a slip"):
+        open_picture(path)
+    assert read_picture(path) is None
+
+
+def test_a_name_that_no_file_can_have_is_not_there(tmp_path):
+    Image.fromarray(photo(1, 8, 8)).save(tmp_path / "b.png")
+    items = pl.DataFrame({"id": ["a", "b", "c"], "image": ["x" * 5000, "b.png", "nul\0"]})
+    found = find_pictures(items, [tmp_path])
+    assert found.paths == [None, tmp_path / "b.png", None] and set(found.problems) == {0, 2}

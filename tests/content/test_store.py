@@ -86,6 +86,15 @@ def test_failures_are_told_until_something_is_put(tmp_path):
     assert store.failure("segment", KEY) is None and store.failures("segment") == {}
 
 
+def test_a_damaged_record_of_a_failure_is_none(tmp_path):
+    store = Store(tmp_path)
+    store.fail("segment", KEY, "no picture")
+    (path,) = tmp_path.rglob("*.failed")
+    path.write_bytes(b"{")
+    assert store.failure("segment", KEY) is None and store.failures("segment") == {}
+    assert store.recipes("segment") == []
+
+
 def test_keys_tell_apart_all_that_goes_in():
     base = {"kind": "encode", "model": "m:1", "settings": {"a": 1, "b": [2]}, "inputs": ["x", "y"]}
     key = content_key(**base)

@@ -140,3 +140,5 @@ def test_messages_of_options():
         info_nce(x, y, 0.2, index, reduction="max")
     with pytest.raises(MmfastError, match=r"index holds ids from . to 7; wanted 0 to 6"):
         info_nce(x, y, 0.2, index.clone().fill_(7).index_fill_(0, torch.tensor([0]), 1), negatives="all")
+    with pytest.raises(MmfastError, match=r"index holds ids from -1 to .; wanted 0 to 6"):
+        info_nce(x, y, 0.2, index.clone().index_fill_(0, torch.tensor([0]), -1))
