@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, LabelSettings, EXAMPLES)
     parser.add_argument("--parser", default="en_core_web_sm", help="spaCy pipeline, or a folder made by train-parser")
     parser.add_argument("--rule", choices=RULES, default="paper", help="which words are objects, as for `objects`")
-    parser.add_argument("--out", metavar="FILE", help="write the labels as a CSV file: item, object_index")
+    parser.add_argument("--out", metavar="FILE", help="write the labels as a CSV file: item, object_index, word")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
     if found.usage is not None:
         print(f"cost: {found.usage.cost:.2f}\nanswers: {found.file}")
     if args.out:
-        chosen = zip(items.ids, found.targets.tolist(), strict=True)
-        write_labels(args.out, {item: index for item, index in chosen if index >= 0})
+        write_labels(args.out, found.targets.tolist(), listings)
         print(f"written: {args.out}")
     return 0

@@ -32,7 +32,6 @@ def run(args: argparse.Namespace) -> int:
     labels = catalogue.label(settings.labels, texts)
     print("\n".join(label_lines(labels)))
     if args.out:
-        chosen = zip(catalogue.items["id"].to_list(), labels.targets.tolist(), strict=True)
-        write_labels(args.out, {item: index for item, index in chosen if index >= 0})
+        write_labels(args.out, labels.targets.tolist(), catalogue.listings(texts))
         print(f"written: {args.out}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,15 +16,17 @@ from mmfast.data.prepared import read_prepared
 from mmfast.errors import MmfastError
 from mmfast.seeds import derive_seed
 
-ITEM, INDEX = "item", "object_index"
+ITEM, INDEX, WORD = "item", "object_index", "word"
 SHOWN = 3
 
 
 def read_labels(path: Path | str, listings: Sequence[Listing]) -> dict[str, int]:
-    """Return item -> index of its target object from a CSV file with the columns item and object_index.
+    """Return item -> index of its target object from a CSV file with the columns item, object_index and maybe word.
 
-    Indices count from 0 in the order of the item's candidates. Items that are not in the file have no label.
-    Raises MmfastError that lists rows with an unknown item, an index that is no candidate, or an item given twice.
+    Indices count from 0 in the order of the item's candidates; a word that is given must be that candidate, which it is
+    not where the objects were found by another parser or rule. Items that are not in the file have no label.
+    Raises MmfastError that lists rows with an unknown item, an index that is no candidate or of another word, or an
+    item given twice.
 
     >>> read_labels("labels.csv", listings)  # doctest: +SKIP
     {'B000051SEN': 1}
@@ -40,6 +43,12 @@ def read_labels(path: Path | str, listings: Sequence[Listing]) -> dict[str, int]
         elif not named(index, known[item]):
             count = len(known[item].candidates)
             wrong.append(f"line {line}: item '{item}' has {count} objects, so {row[INDEX]!r} is none of 0..{count - 1}")
+        elif row.get(WORD) and known[item].candidates[index] not in (row[WORD], ""):  # "": objects without words
+            here = known[item].candidates[index]
+            wrong.append(
+                f"line {line}: object {index} of item '{item}' is '{here}', not '{row[WORD]}': the file was made with "
+                "the objects of another parser, rule or text"
+            )
         else:
             labels[item] = index
     if wrong:
@@ -49,10 +58,14 @@ def read_labels(path: Path | str, listings: Sequence[Listing]) -> dict[str, int]
     return labels
 
 
-def write_labels(path: Path | str, labels: Mapping[str, int]) -> None:
-    """Write item -> index as the CSV file that `read_labels` reads, whole or not at all."""
-    lines = [f"{ITEM},{INDEX}", *(f"{_quoted(item)},{index}" for item, index in labels.items())]
-    write_text(Path(path), "\n".join(lines) + "\n")
+def write_labels(path: Path | str, targets: Sequence[int], listings: Sequence[Listing]) -> None:
+    """Write the targets [I], -1 for none, of listings [I] as the file that `read_labels` reads, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([ITEM, INDEX, WORD])
+    pairs = zip(listings, targets, strict=True)
+    writer.writerows([one.item, index, one.candidates[index]] for one, index in pairs if index >= 0)
+    write_text(Path(path), text.getvalue())
 
 
 def demo_targets(folder: Path | str) -> dict[str, str]:
@@ -104,7 +117,3 @@ def _rows(path: Path) -> list[dict[str, str | None]]:
 def _index(text: str | None) -> int:
     digits = (text or "").strip()
     return int(digits) if digits.isascii() and digits.isdigit() else -1
-
-
-def _quoted(item: str) -> str:
-    return '"' + item.replace('"', '""') + '"' if any(mark in item for mark in ',"\n\r') else item

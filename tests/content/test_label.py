@@ -175,7 +175,7 @@ def test_missing_weights_are_told_with_the_page_and_the_alternative(tmp_path):
 
 
 def test_labels_by_hand(tmp_path):
-    write_labels(tmp_path / "labels.csv", {"a": 1, "b": 0, "c": 2})
+    (tmp_path / "labels.csv").write_text("item,object_index\na,1\nb,0\nc,2\n")
     labels = label(LISTINGS, LabelSettings(by="file", file=str(tmp_path / "labels.csv")), tmp_path, show=False)
     assert labels.targets.tolist() == [1, -1, 2, -1, -1]
     assert labels.counts() == {"file": 2, "failed": 1, "unasked": 2}
@@ -184,9 +184,17 @@ def test_labels_by_hand(tmp_path):
 
 def test_ids_of_any_kind_survive_the_file(tmp_path):
     ids = ["with,comma", 'with "quotes"', "ünï", " spaced "]
-    write_labels(tmp_path / "labels.csv", dict.fromkeys(ids, 1))
-    listings = [Listing(item, "", ("x", "y")) for item in ids]
+    listings = [Listing(item, "", ("x", "an object, of two words")) for item in ids]
+    write_labels(tmp_path / "labels.csv", [1] * len(ids), listings)
     assert read_labels(tmp_path / "labels.csv", listings) == dict.fromkeys(ids, 1)
+
+
+def test_labels_of_other_objects_are_refused(tmp_path):
+    write_labels(tmp_path / "labels.csv", [1, -1], [Listing("a", "", ("lamp", "mug")), Listing("b", "", ("cup",))])
+    assert (tmp_path / "labels.csv").read_text() == "item,object_index,word\na,1,mug\n"
+    with pytest.raises(MmfastError, match=r"object 1 of item 'a' is 'pot', not 'mug': the file was made with the obj"):
+        read_labels(tmp_path / "labels.csv", [Listing("a", "", ("lamp", "pot"))])
+    assert read_labels(tmp_path / "labels.csv", [Listing("a", "", ("", ""))]) == {"a": 1}  # objects without words
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from mmfast.content.images import Pictures, find_pictures, open_picture
 from mmfast.content.item_texts import item_texts
 from mmfast.content.label import Labels, LabelSettings, label
-from mmfast.content.label_answers import listings_of
+from mmfast.content.label_answers import Listing, listings_of
 from mmfast.content.label_files import demo_targets
 from mmfast.content.masks import Masks
 from mmfast.content.segment import segment
@@ -102,8 +102,11 @@ class Catalogue:
     def label(self, settings: LabelSettings, texts: TextObjects) -> Labels:
         """Return the target object of every item as the labeller names it (Eq. 6). Raises MmfastError as `label`."""
         truth = demo_targets(self.folder) if settings.by == "truth" else None
-        listings = listings_of(self.items["id"].cast(pl.String).to_list(), texts)
-        return label(listings, settings, Store().folder / ANSWERS, truth, self.show)
+        return label(self.listings(texts), settings, Store().folder / ANSWERS, truth, self.show)
+
+    def listings(self, texts: TextObjects) -> list[Listing]:
+        """Return the objects of every item's text as a labeller sees them."""
+        return listings_of(self.items["id"].cast(pl.String).to_list(), texts)
 
     def _own_light(self, settings: ObjectSettings, found: Found) -> LightPair:
         if found.texts is None or found.masks is None:

@@ -99,7 +99,7 @@ def labels_of_file(file: str, objects: ItemObjects, ids: list[str]) -> torch.Ten
     if not file:
         raise MmfastError("targetmr: objects.file needs labels.by=file and labels.file=CSV, or selectors=FILE")
     counts = objects.text.ptr.diff().tolist()
-    listings = [Listing(name, "", tuple(map(str, range(count)))) for name, count in zip(ids, counts, strict=True)]
+    listings = [Listing(name, "", ("",) * count) for name, count in zip(ids, counts, strict=True)]
     labels = torch.full((len(ids),), -1)
     place = {name: n for n, name in enumerate(ids)}
     for name, index in read_labels(file, listings).items():
