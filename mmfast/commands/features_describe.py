@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmfast.errors import MmfastError
+
 if TYPE_CHECKING:
     from mmfast.commands.features_data import Items
     from mmfast.content.describe import Descriptions
@@ -39,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from mmfast.content.describe import DescribeSettings, describe
     from mmfast.content.encoders import EncodeConfig, load_encoder
     from mmfast.content.store import Store
+    from mmfast.features import SHOWN
 
     settings = load_section(DescribeSettings, args.settings)
     config = EncodeConfig(model=args.encode, device=args.device) if args.encode else None
@@ -47,9 +50,16 @@ def run(args: argparse.Namespace) -> int:
     found = describe(items.ids, items.pictures(), settings, Store().folder / ANSWERS, show=not args.quiet)
     counts = {"described": len(found.texts), "without a description": len(found.failures)}
     print(count_line("pictures", counts))
-    tokens = {"requests": found.usage.requests, "tokens in": found.usage.prompt_tokens}
-    print(count_line("asked", {**tokens, "tokens out": found.usage.completion_tokens}))
-    print(f"cost: {found.usage.cost:.2f}\nanswers: {found.file}")
+    for item, reason in list(found.failures.items())[:SHOWN]:
+        print(f"  {item}: {reason}")
+    if len(found.failures) > SHOWN:
+        print(f"  and {len(found.failures) - SHOWN:,} more: `mmfast features status --json` lists all of them")
+    tokens = {"new in this run": found.usage.new, "requests": found.usage.requests}
+    tokens |= {"tokens in": found.usage.prompt_tokens, "tokens out": found.usage.completion_tokens}
+    print(count_line("answers, whichever run asked", tokens))
+    print(f"their cost: {found.usage.cost:.2f}\nanswers: {found.file}")
+    if found.failures and not found.texts:
+        raise MmfastError("describe: no picture has a description; the reasons are above")
     if config:
         _encode(items, found, encoder, config, args)
     return 0

@@ -111,9 +111,11 @@ def test_descriptions_become_the_image_feature(shop, sentence_folder, capsys):
         assert main([*command, *encode, "--out", str(folder.parent / "described")]) == 0
         assert f"{folder.parent / 'described'}:\n" in capsys.readouterr().out
         assert "pictures: 19 described, 1 without a description" in out and "cost: 1.90" in out
+        assert "B004: picture: '4.png' is not there" in out and "run asked: 19 new in this run" in out
         assert main(command) == 0 and main(["features", "status"]) == 0
         assert len(server.bodies) == 19
-        assert ".jsonl: 19 answers, 0 failures, 0 again" in capsys.readouterr().out
+        again = capsys.readouterr().out
+        assert ".jsonl: 19 answers, 0 failures, 0 again" in again and "run asked: 0 new in this run" in again
     assert "    B004: picture: '4.png' is not there" in out
     data = read_prepared(folder)
     image, text = data.features["image"], data.features["text"]
@@ -121,6 +123,14 @@ def test_descriptions_become_the_image_feature(shop, sentence_folder, capsys):
     assert data.manifest["features"]["image"]["source"].startswith("descriptions (describe-seer")
     np.testing.assert_allclose(image, np.repeat(image[:1], 20, 0), atol=1e-6)
     assert np.abs(np.diff(text, axis=0)).max() > 1e-3
+
+
+def test_that_nothing_was_described_is_an_error(shop, capsys):
+    with ChatServer([say("I'm sorry, I can't help with that.")]) as server:
+        by = ["by=endpoint", f"endpoint.url={server.url}", "endpoint.model=m"]
+        assert main(["features", "describe", str(shop[0]), "--pictures", str(shop[1]), "--quiet", *by]) == 2
+    told = capsys.readouterr()
+    assert "no picture has a description; the reasons are above" in told.err and "and 15 more" in told.out
 
 
 def test_weights_of_the_encoder_are_looked_for_before_anything_is_described(shop, capsys):
