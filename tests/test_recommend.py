@@ -121,10 +121,10 @@ def test_exporting_onto_a_full_disk_keeps_the_old_files(run, tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with full_after(100):
         with pytest.raises(
-            MmfastError, match=r"cannot write '.*items\.faiss': .*; the former file is intact\. Free space"
+            MmfastError, match=r"cannot write '.*items\.faiss': .*; the former file is intact; free space"
         ):
             export_index(run, tmp_path / "items.faiss")
-        with pytest.raises(MmfastError, match=r"cannot write '.*new\.faiss': .*; no file was left\. Free space"):
+        with pytest.raises(MmfastError, match=r"cannot write '.*new\.faiss': .*; no file was left; free space"):
             export_index(run, tmp_path / "new.faiss")
         with pytest.raises(MmfastError, match=r"cannot write '.*users\.parquet': .*; the former file is intact"):
             export_vectors(run, tmp_path, kind="parquet")

@@ -26,7 +26,7 @@ from mmfast.errors import MmfastError
 from tests.content import tiny
 from tests.content.killing import OPTIONS
 
-KILLS = int(os.environ.get("MMFAST_KILLS", "3"))  # 50 for the whole proof: MMFAST_KILLS=50 pytest -k kills
+KILLS = int(os.environ.get("MMFAST_KILLS", "2"))  # 50 for the whole proof: MMFAST_KILLS=50 pytest -k kills
 
 
 def content(folder):

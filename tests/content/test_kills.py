@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.content.killing_stages import JOBS
 
-KILLS = int(os.environ.get("MMFAST_KILLS", "2"))  # of each stage; 50 for the whole proof
+KILLS = int(os.environ.get("MMFAST_KILLS", "1"))  # of each stage; 50 for the whole proof
 
 
 def test_killed_stages_end_in_the_same_bytes(tmp_path):

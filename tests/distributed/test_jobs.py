@@ -21,6 +21,7 @@ from tests.distributed.jobs import environment
 
 SETTINGS = ["model=lightgcn", "data=demo", "train.epochs=4", "train.batch_size=512", "train.checkpoint_seconds=0"]
 SETTINGS += ["train.monitor=recall@20", "device=cpu", "threads=1", "tensorboard=false"]
+FOUR = ["distributed.plan=row", "train.epochs=2", "train.batch_size=1024"]
 KILLS = int(os.environ.get("MMFAST_KILLS", "1"))  # of one of four processes, at random moments
 END_SECONDS = 60  # in which a job must end after one of its processes was killed
 
@@ -112,7 +113,7 @@ def begin_or_resume(folder: Path) -> list[str]:
     """Return the arguments that go on with the job below `folder`, or begin it where there is nothing to go on with."""
     if (folder / "runs/job/config.yaml").is_file():
         return ["--resume", "runs/job"]
-    return [*SETTINGS, "distributed.plan=row", "name=job"]
+    return [*SETTINGS, *FOUR, "name=job"]
 
 
 def kill_one(job: subprocess.Popen, draw: random.Random) -> bool:
@@ -126,7 +127,7 @@ def kill_one(job: subprocess.Popen, draw: random.Random) -> bool:
 
 def test_one_of_four_is_killed_at_random_moments(tmp_path):
     began = time.monotonic()
-    finished(tmp_path, 4, *SETTINGS, "distributed.plan=row", "name=whole")
+    finished(tmp_path, 4, *SETTINGS, *FOUR, "name=whole")
     seconds, kills, draw = time.monotonic() - began, 0, random.Random(KILLS)
     folder = tmp_path / "runs/job"
     while kills < KILLS:
