@@ -60,7 +60,8 @@ def test_error_is_at_most_twice_that_of_pytorch(name):
         torch.testing.assert_close(ours, want, rtol=1e-10, atol=1e-12)
     ours_32 = results_and_gradients(edges, *(t.float() for t in x), 0.4, choice)
     for ours, theirs, want in zip(ours_32, torch_32, exact, strict=True):
-        assert_at_most_twice(ours, theirs, want)
+        # Four: a score's gradient is alpha (g - sum of alpha g), a difference of rounded numbers that are larger.
+        assert_at_most_twice(ours, theirs, want, roundings=4)
 
 
 def test_large_scores_do_not_overflow():

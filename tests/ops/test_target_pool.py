@@ -20,7 +20,8 @@ def items(size, width, most=5, seed=0):
 @pytest.mark.parametrize(("size", "width", "most"), [(1, 1, 1), (7, 3, 3), (65, 17, 5), (131, 64, 5), (5, 8, 41)])
 def test_error_is_at_most_twice_that_of_pytorch(size, width, most):
     target, aux, ptr, attention = items(size, width, most)
-    assert_as_accurate_as_torch(lambda t, a, w: target_pool(t, a, ptr, w), target, aux, attention)
+    # Two: an exponential and a division are rounded before the sum is, which few terms do not level out.
+    assert_as_accurate_as_torch(lambda t, a, w: target_pool(t, a, ptr, w), target, aux, attention, roundings=2)
 
 
 def test_equations_20_and_21():
