@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from _common import Shape, power_law_edges, shapes
 from mmfast.data.dataset import Dataset, Interactions
 from mmfast.data.load import load_dataset
 from mmfast.data.prepared import write_prepared
+from mmfast.data.synthetic import random_features
 
 FEATURE_DIMS = {"image": 4096, "text": 384}  # the published Amazon features
 
@@ -55,15 +55,7 @@ def feature_files(num_items: int, work: Path, real: dict) -> dict[str, np.ndarra
         if modality in real and real[modality].shape[1] == dim:
             features[modality] = real[modality]
             continue
-        path = work / f"{modality}.npy"
-        table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(num_items, dim))
-        rng = np.random.default_rng(2)
-        for start in range(0, num_items, 4096):
-            rows = table[start : start + 4096]
-            rng.standard_normal(dtype=np.float32, out=rows)
-        table.flush()
-        del table
-        features[modality] = np.load(path, mmap_mode="r")
+        features[modality] = random_features(work / f"{modality}.npy", num_items, dim)
     return features
 
 
@@ -80,28 +72,3 @@ def write_dataset(dataset: Dataset, folder: Path) -> None:
     write_prepared(
         folder, name=dataset.name, rows=pl.concat(parts), users=users, items=items, features=dataset.features
     )
-
-
-class AnonymousPeak:
-    """The highest private memory (pages that no file backs) of this process inside a `with` block, in bytes."""
-
-    def __enter__(self) -> AnonymousPeak:
-        self.before = self.bytes = self._now()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.bytes = max(self.bytes, self._now())
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.005):
-            self.bytes = max(self.bytes, self._now())
-
-    @staticmethod
-    def _now() -> int:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024

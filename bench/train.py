@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from _common import shapes
-from _data import AnonymousPeak, shaped_dataset, write_dataset
+from _data import shaped_dataset, write_dataset
 from _origin import json_line
 from _plain import NAMES as PLAIN
 from _plain import epoch_seconds, evaluation_seconds
@@ -26,7 +26,7 @@ from mmfast.config import build_config
 from mmfast.data.load import load_dataset
 from mmfast.device import keep_freed_memory
 from mmfast.evaluate import evaluate
-from mmfast.memory import memory_need
+from mmfast.memory import PeakMemory, memory_need
 from mmfast.ops import use_backend
 from mmfast.registry import MODELS
 from mmfast.seeds import derive_generator
@@ -84,13 +84,13 @@ def epoch(run, epoch_index: int, max_batches: int) -> float:
 def ours(args: argparse.Namespace, folder: Path) -> dict:
     """Return start-up, epoch and evaluation of mmfast."""
     config = build_config(configuration(args))
-    with AnonymousPeak() as memory:
+    with PeakMemory(torch.device("cpu")) as memory:
         started = time.perf_counter()
         dataset = load_dataset(str(folder))
         run = build_training(config, dataset, Path(), torch.device("cpu"))
         startup = time.perf_counter() - started
     startup_bytes, need = memory.bytes, memory_need(run.framework, dataset).parts
-    with AnonymousPeak() as memory:
+    with PeakMemory(torch.device("cpu")) as memory:
         epoch(run, 0, min(args.batches or 10**9, 5))  # first steps allocate moments and scratch
         epochs = [epoch(run, 1 + e, args.batches or 10**9) for e in range(args.epochs)]
     model = run.framework.model

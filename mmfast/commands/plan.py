@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Probe, estimate and print."""
     from mmfast.commands.train import file_and_settings
+    from mmfast.distributed.torchrec_planner import check_torchrec, planned
     from mmfast.planning.estimate import Ranks, draw_out, estimates
     from mmfast.planning.probe import probe
     from mmfast.registry import MODELS
@@ -59,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("ranks", "bandwidth", "speed", "probe"):
         if getattr(args, name) <= 0:
             raise MmfastError(f"plan: --{name} is {getattr(args, name)}; wanted more than 0")
+    if args.torchrec:  # first: probes take longer than to find no package
+        check_torchrec()
     config = build_config(read_settings(*file_and_settings(args.config)))
     size = size_of(config, args)
     share = min(1.0, args.probe / (size.users + size.items))
@@ -68,8 +71,6 @@ def run(args: argparse.Namespace) -> int:
     found = estimates(whole, ranks, MODELS.get(config.model.name).over_ranks == "rows")
     choices = {}
     if args.torchrec:
-        from mmfast.distributed.torchrec_planner import planned
-
         choices = planned(whole.probe.tables, args.ranks, config.train.batch_size, args.memory, args.bandwidth)
     if args.json:
         plans = [asdict(one) | {"peak_bytes": one.peak_bytes, "step_s": one.step_s} for one in found]

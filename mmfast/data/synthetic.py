@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -65,6 +66,17 @@ def power_law_dataset(
     }
     parts = {part: Interactions.from_pairs(users[rows], items[rows]) for part, rows in where.items()}
     return Dataset("synthetic", num_users, num_items, **parts, features=dict(features or {}))
+
+
+def random_features(path: Path, rows: int, width: int, seed: int = 2) -> np.ndarray:
+    """Write random features float32 [rows, width] to a `.npy` file, block by block, and return them memory-mapped."""
+    table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, width))
+    rng = np.random.default_rng(seed)
+    for first in range(0, rows, 4096):
+        rng.standard_normal(dtype=np.float32, out=table[first : first + 4096])
+    table.flush()
+    del table
+    return np.load(path, mmap_mode="r")
 
 
 def _activity(first: int, last: int, num_users: int) -> np.ndarray:

@@ -13,6 +13,15 @@ from mmfast.errors import MmfastError
 DEVICE_BYTES = 80 * 10**9
 
 
+def check_torchrec() -> None:
+    """Raise MmfastError where TorchRec is not installed or does not load."""
+    try:
+        import torchrec.distributed.planner  # noqa: F401
+    except ImportError as error:
+        needs = f"TorchRec's planner needs torchrec and fbgemm-gpu ({error})"
+        raise MmfastError(f"{needs}; {install_line('scale')}") from None
+
+
 def planned(
     tables: Sequence[tuple[int, int]], ranks: int, batch_size: int, memory: float | None, bandwidth: float
 ) -> dict[str, str]:
@@ -23,13 +32,11 @@ def planned(
 
     Example: `planned([(2_000_000, 64)], ranks=8, batch_size=2048, memory=80e9, bandwidth=2e11)`
     """
-    try:
-        from torchrec.distributed.embedding import EmbeddingCollectionSharder
-        from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-        from torchrec.distributed.planner.types import PlannerError
-    except ImportError as error:
-        needs = f"TorchRec's planner needs torchrec and fbgemm-gpu ({error})"
-        raise MmfastError(f"{needs}; {install_line('scale')}") from None
+    check_torchrec()
+    from torchrec.distributed.embedding import EmbeddingCollectionSharder
+    from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+    from torchrec.distributed.planner.types import PlannerError
+
     topology = Topology(
         world_size=ranks,
         compute_device="cuda",

@@ -26,6 +26,8 @@ def knn_graph(
 ) -> tuple[Tensor, Tensor]:
     """Return (neighbours int32 [I, k], similarities [I, k]): most similar first, the lower id first among equals.
 
+    Equal as computed: a tile's edge may round otherwise, so rows that are the same can differ there in the last bit.
+
     features: [I, F], float32, float16, bfloat16 or float64, a tensor or a NumPy array (memory-mapped too: it is read in
     blocks).
     include_self: the row itself is its own first neighbour.

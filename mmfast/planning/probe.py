@@ -13,12 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmfast.config import RunConfig, build_config
-from mmfast.data.synthetic import power_law_dataset
+from mmfast.data.synthetic import power_law_dataset, random_features
 from mmfast.device import keep_freed_memory, resolve_device
 from mmfast.distributed.partitioned_graph import divisible_graphs
 from mmfast.embeddings import EmbeddingTable
@@ -85,7 +84,10 @@ def _probe(raw: dict[str, Any], size: Size, threads: int) -> Probe:
     config = build_config(raw)
     device = resolve_device(config.device)
     with tempfile.TemporaryDirectory() as folder:
-        features = {name: _feature_file(Path(folder), name, size.items, width) for name, width in size.features.items()}
+        features = {
+            name: random_features(Path(folder) / f"{name}.npy", size.items, width)
+            for name, width in size.features.items()
+        }
         dataset = power_law_dataset(size.users, size.items, size.interactions, features)
         with PeakMemory(device) as start:
             run = build_training(config, dataset, Path(folder), device)
@@ -115,18 +117,6 @@ def _step_seconds(run: Training, batch: Batch) -> float:
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
     return time.perf_counter() - started
-
-
-def _feature_file(folder: Path, name: str, rows: int, width: int) -> np.ndarray:
-    """Return random features that lie in a file, as those of a prepared folder do."""
-    path = folder / f"{name}.npy"
-    table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, width))
-    rng = np.random.default_rng(len(name))
-    for first in range(0, rows, 4096):
-        rng.standard_normal(dtype=np.float32, out=table[first : first + 4096])
-    table.flush()
-    del table
-    return np.load(path, mmap_mode="r")
 
 
 def id_tables(run: Training) -> list[RowTable]:
