@@ -4,12 +4,15 @@
 # make sanitize     run the tests of the ops on CPU kernels built with AddressSanitizer and UndefinedBehaviorSanitizer
 # make cuda-check   compile the CUDA kernels and their bindings; needs nvcc and no GPU
 # Variables: PYTHON (the interpreter that makes .venv), PIP_ARGS (extra arguments of pip, e.g. an index of CPU wheels),
-# SANITIZED (the tests of `make sanitize`; all of tests/ops otherwise).
+# SANITIZED (the tests of `make sanitize`; all of tests/ops otherwise), WORKERS (processes that share the tests).
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV ?= .venv
 SANITIZED ?= tests/ops
+WORKERS ?= 2
 BIN := $(VENV)/bin
+# Threads that wait for each other while other processes compute must not spin.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 CONFIGURE := PATH="$(abspath $(BIN)):$$PATH" cmake -S . -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN)/python)
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard packaging/*.py csrc/* csrc/cpu/* csrc/cuda/* csrc/cuda/emulated/*)
 
@@ -19,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/mmfast demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not data"
+	$(PYTEST) -m "not data"
 
 test-cuda: $(VENV)/.installed-dev
 	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
@@ -27,7 +30,7 @@ test-cuda: $(VENV)/.installed-dev
 	else \
 	  $(CONFIGURE) -B build/emulated -DMMFAST_CUDA=0 && \
 	  cmake --build build/emulated --target mmfast_emulated && \
-	  MMFAST_TEST_EMULATED=build/emulated/mmfast_emulated.so $(BIN)/python -m pytest tests/ops; \
+	  MMFAST_TEST_EMULATED=build/emulated/mmfast_emulated.so $(PYTEST) tests/ops; \
 	fi
 
 # The sanitizers are the first libraries of the process, and find C++ exceptions in libstdc++ only where it is there from
@@ -45,7 +48,7 @@ cuda-check: $(VENV)/.installed-dev
 	cmake --build build/kernels --target cuda_kernels cuda_bindings
 
 test-data: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m data
+	$(PYTEST) -m data
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Tests that only a GPU can decide are skipped where there is none, and say so."""
+"""Every test draws the same numbers in any order; those that only a GPU can decide are skipped where there is none."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed torch before a test and the fixtures that it is the first to ask for."""
+    torch.manual_seed(0)

@@ -136,6 +136,7 @@ def test_the_command_needs_no_data_set(tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "lightgcn: 35,598 users, 18,357 items, 219,289 interactions, image 8, text 384" in text
     assert text.count("yes") + text.count("no\n") >= 4 and "4 ranks, from runs of 0.6% and 1.1% of that here" in text
+    monkeypatch.setattr("mmfast.planning.probe.probe", lambda config, size, threads: replace(made_up(0.5), size=size))
     assert main([*asked, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [plan["plan"] for plan in found["plans"]] == ["one process"] and found["plans"][0]["peak_bytes"] > 0
