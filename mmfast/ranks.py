@@ -74,6 +74,16 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
+def restarted() -> bool:
+    """Whether torchrun started this process again after one of the job's was lost (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def may_restart() -> bool:
+    """Whether torchrun will start this process again when one of the job's is lost (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+
+
 def by_first(act: Callable[[], T]) -> T:
     """Return act(), done by the first rank alone: every rank waits for it and has its result, or its MmfastError.
 

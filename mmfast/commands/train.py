@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from mmfast.trainer import fit
 
     with losses_told():
-        finished, first = fit(config, resume=args.resume, progress=not args.quiet), is_first()
+        resume = args.resume or begun_before(config)
+        finished, first = fit(config, resume=resume, progress=not args.quiet), is_first()
         leave_ranks()
     if not first:
         return 0
@@ -57,6 +58,19 @@ def run(args: argparse.Namespace) -> int:
     print(f"{finished.folder}: best epoch {best} of {epochs} (ended by {metrics['ended']})")
     print(metric_lines({part: metrics[part] for part in ("valid", "test")}))
     return 0
+
+
+def begun_before(config: RunConfig) -> Path | None:
+    """Return the folder of the run that this job had begun before torchrun started it again (--max-restarts), if any.
+
+    Raises MmfastError for a run without a name in a job that may be started again: nothing would find its folder.
+    """
+    from mmfast.ranks import may_restart, restarted
+
+    if may_restart() and config.name is None:
+        raise MmfastError("torchrun --max-restarts needs name=NAME, by which a restart finds the run; or use --resume")
+    folder = Path(config.out) / str(config.name)
+    return folder if restarted() and (folder / "config.yaml").is_file() else None
 
 
 def settings_table(kind: type[Config], prefix: str = "", leave_out: Sequence[str] = ("model", "framework")) -> str:

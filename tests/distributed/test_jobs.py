@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mmfast.checkpoint import load_checkpoint
+from mmfast.cli import main
 from mmfast.trainer import fit
 from tests.distributed.jobs import environment
 
@@ -26,15 +27,16 @@ KILLS = int(os.environ.get("MMFAST_KILLS", "1"))  # of one of four processes, at
 END_SECONDS = 60  # in which a job must end after one of its processes was killed
 
 
-def command(ranks: int, *arguments: str) -> list[str]:
+def command(ranks: int, *arguments: str, restarts: int = 0) -> list[str]:
     """Return a command line that trains on `ranks` processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    launcher += ["--max-restarts", str(restarts)] if restarts else []
     return [sys.executable, *launcher, "-m", "mmfast.train", *arguments]
 
 
-def start(folder: Path, ranks: int, *arguments: str) -> subprocess.Popen:
+def start(folder: Path, ranks: int, *arguments: str, restarts: int = 0) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command(ranks, *arguments), cwd=folder, env=environment(), **pipes)
+    return subprocess.Popen(command(ranks, *arguments, restarts=restarts), cwd=folder, env=environment(), **pipes)
 
 
 def finished(folder: Path, ranks: int, *arguments: str) -> tuple[str, str]:
@@ -107,6 +109,23 @@ def test_after_a_rank_was_killed_any_number_of_them_goes_on(tmp_path, whole):
     assert_same(folder, whole[0], exact=True)
     fit(None, resume=tmp_path / "runs/alone", progress=False)
     assert_same(tmp_path / "runs/alone", whole[0], exact=False)
+
+
+def test_torchrun_starts_a_job_again_that_goes_on(tmp_path, whole):
+    job = start(tmp_path, 2, *SETTINGS, "name=job", restarts=1)
+    folder = tmp_path / "runs/job"
+    wait_for(folder / "last.safetensors", job)
+    os.kill(workers(job.pid)[1], signal.SIGKILL)
+    _, err = job.communicate(timeout=280)
+    assert job.returncode == 0, err
+    assert f"resuming {Path('runs/job')}" in err
+    assert_same(folder, whole[0], exact=True)
+
+
+def test_a_job_that_may_start_again_needs_a_name(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
+    assert main(["train", *SETTINGS]) == 2
+    assert "torchrun --max-restarts needs name=NAME" in capsys.readouterr().err
 
 
 def begin_or_resume(folder: Path) -> list[str]:
