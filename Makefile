@@ -75,6 +75,7 @@ $(VENV)/.installed: $(VENV)/.packages $(SOURCES)
 
 $(VENV)/.installed-dev: requirements/dev.txt requirements/content.txt $(VENV)/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -r requirements/dev.txt
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) --no-build-isolation -e ".[scale]"
 	touch $@
 
 clean:

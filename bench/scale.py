@@ -76,6 +76,7 @@ def rank_run(number: int, ranks: int, work: Path, args: argparse.Namespace, shap
         began = time.perf_counter()
         data = read_data(shape, work, files)
         run = build_training(config, data, work, torch.device("cpu"))
+        run.divide()
         startup = time.perf_counter() - began
     losses, seconds = [], []
     with PeakMemory(torch.device("cpu")) as train:

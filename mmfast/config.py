@@ -89,10 +89,12 @@ class TrainConfig(Config):
     """Most epochs to run; early stopping usually ends sooner."""
     batch_size: int = Field(2048, ge=1)
     """Training rows per step."""
+    optimizer: Literal["adam", "adagrad"] = "adam"
+    """adam: that of the papers. adagrad: torch's, which leaves alone what a step has no gradient for."""
     learning_rate: float = Field(1e-3, gt=0)
-    """Adam's learning rate."""
+    """The optimiser's learning rate."""
     weight_decay: float = Field(0.0, ge=0)
-    """Coupled L2 added to the gradient."""
+    """Coupled L2 added to the gradient; of Adam alone."""
     lr_decay: tuple[PositiveFloat, PositiveFloat] = (1.0, 50.0)
     """(s0, s1), both above 0: the learning rate of epoch e is multiplied by s0 ** (e / s1)."""
     sampler: Literal["rows", "users"] = "rows"
@@ -111,6 +113,14 @@ class TrainConfig(Config):
     """Epochs between writes of the checkpoint that resuming starts from."""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """Least time between two such writes; epochs since the last one are repeated when a killed run is resumed."""
+
+    @model_validator(mode="after")
+    def _decay_is_of_adam(self) -> TrainConfig:
+        if self.optimizer == "adagrad" and self.weight_decay:
+            raise PydanticCustomError(
+                "weight_decay", "optimizer=adagrad has no weight_decay; set weight_decay=0 or optimizer=adam"
+            )
+        return self
 
 
 class EvaluateConfig(Config):
@@ -135,8 +145,11 @@ class EvaluateConfig(Config):
 class DistributedConfig(Config):
     """Training by the ranks that torchrun starts; without it nothing here has a meaning."""
 
-    plan: Literal["data", "row", "table", "column"] = "data"
-    """Every rank has its part of each batch and, by data, all tables of IDs; else blocks of them, or whole ones."""
+    plan: Literal["data", "row", "table", "column", "auto"] = "data"
+    """Every rank has its part of each batch and, by data, all tables of IDs; else blocks of them, or whole ones; by
+    auto, as TorchRec's planner chooses for each."""
+    tables: Literal["mmfast", "torchrec"] = "mmfast"
+    """Who keeps and trains tables that are divided: mmfast, or TorchRec with FBGEMM's fused Adagrad."""
     timeout: float = Field(1800.0, gt=0)
     """Seconds that a rank waits for the others before it gives up."""
 
@@ -170,6 +183,18 @@ class RunConfig(Config):
     """Settings that `mmfast search` tries: key -> list of values, or {low, high[, log]}; training ignores them."""
     imports: tuple[str, ...] = ()
     """Modules imported first, so that models, frameworks and data sets from outside register themselves."""
+
+    @model_validator(mode="after")
+    def _torchrec_has_adagrad(self) -> RunConfig:
+        if self.distributed.tables == "torchrec" and (
+            self.train.optimizer != "adagrad" or self.distributed.plan == "data"
+        ):
+            raise PydanticCustomError(
+                "torchrec",
+                "distributed.tables=torchrec needs train.optimizer=adagrad, whose fused steps have the numbers of one "
+                "process, and distributed.plan=row, table, column or auto",
+            )
+        return self
 
     @field_validator("name")
     @classmethod

@@ -23,6 +23,9 @@ class RowTable(nn.Module):
     values (`all()`, `weight`, a state dict, a copy) the whole table.
     """
 
+    squares: torch.Tensor | None = None
+    """Adagrad's sums of squares, of a table that makes its own `fused_step`; None where an optimiser trains it."""
+
     def __init__(self, values: torch.Tensor) -> None:
         super().__init__()
         self.waiting: WaitingRows | None = None
@@ -55,6 +58,10 @@ class RowTable(nn.Module):
         """Make the steps that the rows `ids` (None: all, moments too) still miss."""
         if self.waiting is not None:
             self.waiting.catch_up(self.parameter, None if ids is None else ids.reshape(-1))
+
+    def fused_step(self, lr: float) -> None:
+        """Make this step's update of the table itself; only where `squares` is a tensor."""
+        raise NotImplementedError
 
     def settle(self) -> None:
         """Make all steps that are missed and let no row wait until the next row-sparse step."""

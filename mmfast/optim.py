@@ -1,4 +1,4 @@
-"""Adam for parameters whose gradient is dense and for tables whose gradient touches a few rows."""
+"""Adam and Adagrad for parameters whose gradient is dense and for tables whose gradient touches a few rows."""
 
 from __future__ import annotations
 
@@ -15,36 +15,15 @@ from mmfast.ops.adam_rows import adam_rows_
 if TYPE_CHECKING:
     from mmfast.embeddings import RowTable
 
+ADAGRAD_EPS = 1e-10
 LAZY_NUMBERS = 1 << 23
 """Numbers in a table from which on its rows may wait; a smaller one stays in the caches: a whole step is cheap."""
 
 
-class Adam(torch.optim.Adam):
-    """torch.optim.Adam, fused, that takes row-sparse gradients too and makes the very same step of them.
-
-    A gradient is row-sparse where the parameter is a table [N, F] read by `F.embedding(rows, table, sparse=True)`.
-    Every row still decays and moves, as with a dense gradient of zeros elsewhere; only that gradient is never made.
-    The rows of large `tables` do so late, when they are next read or at `flush()`, to the same numbers up to rounding.
-    Ids that are sorted and unique, as from `compact_ids`, save the sorting of the gradient. weight_decay is the coupled
-    one, and lets no row wait. Parameters without a gradient are left alone. The state is that of torch.optim.Adam and
-    loads into it.
-
-    Example: `optimizer = Adam(model.parameters(), lr=1e-3, tables=row_tables(model))`
-    """
+class TableOptimizer(torch.optim.Optimizer):
+    """torch's optimiser of the same name for tables too: of row-sparse gradients, in parts on ranks."""
 
     _tables: Mapping[torch.Tensor, RowTable] = MappingProxyType({})  # of a copy, whose rows never wait
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        tables: Iterable[RowTable] = (),
-    ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
-        self._tables = {table.parameter: table for table in tables}
 
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
         """Make one step of every parameter that has a gradient; return the closure's loss if there is a closure."""
@@ -69,7 +48,7 @@ class Adam(torch.optim.Adam):
         return loss
 
     def flush(self) -> None:
-        """Make the steps that rows of the tables still miss: parameters and state are then those of torch.optim.Adam.
+        """Make the steps that rows of the tables still miss.
 
         At the end of every epoch, so that a run has the same bits whenever it is evaluated or saved in between.
         """
@@ -77,15 +56,19 @@ class Adam(torch.optim.Adam):
             table.catch_up()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of torch.optim.Adam after `flush()`."""
+        """Return the state of torch's optimiser of the same name after `flush()`."""
         self.flush()
         return self._with_moments(super().state_dict(), lambda table, block: table.whole(block))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take a state of this class or of torch.optim.Adam."""
+        """Take a state of this class or of torch's optimiser of the same name."""
         for table in self._tables.values():
             table.settle()
         super().load_state_dict(self._with_moments(state_dict, lambda table, whole: table.part(whole)))
+
+    def _step_rows(self, group: dict[str, Any], param: torch.Tensor) -> None:
+        """Make the step of a parameter whose gradient is row-sparse."""
+        raise NotImplementedError
 
     def _with_moments(
         self, state_dict: dict[str, Any], change: Callable[[RowTable, torch.Tensor], torch.Tensor]
@@ -97,6 +80,77 @@ class Adam(torch.optim.Adam):
             if table := tables[number]:
                 state[number] = {name: change(table, t) if t.dim() else t for name, t in state[number].items()}
         return {**state_dict, "state": state}
+
+
+class Adagrad(TableOptimizer, torch.optim.Adagrad):
+    """torch.optim.Adagrad; tables that train themselves (`RowTable.squares`) make their step when it steps.
+
+    A row without a gradient stays as it is, so a row-sparse gradient and a dense one make the same step.
+
+    Example: `optimizer = Adagrad(model.parameters(), lr=0.01, tables=row_tables(model))`
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 1e-2, tables: Iterable[RowTable] = ()) -> None:
+        super().__init__(params, lr=lr, eps=ADAGRAD_EPS)
+        self._tables = {table.parameter: table for table in tables}
+        self._share_squares()
+
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """Make one step of every parameter that has a gradient; return the closure's loss if there is a closure."""
+        loss = super().step(closure)
+        rates = {param: float(group["lr"]) for group in self.param_groups for param in group["params"]}
+        for param, table in self._tables.items():
+            if table.squares is not None:
+                table.fused_step(rates[param])
+                self.state[param]["step"] += 1
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a state of this class or of torch.optim.Adagrad."""
+        super().load_state_dict(state_dict)
+        for param, table in self._tables.items():
+            if table.squares is not None:
+                table.squares.copy_(self.state[param]["sum"])
+        self._share_squares()
+
+    def _step_rows(self, group: dict[str, Any], param: torch.Tensor) -> None:
+        state = self.state[param]
+        state["step"] += 1
+        rows, grad = _sorted_rows(param.grad)
+        squares = state["sum"].index_add_(0, rows, grad.square())[rows]
+        with torch.no_grad():
+            param.index_add_(0, rows, grad / squares.sqrt_().add_(group["eps"]), alpha=-float(group["lr"]))
+
+    def _share_squares(self) -> None:
+        for param, table in self._tables.items():
+            if table.squares is not None:
+                self.state[param]["sum"] = table.squares
+
+
+class Adam(TableOptimizer, torch.optim.Adam):
+    """torch.optim.Adam, fused, that takes row-sparse gradients too and makes the very same step of them.
+
+    A gradient is row-sparse where the parameter is a table [N, F] read by `F.embedding(rows, table, sparse=True)`.
+    Every row still decays and moves, as with a dense gradient of zeros elsewhere; only that gradient is never made.
+    The rows of large `tables` do so late, when they are next read or at `flush()`, to the same numbers up to rounding.
+    Ids that are sorted and unique, as from `compact_ids`, save the sorting of the gradient. weight_decay is the coupled
+    one, and lets no row wait. Parameters without a gradient are left alone. The state is that of torch.optim.Adam and
+    loads into it.
+
+    Example: `optimizer = Adam(model.parameters(), lr=1e-3, tables=row_tables(model))`
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        tables: Iterable[RowTable] = (),
+    ) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+        self._tables = {table.parameter: table for table in tables}
 
     def __getstate__(self) -> dict[str, Any]:
         self.flush()

@@ -85,6 +85,7 @@ def fit(
         with first_ahead():
             run = build_training(config, dataset, folder or Path(config.out) / (config.name or ""), device)
         need = checked_need(run)
+        run.divide()
         run.folder = folder or by_first(lambda: new_run_folder(config))
         with continuable(run.folder, shown, new=folder is None):
             announce(run, f"{'resuming' if folder else 'run'} {run.folder} on {device}, {need}", shown)

@@ -15,10 +15,11 @@ from mmfast.checkpoint import check_fingerprint, disk_errors, load_checkpoint, l
 from mmfast.config import RunConfig
 from mmfast.distributed.data_parallel import split_batch
 from mmfast.distributed.partitioned_graph import partition_graphs
-from mmfast.distributed.sharded_table import ShardedTable, shard_tables
+from mmfast.distributed.sharded_table import ShardedTable
+from mmfast.distributed.tables import divide_tables
 from mmfast.embeddings import row_tables
 from mmfast.frameworks.base import Framework
-from mmfast.optim import Adam
+from mmfast.optim import Adagrad, Adam, TableOptimizer
 from mmfast.ranks import by_first, is_first, world_size
 from mmfast.run import BEST, LAST, build_framework, drop_results
 from mmfast.seeds import derive_generator, derive_seed
@@ -52,7 +53,7 @@ class Training:
     folder: Path
     device: torch.device
     framework: Framework
-    optimizer: Adam
+    optimizer: TableOptimizer
     sampler: Sampler
     state: State
     unsaved_best: dict[str, torch.Tensor] | None = None
@@ -76,10 +77,16 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = value
 
+    def divide(self) -> None:
+        """Leave each rank its part of the tables by the plan; every rank calls it, once and before training."""
+        if world_size() > 1 and self.config.distributed.plan != "data":
+            divide_tables(self.framework, self.config)
+            self.optimizer = build_optimizer(self.config, self.framework)
+
     def start_epoch(self, epoch: int) -> None:
         """Let the model and its frameworks prepare an epoch, and divide the rows of their graphs by the plan."""
         self.framework.on_epoch_start(epoch, derive_generator(self.config.seed, "epoch", epoch))
-        divided = world_size() > 1 and self.config.distributed.plan == "row"
+        divided = world_size() > 1 and self.config.distributed.plan in ("row", "auto")
         if divided and self.framework.model.over_ranks == "rows":
             partition_graphs(self.framework)
 
@@ -156,21 +163,21 @@ class Training:
 
 
 def build_training(config: RunConfig, dataset: Dataset, folder: Path, device: torch.device) -> Training:
-    """Return a run before its first epoch: model, frameworks, optimiser and sampler of the config."""
+    """Return a run before its first epoch: model, frameworks, optimiser and sampler of the config, nothing divided."""
     framework = build_framework(config, dataset, folder).to(device)
-    if world_size() > 1 and config.distributed.plan != "data":
-        shard_tables(framework, config.distributed.plan)
     sampler = build_sampler(config, dataset, framework.uses_negatives)
     optimizer = build_optimizer(config, framework)
     return Training(config, dataset, folder, device, framework, optimizer, sampler, State())
 
 
-def build_optimizer(config: RunConfig, framework: Framework) -> Adam:
-    """Return Adam over every trainable parameter in one group (protocol section 3)."""
+def build_optimizer(config: RunConfig, framework: Framework) -> TableOptimizer:
+    """Return the optimiser over every trainable parameter in one group (Adam: protocol section 3)."""
     parameters = [parameter for parameter in framework.parameters() if parameter.requires_grad]
     # Where each rank has a table, none of its rows wait: ranks read other rows and would round at other times.
     train, alone = config.train, world_size() == 1
     tables = [table for table in row_tables(framework) if alone or isinstance(table, ShardedTable)]
+    if train.optimizer == "adagrad":
+        return Adagrad(parameters, lr=train.learning_rate, tables=tables)
     return Adam(parameters, lr=train.learning_rate, weight_decay=train.weight_decay, tables=tables)
 
 
@@ -212,5 +219,8 @@ def restore_optimizer(
         state.setdefault(int(parameter), {})[key] = tensor
     for parameter, values in meta["scalars"].items():
         state.setdefault(int(parameter), {}).update(values)
-    groups = [{**group, "betas": tuple(group["betas"])} for group in meta["param_groups"]]
+    groups = [
+        {name: tuple(value) if name == "betas" else value for name, value in group.items()}
+        for group in meta["param_groups"]
+    ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,11 +1,11 @@
-"""Adam: row-sparse and dense gradients make the same steps as torch.optim.Adam, and its state is the same state."""
+"""Adam and Adagrad: row-sparse and dense gradients make the steps of torch's optimisers, whose state is the same."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mmfast.errors import MmfastError
-from mmfast.optim import Adam
+from mmfast.optim import ADAGRAD_EPS, Adagrad, Adam
 
 
 def parameters(seed=0):
@@ -41,23 +41,36 @@ def test_equals_torch_adam(sparse, weight_decay):
     assert torch.equal(ours[2], parameters()[2])  # no gradient, no step, no decay
 
 
-def test_state_travels_to_torch_adam_and_back():
+@pytest.mark.parametrize("sparse", [True, False])
+def test_equals_torch_adagrad(sparse):
+    ours, theirs = parameters(), parameters()
+    steps(Adagrad(ours, 0.05), ours, 20, sparse)
+    steps(torch.optim.Adagrad(theirs, 0.05, eps=ADAGRAD_EPS), theirs, 20, sparse=False)
+    assert_close(ours, theirs)
+    assert not torch.equal(ours[0], parameters()[0])
+
+
+KINDS = {"adam": (Adam, torch.optim.Adam), "adagrad": (Adagrad, torch.optim.Adagrad)}
+
+
+@pytest.mark.parametrize(("kind", "torchs"), KINDS.values(), ids=KINDS)
+def test_state_travels_to_torch_and_back(kind, torchs):
     ours, theirs, straight = parameters(), parameters(), parameters()
-    optimizer = Adam(ours, 0.01)
+    optimizer = kind(ours, 0.01)
     steps(optimizer, ours, 3, sparse=True)
     with torch.no_grad():
         for a, b in zip(theirs, ours, strict=True):
             a.copy_(b)
-    other = torch.optim.Adam(theirs, 0.01)
+    other = torchs(theirs, 0.01)
     other.load_state_dict(optimizer.state_dict())
     steps(other, theirs, 3, sparse=False, first=3)
     with torch.no_grad():
         for a, b in zip(ours, theirs, strict=True):
             a.copy_(b)
-    optimizer = Adam(ours, 0.01)
+    optimizer = kind(ours, 0.01)
     optimizer.load_state_dict(other.state_dict())
     steps(optimizer, ours, 3, sparse=True, first=6)
-    steps(Adam(straight, 0.01), straight, 9, sparse=True)
+    steps(kind(straight, 0.01), straight, 9, sparse=True)
     assert_close(ours, straight)
 
 

@@ -44,7 +44,7 @@ class PartitionedGraph(nn.Module):
 
         transpose = None if self.symmetric else self._block("_t")
         own = propagate_partitioned(self._block(""), x[first:last], gather, num_layers, readout, transpose)
-        return _Joined.apply(own, self.bounds)
+        return join_blocks(own, self.bounds)
 
     def propagate_rows(
         self, x: torch.Tensor, rows: torch.Tensor, num_layers: int, readout: str = "mean"
@@ -72,9 +72,15 @@ class PartitionedGraph(nn.Module):
         return CSR(*(getattr(self, name + ending) for name in CSR._fields))
 
 
-class _Joined(torch.autograd.Function):
-    """The rows of all ranks; the gradient of this rank's is the sum of what every rank has for them."""
+def join_blocks(rows: torch.Tensor, bounds: list[int]) -> torch.Tensor:
+    """Return the blocks of rows of all ranks, which lie between neighbouring `bounds`, as one; every rank calls it.
 
+    The gradient of this rank's block is the sum of what every rank has for it.
+    """
+    return _Joined.apply(rows, bounds)
+
+
+class _Joined(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, bounds: list[int]) -> torch.Tensor:
         ctx.bounds = bounds

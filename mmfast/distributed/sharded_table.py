@@ -1,27 +1,21 @@
 """ShardedTable: an EmbeddingTable of which every rank has a block of the rows or of the columns, as its plan says.
 
 Rows are looked up where they lie and travel to the rank that asks; their gradients travel back, and the rank that has
-a row trains it with the optimiser of one process, state and all. TorchRec's kernels are not used: on the CPU they know
-no Adam, and on a GPU their Adam leaves rows out that are not in the batch, which is another optimiser.
+a row trains it with the optimiser of one process, state and all.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from mmfast.embeddings import EmbeddingTable, RowTable
+from mmfast.embeddings import RowTable
 from mmfast.errors import MmfastError
 from mmfast.ranks import all_rows, rank, sum_of_own, world_size
-
-if TYPE_CHECKING:
-    from torch import nn
-
-PLANS = ("row", "table", "column")
 
 
 class ShardedTable(RowTable):
@@ -81,19 +75,6 @@ class ShardedTable(RowTable):
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any, **options: Any) -> None:
         name = f"{prefix}weight"
         super()._load_from_state_dict({**state, name: self.part(state[name])}, prefix, *args, **options)
-
-
-def shard_tables(module: nn.Module, plan: str) -> None:
-    """Put a ShardedTable in the place of every EmbeddingTable of a module, each rank with its part of the values.
-
-    plan: "row", blocks of rows of equal size; "column", of columns; "table", every table whole on one rank, in turn.
-    Raises MmfastError for a table with fewer columns than ranks.
-    """
-    children = [(parent, name, part) for parent in list(module.modules()) for name, part in parent.named_children()]
-    tables = [child for child in children if type(child[2]) is EmbeddingTable]
-    for number, (parent, name, table) in enumerate(tables):
-        bounds = block_bounds(table.weight.shape, plan, number, name)
-        setattr(parent, name, ShardedTable(table.weight.detach(), bounds, by_column=plan == "column"))
 
 
 def block_bounds(shape: torch.Size, plan: str, number: int, name: str = "table") -> list[int]:

@@ -99,6 +99,7 @@ def counted_traffic(folder, case: str, plan: str) -> float:
 
     data = power_law_dataset(SIZE.users, SIZE.items, SIZE.interactions)
     run = build_training(traffic_config(folder, case, plan), data, folder, probes.resolve_device("cpu"))
+    run.divide()
     run.start_epoch(0)
     batch = next(run.sampler.epoch(0))
     for name in calls:
@@ -165,4 +166,4 @@ def test_torchrec_is_named_where_it_is_missing(monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "torchrec", None)
     sizes = ["--users", "400", "--items", "200", "--interactions", "2000", "--probe", "300", "--features", "text=4"]
     assert main(["plan", "model=bpr", "data=mine", "device=cpu", *sizes, "--threads", "1", "--torchrec"]) == 2
-    assert "TorchRec's planner needs torchrec and fbgemm-gpu" in capsys.readouterr().err
+    assert "TorchRec needs torchrec and fbgemm-gpu" in capsys.readouterr().err
