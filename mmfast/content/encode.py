@@ -28,6 +28,8 @@ from mmfast.errors import MmfastError
 
 KIND = "encode"
 PICTURE = "picture"
+UNDECODED = "it could not be decoded"
+MARK = 8  # characters of an item in `content_marks`
 BLOCK = 256  # inputs per entry of the store, in the mean: what a kill can cost, and what a changed input computes anew
 MOST_WORKERS = 8
 PER_WORKER = 256  # pictures that pay for a process: its start takes as long as decoding 50, its pipe an eighth on top
@@ -143,6 +145,9 @@ class EncodedFeatures:
     def sidecar(self) -> dict[str, Any]:
         """Return what the feature's sidecar tells besides its shape and its missing items."""
         kept = {"missing_rows": self.config.missing, "string": self.config.string}
+        if not self.made_from:
+            pictures = isinstance(self.contents, Pictures)
+            kept["inputs"] = content_marks(self.contents.hashes if pictures else self.contents)
         return {"settings": self.settings(), **kept, "unreadable": self.unreadable, **self.notes}
 
     def settings(self) -> dict[str, Any]:
@@ -219,20 +224,16 @@ class EncodedFeatures:
             if readable.any():
                 rows[at[readable]] = self.model.encode(torch.from_numpy(pixels))
             for index, reason in reasons.items():
-                self.store.fail(PICTURE, self._picture_key(blocks.keys[index]), reason)
+                self.store.fail(PICTURE, picture_key(blocks.keys[index], self.config.most_pixels), reason)
             meter.add(len(indices))
             if indices[-1] == stop - 1:
                 yield (start, stop), {"rows": rows, "known": known}
-
-    def _picture_key(self, digest: str) -> str:
-        settings = {"most_pixels": self.config.most_pixels}
-        return content_key(kind=PICTURE, model="", settings=settings, inputs=[digest])
 
     def _reason(self, item: int) -> str:
         digest = self.contents.hashes[item]
         if digest is None:
             return self.contents.problems[item]
-        return self.store.failure(PICTURE, self._picture_key(digest)) or "it could not be decoded"
+        return self.store.failure(PICTURE, picture_key(digest, self.config.most_pixels)) or UNDECODED
 
     def _whole(self, known: np.ndarray) -> np.ndarray:
         """Return the rows of an encoder that looks at all items at once, from one entry of the store."""
@@ -264,7 +265,22 @@ class EncodedFeatures:
                 try:
                     open_picture(path, digest, self.config.most_pixels)
                 except Unreadable as problem:
-                    self.store.fail(PICTURE, self._picture_key(digest), str(problem))
+                    self.store.fail(PICTURE, picture_key(digest, self.config.most_pixels), str(problem))
+
+
+def picture_key(digest: str, most_pixels: int) -> str:
+    """Return the key in the store under which it is kept why a picture cannot be read."""
+    return content_key(kind=PICTURE, model="", settings={"most_pixels": most_pixels}, inputs=[digest])
+
+
+def content_marks(contents: Sequence[str | None]) -> str:
+    """Return 8 characters per item that tell later whether its picture (by hash) or text is still the same.
+
+    >>> content_marks(["A mug.", None])
+    'd91b22a4--------'
+    """
+    marks = (zlib.crc32(one.encode("utf-8", "replace")) if one and one.strip() else None for one in contents)
+    return "".join("-" * MARK if mark is None else f"{mark:0{MARK}x}" for mark in marks)
 
 
 def mean_row(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
