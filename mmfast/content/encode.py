@@ -6,8 +6,6 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import polars as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mmfast.content.blocks import Blocks, Range
 from mmfast.content.encoders import EncodeConfig, Encoder, WholeEncoder
 from mmfast.content.images import Pictures, Unreadable, hash_picture, open_picture
 from mmfast.content.progress import Meter
@@ -33,44 +32,8 @@ MARK = 8  # characters of an item in `content_marks`
 BLOCK = 256  # inputs per entry of the store, in the mean: what a kill can cost, and what a changed input computes anew
 MOST_WORKERS = 8
 PER_WORKER = 256  # pictures that pay for a process: its start takes as long as decoding 50, its pipe an eighth on top
-Range = tuple[int, int]
 Arrays = dict[str, np.ndarray]
 Sample = tuple[int, np.ndarray | str | MmfastError]
-
-
-@dataclass
-class Blocks:
-    """The different inputs in their fixed order, cut into blocks; `inverse` [I] is each item's input, -1 for none."""
-
-    keys: list[str]
-    inverse: np.ndarray
-
-    @classmethod
-    def of(cls, contents: Sequence[str | None]) -> Blocks:
-        """Return the blocks of one input per item. Shorter inputs come first, so that texts need little padding."""
-        keys = sorted({key for key in contents if key}, key=lambda key: (len(key), key))
-        place = {key: at for at, key in enumerate(keys)}
-        return cls(keys, np.array([place[key] if key else -1 for key in contents], np.int64))
-
-    def ranges(self, size: int) -> list[Range]:
-        """Return (start, stop) of every block, `size` inputs in the mean and at most twice as many.
-
-        A block begins at an input whose hash says so: one input more or less changes the blocks round it alone.
-        """
-        starts = []
-        for at, key in enumerate(self.keys):
-            if not starts or at - starts[-1] == 2 * size or zlib.crc32(key.encode()) % size == 0:
-                starts.append(at)
-        return list(pairwise([*starts, len(self.keys)]))
-
-    def items(self, start: int, stop: int) -> np.ndarray:
-        """Return the items whose input lies in a block, sorted."""
-        low, high = np.searchsorted(self.inverse, [start, stop], sorter=self._order)
-        return np.sort(self._order[low:high])
-
-    @cached_property
-    def _order(self) -> np.ndarray:
-        return np.argsort(self.inverse, kind="stable")
 
 
 @dataclass

@@ -12,6 +12,7 @@ import numpy as np
 
 from mmfast.content import encode, parse, segment
 from mmfast.content.answers import Row, read_answers
+from mmfast.content.blocks import Blocks
 from mmfast.content.bpe import clean_text
 from mmfast.content.images import NOTHING_NAMED, Pictures
 from mmfast.content.item_texts import item_texts
@@ -153,7 +154,7 @@ def _encoded(store: Store, recipe: Mapping[str, Any], contents: Sequence[str | N
     if not recipe["block"]:
         whole = known([one or "" for one in contents])
         return {} if whole is None else {n: bool(whole[n]) for n, one in enumerate(filled) if one}
-    blocks, done = encode.Blocks.of(filled), {}
+    blocks, done = Blocks.of(filled), {}
     for start, stop in blocks.ranges(recipe["block"]):
         read = known(blocks.keys[start:stop])
         if read is not None:
@@ -173,13 +174,13 @@ def _no_row(store: Store, recipe: Mapping[str, Any], content: str) -> str:
 def _parses(catalogue: Catalogue, store: Store) -> Iterator[Coverage]:
     recipes = _named(store.recipes(parse.KIND))
     texts = [clean_text(text) for text in catalogue.texts()] if recipes else []  # cleaning needs a package
-    unique, ranges = parse.blocks_of(texts)
+    blocks = Blocks.of(texts)
     for by, recipe in recipes:
         known: set[str] = set()
-        for start, stop in ranges:
-            if store.peek(parse.KIND, _key(parse.KIND, recipe, unique[start:stop])) is not None:
-                known.update(unique[start:stop])
-        done = [bool(text) and text in known for text in texts]
+        for block in (blocks.keys[start:stop] for start, stop in blocks.ranges(parse.BLOCK)):
+            if store.peek(parse.KIND, _key(parse.KIND, recipe, block)) is not None:
+                known.update(block)
+        done = [text in known for text in texts]
         if any(done):
             missing = _missing(catalogue, done, texts, lambda item: NO_TEXT)
             yield Coverage("text objects", by, sum(done), missing, {})

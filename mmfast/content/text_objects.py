@@ -123,18 +123,20 @@ def find_text_objects(
     parse: ParseConfig | None = None,
     rule: ObjectRule | None = None,
     *,
+    ids: Sequence[str] | None = None,
     store: Store | None = None,
     show: bool = False,
 ) -> TextObjects:
     """Return the objects of every text: parse (or read the parses from the store), then apply the rule.
 
-    Another rule costs no new parsing. Raises MmfastError as `parse_texts` and `choose_objects` do.
+    Another rule costs no new parsing. ids [I]: the items' names, for messages.
+    Raises MmfastError as `parse_texts` and `choose_objects` do.
 
     >>> find_text_objects(["This mug keeps coffee warm."]).words(0)                # ['mug', 'coffee']
     """
     rule = rule or ObjectRule()
     _check(rule)
-    return choose_objects(parse_texts(texts, parse, store=store, show=show), rule)
+    return choose_objects(parse_texts(texts, parse, ids=ids, store=store, show=show), rule)
 
 
 def choose_objects(parses: Parses, rule: ObjectRule | None = None) -> TextObjects:
