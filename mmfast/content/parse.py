@@ -48,6 +48,8 @@ class ParseConfig(Config):
     """An installed English spaCy pipeline, or the folder of one, such as `mmfast features train-parser` writes."""
     processes: PositiveInt = 1
     """Processes that parse side by side; the result is the same."""
+    strip_tags: bool = False
+    """Take HTML tags (<br>, <b>) out of the texts first. The papers say nothing of them; CLIP's cleaning keeps them."""
     gpu: bool = False
     """Run the pipeline on the GPU (for en_core_web_trf)."""
 
@@ -80,19 +82,21 @@ def parse_texts(
 ) -> Parses:
     """Return the words of every text, from the store where it has them.
 
-    Texts are cleaned first (`clean_text`); equal ones are parsed once. ids [I]: the items' names, for messages. Raises
-    MmfastError when spaCy or the pipeline is not installed, the pipeline does not tag and parse, or a text is too long.
+    Texts are cleaned first (`clean_text` with `strip_tags`); equal ones are parsed once. ids [I]: the items' names, for
+    messages. Raises MmfastError when spaCy or the pipeline is not installed, the pipeline does not tag and parse, or a
+    text is too long.
 
     >>> parses = parse_texts(["A red mug."], ParseConfig(pipeline="parser"))       # doctest: +SKIP
     """
     config, store = config or ParseConfig(), store or Store()
-    cleaned = [clean_text(text) for text in texts]
+    cleaned = [clean_text(text, config.strip_tags) for text in texts]
     nlp = load_pipeline(config)
     _check_lengths(cleaned, ids, nlp.max_length)
     relations = relation_names(nlp)
     blocks = Blocks.of(cleaned)
     ranges = blocks.ranges(BLOCK)
-    model, settings = pipeline_identity(nlp), {"batch": BATCH, "relations": list(relations), "mapping": MAPPING}
+    settings = {"batch": BATCH, "relations": list(relations), "mapping": MAPPING, "strip_tags": config.strip_tags}
+    model = pipeline_identity(nlp)
     keys = [content_key(kind=KIND, model=model, settings=settings, inputs=blocks.keys[slice(*one)]) for one in ranges]
     recipe = {"model": model, "settings": settings}
     entries: dict[int, Arrays] = {}

@@ -173,9 +173,9 @@ def _no_row(store: Store, recipe: Mapping[str, Any], content: str) -> str:
 
 def _parses(catalogue: Catalogue, store: Store) -> Iterator[Coverage]:
     recipes = _named(store.recipes(parse.KIND))
-    texts = [clean_text(text) for text in catalogue.texts()] if recipes else []  # cleaning needs a package
-    blocks = Blocks.of(texts)
     for by, recipe in recipes:
+        texts = [clean_text(text, recipe["settings"].get("strip_tags", False)) for text in catalogue.texts()]
+        blocks = Blocks.of(texts)
         known: set[str] = set()
         for block in (blocks.keys[start:stop] for start, stop in blocks.ranges(parse.BLOCK)):
             if store.peek(parse.KIND, _key(parse.KIND, recipe, block)) is not None:
@@ -206,13 +206,16 @@ def _answers(catalogue: Catalogue, folder: Path) -> Iterator[Coverage]:
         paths = sorted(folder.glob(f"{task}-*.jsonl"))
         if not paths:
             continue
-        texts = () if task == "describe" else (text_hash(clean_text(text)) for text in catalogue.texts())
-        current = dict(zip(catalogue.ids, texts or catalogue.digests(), strict=True))
+        if task == "describe":
+            contents = [(digest,) for digest in catalogue.digests()]
+        else:  # with and without HTML tags
+            contents = [[text_hash(clean_text(text, strip)) for strip in (False, True)] for text in catalogue.texts()]
+        current = dict(zip(catalogue.ids, contents, strict=True))
         for path in paths:
             groups: dict[str, dict[str, Row]] = defaultdict(dict)
             for row in read_answers(path):
                 about = row.get("about", {})
-                if row["item"] in current and about.get(field_name) == current[row["item"]]:
+                if row["item"] in current and about.get(field_name) in current[row["item"]]:
                     groups[row["prompt"]][row["item"]] = row
             for prompt, rows in groups.items():
                 yield _answered(catalogue, stage, f"{path.stem}, prompt {prompt[:8]}", rows)
