@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmfast.content.blocks import Blocks, Range
 from mmfast.content.encoders import EncodeConfig, Encoder, WholeEncoder
-from mmfast.content.images import Pictures, Unreadable, hash_picture, open_picture
+from mmfast.content.images import DECODER, Pictures, Unreadable, hash_picture, open_picture
 from mmfast.content.progress import Meter
 from mmfast.content.store import Store, content_key
 from mmfast.data.features import zero_rows
@@ -117,7 +117,7 @@ class EncodedFeatures:
         """All that determines the rows besides the contents."""
         own = {"inputs_per_call": self.config.batch_size} if hasattr(self.model, "transform") else {}
         if isinstance(self.contents, Pictures):
-            own |= {"most_pixels": self.config.most_pixels, "pillow": PIL.__version__}
+            own |= {"most_pixels": self.config.most_pixels, "pillow": PIL.__version__, "decoder": DECODER}
         return {**self.model.settings, **own}
 
     def _key(self, inputs: Sequence[str]) -> str:
@@ -233,7 +233,8 @@ class EncodedFeatures:
 
 def picture_key(digest: str, most_pixels: int) -> str:
     """Return the key in the store under which it is kept why a picture cannot be read."""
-    return content_key(kind=PICTURE, model="", settings={"most_pixels": most_pixels}, inputs=[digest])
+    settings = {"most_pixels": most_pixels, "decoder": DECODER}
+    return content_key(kind=PICTURE, model="", settings=settings, inputs=[digest])
 
 
 def content_marks(contents: Sequence[str | None]) -> str:
