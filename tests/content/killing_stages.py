@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.content.killing import child, content
 
-ITEMS = 24
+ITEMS = 12
 LOCAL = {"dtype": "float32", "device": "cpu", "batch_size": 2}
 
 

@@ -13,14 +13,9 @@ from mmfast.cli import main
 from mmfast.content import encode
 from mmfast.content.store import Store
 from tests.content.chat_server import ChatServer, fail, say
-from tests.content.treebank import trained_parser
+from tests.content.tiny import with_items
 
 STAGES = ["features", "text objects", "masks", "descriptions", "labels"]
-
-
-@pytest.fixture(scope="module")
-def parser(tmp_path_factory):
-    return trained_parser(tmp_path_factory.mktemp("parser"))
 
 
 @pytest.fixture
@@ -32,13 +27,6 @@ def bad_shop(shop):
     with_items(folder, pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("")).otherwise(pl.col("title")).alias("title"))
     with_items(folder, pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("")).otherwise(pl.col("text")).alias("text"))
     return folder, photos
-
-
-def with_items(folder, change):
-    pl.read_parquet(folder / "items.parquet").with_columns(change).write_parquet(folder / "items.parquet")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["items.parquet"]["bytes"] = (folder / "items.parquet").stat().st_size
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def told(folder, photos, capsys):
