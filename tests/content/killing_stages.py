@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.content.killing import child, content
 
-ITEMS = 12
+ITEMS = 24
 LOCAL = {"dtype": "float32", "device": "cpu", "batch_size": 2}
 
 
