@@ -82,9 +82,8 @@ def parse_texts(
 ) -> Parses:
     """Return the words of every text, from the store where it has them.
 
-    Texts are cleaned first (`clean_text` with `strip_tags`); equal ones are parsed once. ids [I]: the items' names, for
-    messages. Raises MmfastError when spaCy or the pipeline is not installed, the pipeline does not tag and parse, or a
-    text is too long.
+    Texts are cleaned first (`clean_text` with `strip_tags`); equal ones are parsed once. ids [I]: names for messages.
+    Raises MmfastError without spaCy or the pipeline, for one that does not tag and parse, and for a text too long.
 
     >>> parses = parse_texts(["A red mug."], ParseConfig(pipeline="parser"))       # doctest: +SKIP
     """
@@ -96,9 +95,8 @@ def parse_texts(
     blocks = Blocks.of(cleaned)
     ranges = blocks.ranges(BLOCK)
     settings = {"batch": BATCH, "relations": list(relations), "mapping": MAPPING, "strip_tags": config.strip_tags}
-    model = pipeline_identity(nlp)
-    keys = [content_key(kind=KIND, model=model, settings=settings, inputs=blocks.keys[slice(*one)]) for one in ranges]
-    recipe = {"model": model, "settings": settings}
+    recipe = {"model": pipeline_identity(nlp), "settings": settings}
+    keys = [content_key(kind=KIND, **recipe, inputs=blocks.keys[slice(*one)]) for one in ranges]
     entries: dict[int, Arrays] = {}
     with Meter("parsing", len(blocks.keys), "texts", show) as meter:
         for n, key in enumerate(keys):
@@ -109,9 +107,9 @@ def parse_texts(
         absent = [n for n in range(len(ranges)) if n not in entries]
         todo = [blocks.keys[slice(*ranges[n])] for n in absent]
         for n, entry in zip(absent, _parse_blocks(nlp, todo, relations, config), strict=True):
-            store.put(KIND, keys[n], entry, {"model": model, "texts": len(entry["offsets"]) - 1, "recipe": recipe})
-            entries[n] = entry
-            meter.add(len(entry["offsets"]) - 1)
+            entries[n], count = entry, len(entry["offsets"]) - 1
+            store.put(KIND, keys[n], entry, {"model": recipe["model"], "texts": count, "recipe": recipe})
+            meter.add(count)
     return _gather(cleaned, blocks.inverse, [entries[n] for n in range(len(ranges))], relations)
 
 
