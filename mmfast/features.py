@@ -98,10 +98,15 @@ def _refuse_unused(args: argparse.Namespace) -> None:
 
     families = {parse_encoder(m, getattr(args, m)).family for m in ("image", "text") if getattr(args, m)}
     models = families - {"light", "amazon-cnn"}
-    decoded = args.masks or (args.image and parse_encoder("image", args.image).family not in ("light", "amazon-cnn"))
+    of_pictures = parse_encoder("image", args.image).family if args.image else "amazon-cnn"  # which reads none
+    seen = args.masks or of_pictures != "amazon-cnn"
+    decoded = args.masks == "light" or of_pictures not in ("light", "amazon-cnn")
     read = {
         "--rule": args.objects or args.rule == "paper",
+        "--pictures": seen or not args.pictures,
         "--out": families or args.out is None,
+        "--dtype": families or args.dtype is None,
+        "--missing": families or args.missing is None,
         "--device": models or args.masks == "sam" or args.device is None,
         "--workers": decoded or args.workers is None,
         "--compat": args.text or args.compat == "none",
@@ -111,9 +116,10 @@ def _refuse_unused(args: argparse.Namespace) -> None:
     }
     if unused := [option for option, used in read.items() if not used]:
         raise MmfastError(
-            f"{', '.join(unused)}: nothing that was asked for reads it (--rule needs --objects, --out an encoder, "
-            "--compat one of texts, --max-length a sentence encoder, --precision, --batch-size, --device and --workers "
-            "another one than light, or --masks)"
+            f"{', '.join(unused)}: nothing that was asked for reads it (--rule needs --objects; --out, --dtype and "
+            "--missing an encoder; --compat one of texts; --max-length a sentence encoder; --precision and "
+            "--batch-size another one than light; --device that or --masks sam; --workers one of pictures but light or "
+            "--masks light; --pictures an encoder of pictures or --masks)"
         )
 
 

@@ -45,15 +45,23 @@ class Items:
         return find_pictures(self.table, self.roots)
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, kind: type[Config], examples: str) -> None:
-    """Declare data, `key=value` settings of `kind`, and where things lie; the help lists every setting."""
+def add_data_arguments(
+    parser: argparse.ArgumentParser, kind: type[Config], examples: str, pictures: bool = True
+) -> None:
+    """Declare data, `key=value` settings of `kind`, and where things lie; the help lists every setting.
+
+    pictures: whether the stage reads any, and so takes the folders of them.
+    """
     from mmfast.commands.train import settings_table
     from mmfast.features import PICTURES
 
     parser.epilog = f"{examples}\nsettings:\n{settings_table(kind)}"
     parser.add_argument("data", help="demo, a data set's name, or a prepared or plain folder")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of this stage")
-    parser.add_argument("--pictures", action="append", default=[], metavar="FOLDER", help=PICTURES)
+    if pictures:
+        parser.add_argument("--pictures", action="append", default=[], metavar="FOLDER", help=PICTURES)
+    else:
+        parser.set_defaults(pictures=[])
     parser.add_argument("--root", help="folder that holds the data sets (MMFAST_DATA, else ./data)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 

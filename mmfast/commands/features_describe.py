@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encode", metavar="ENCODER", help="text encoder: descriptions to image, texts to text feature"
     )
     parser.add_argument("--out", help="write the features into this copy and leave the data as they are")
-    parser.add_argument("--device", default="auto", help="of the encoder: auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", help="of the encoder: auto, cpu, cuda or cuda:N")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,10 +43,13 @@ def run(args: argparse.Namespace) -> int:
     from mmfast.content.store import Store
     from mmfast.features import SHOWN
 
+    if unused := [f"--{name}" for name in ("out", "device") if getattr(args, name) is not None and not args.encode]:
+        raise MmfastError(f"{', '.join(unused)}: only --encode reads it; the describer's device is local.device")
     settings = load_section(DescribeSettings, args.settings)
-    config = EncodeConfig(model=args.encode, device=args.device) if args.encode else None
+    config = EncodeConfig(model=args.encode, device=args.device or "auto") if args.encode else None
     encoder = load_encoder("text", config) if config else None  # first: describing takes longer than to find no weights
     items = items_of(args)
+    texts = items.texts() if config else []
     found = describe(items.ids, items.pictures(), settings, Store().folder / ANSWERS, show=not args.quiet)
     counts = {"described": len(found.texts), "without a description": len(found.failures)}
     print(count_line("pictures", counts))
@@ -61,11 +64,18 @@ def run(args: argparse.Namespace) -> int:
     if found.failures and not found.texts:
         raise MmfastError("describe: no picture has a description; the reasons are above")
     if config:
-        _encode(items, found, encoder, config, args)
+        _encode(items, texts, found, encoder, config, args)
     return 0
 
 
-def _encode(items: Items, found: Descriptions, model: Any, config: EncodeConfig, args: argparse.Namespace) -> None:
+def _encode(
+    items: Items,
+    texts: list[str],
+    found: Descriptions,
+    model: Any,
+    config: EncodeConfig,
+    args: argparse.Namespace,
+) -> None:
     """Write the two features; an item without a text of its own gets its description there too."""
     from mmfast.content.describe import fill_empty
     from mmfast.content.encode import EncodedFeatures
@@ -75,7 +85,7 @@ def _encode(items: Items, found: Descriptions, model: Any, config: EncodeConfig,
     from mmfast.features import feature_lines
 
     store = Store()
-    texts, filled = fill_empty(items.texts(), items.ids, found)
+    texts, filled = fill_empty(texts, items.ids, found)
     described = [found.texts.get(item, "") for item in items.ids]
     show = not args.quiet
     made_from = f"descriptions ({found.file.stem})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mmfast.config import Config
+from mmfast.content.item_texts import need_texts
 from mmfast.content.parse import ParseConfig
 from mmfast.content.text_objects import WIDER, ObjectRule, find_text_objects
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `mmfast features objects`."""
     from mmfast.commands.features_data import add_data_arguments
 
-    add_data_arguments(parser, Settings, EXAMPLES)
+    add_data_arguments(parser, Settings, EXAMPLES, pictures=False)
     parser.add_argument("--rule", choices=RULES, default="paper", help="which words are objects; wider suits shops")
     parser.add_argument("--out", metavar="FILE", help="write the objects as a safetensors file")
 
@@ -39,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
 
     chosen = [f"rule.{name}={list(values)}" for name, values in RULES[args.rule]]
     settings = load_section(Settings, [*chosen, *args.settings])
-    found = find_text_objects(items_of(args).texts(), settings.parse, settings.rule, show=not args.quiet)
+    items = items_of(args)
+    texts = need_texts(items.texts())
+    found = find_text_objects(texts, settings.parse, settings.rule, ids=items.ids, show=not args.quiet)
     print(count_line("items", found.counts()))
     print(f"objects: {len(found.start):,}, {len(found.start) / max(1, len(found)):.2f} per item")
     if args.out:

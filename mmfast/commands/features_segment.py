@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from mmfast.errors import MmfastError
+
 EXAMPLES = """examples:
   mmfast features segment demo
   mmfast features segment data/shop --with sam model=vit_b points_per_side=16 --pictures photos/ --out masks.safetensors
@@ -35,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from mmfast.content.segment_sam import SamSegmenter
     from mmfast.features import SHOWN
 
+    if args.segmenter == "sam" and args.processes != 1:
+        raise MmfastError("--processes: only the light segmenter reads it; SAM runs in one process")
     segmenter = load_section(SamSegmenter if args.segmenter == "sam" else LightSegmenter, args.settings)
     items = items_of(args)
     found = segment(items.pictures(), segmenter, masks=args.masks, processes=args.processes, show=not args.quiet)

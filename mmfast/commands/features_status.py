@@ -19,8 +19,9 @@ EXAMPLES = """examples:
   mmfast features status demo
   mmfast features status data/shop --pictures photos --json      every item with its reason
 
-missing: never tried, or there is nothing to try with; failed: tried in vain. Labels from a CSV file or from a demo's
-truth are not kept in the store.
+missing: never tried, changed since, or there is nothing to try with; failed: tried in vain. With DATA, pictures are
+hashed and entries of the store compared with their hash; without, entries are only counted. Labels from a CSV file or
+from a demo's truth are not kept in the store.
 """
 SHOWN = 3  # reasons of failures in the store
 ITEMS = 5  # items that are named; all of them with --json

@@ -6,6 +6,7 @@ import fcntl
 import json
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from mmfast.logs import AppendedFile
 Respond = Callable[[Sequence[Question]], list[Reply]]
 Progress = Callable[[int, bool], None]
 Row = Mapping[str, Any]
+SHOWN_LINES = 5  # numbers of damaged lines that a warning names
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class Asked:
 class Answers:
     """A JSON-lines file of answers, held by one process at a time; use it in a `with` block.
 
-    A last line without its end, as a kill or a power cut leaves it, is cut off. Lines that are no answers are counted
-    in `damaged` and asked again. Of two lines for the same item and key the later one counts.
+    A last line without its end, as a kill or a power cut leaves it, is cut off. Lines that are no answers are told in a
+    warning, with their numbers, and asked again; `damaged` holds these. Of two lines for the same item and key the
+    later one counts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,6 +77,8 @@ class Answers:
             self._guard.close()
             raise MmfastError(f"another process is writing '{path}'; wait until it ends, then run again") from None
         self._rows, self.damaged, whole = _read(path)
+        if self.damaged:
+            warnings.warn(_damage(path, self.damaged), stacklevel=2)
         self._file, self._lock = AppendedFile(path, whole), threading.Lock()
         sync(path.parent)
 
@@ -157,7 +162,7 @@ def ask_missing(
         replies = (respond or talker.reply)([one.question for one in block])
         new = [n for n, one in enumerate(block) if not answers.settled(one)]
         answers.add([block[n] for n in new], [replies[n] for n in new], talker.tag)
-        failing.count(replies)
+        failing.count(block, replies)
         return len(block)
 
     with _workers(talker) as pool:
@@ -177,14 +182,14 @@ class _Failing:
     def __init__(self, most: int) -> None:
         self._most, self._row, self._lock = most, 0, threading.Lock()
 
-    def count(self, replies: Sequence[Reply]) -> None:
+    def count(self, asked: Sequence[Asked], replies: Sequence[Reply]) -> None:
         with self._lock:
-            for reply in replies:
+            for one, reply in zip(asked, replies, strict=True):
                 self._row = self._row + 1 if reply.again else 0
                 if self._row >= self._most:
                     raise MmfastError(
-                        f"{self._row} questions in a row failed, the last one because: {reply.failure}; "
-                        "the answers so far are kept: run again when this is cured"
+                        f"{self._row} questions in a row failed, the last one (item '{one.question.item}') because: "
+                        f"{reply.failure}; the answers so far are kept: run again when this is cured"
                     )
 
 
@@ -222,15 +227,23 @@ def _row(asked: Asked, reply: Reply, tag: str) -> dict[str, Any]:
     return {**about, **asdict(reply), "scores": list(reply.scores), "about": dict(asked.about)}
 
 
-def _read(path: Path) -> tuple[dict[tuple[str, str], Row], int, int]:
-    """Return the rows by item and key, the number of damaged lines, and the length of all whole lines in bytes."""
+def _damage(path: Path, lines: Sequence[int]) -> str:
+    named = ", ".join(map(str, lines[:SHOWN_LINES])) + (", ..." if len(lines) > SHOWN_LINES else "")
+    return (
+        f"{len(lines)} line(s) of '{path}' are no answers (line {named}): what no other line answers is asked again. "
+        "Remove these lines once you know what happened to the file"
+    )
+
+
+def _read(path: Path) -> tuple[dict[tuple[str, str], Row], list[int], int]:
+    """Return the rows by item and key, the numbers of damaged lines, and the length of all whole lines in bytes."""
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
-    rows, damaged = {}, 0
-    for line in data[:whole].split(b"\n")[:-1]:
+    rows, damaged = {}, []
+    for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
         row = _parse(line)
         if row is None:
-            damaged += 1
+            damaged.append(number)
         else:
             rows[row["item"], row["key"]] = row
     return rows, damaged, whole

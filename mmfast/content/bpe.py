@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,19 +15,22 @@ from mmfast.content.weights import need_package
 from mmfast.errors import MmfastError
 
 Span = tuple[int, int]
+# An element's name right after the bracket: "sizes < 5 and > 3" and "<3" are no tags.
+TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>", re.DOTALL)
 
 
-def clean_text(text: str) -> str:
+def clean_text(text: str, strip_tags: bool = False) -> str:
     """Return the text as CLIP's tokenizer cleans it, but for lower case: repaired characters, no HTML entities, single
-    spaces. Offsets of words are offsets into this text.
+    spaces. Offsets of words are offsets into this text. strip_tags: a space for every HTML tag, which CLIP leaves in.
 
-    >>> clean_text(" Salt &amp;  pepper ")
-    'Salt & pepper'
+    >>> clean_text(" Salt &amp;  pepper<br>"), clean_text("Salt &lt;b>mill&lt;/b>", strip_tags=True)
+    ('Salt & pepper<br>', 'Salt mill')
     """
     need_package("ftfy", "cleaned texts")
     import ftfy
 
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    whole = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join((TAG.sub(" ", whole) if strip_tags else whole).split())
 
 
 @dataclass(frozen=True)

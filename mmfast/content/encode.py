@@ -6,8 +6,6 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ import polars as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mmfast.content.blocks import Blocks, Range
 from mmfast.content.encoders import EncodeConfig, Encoder, WholeEncoder
-from mmfast.content.images import Pictures, Unreadable, hash_picture, open_picture
+from mmfast.content.images import DECODER, Pictures, Unreadable, hash_picture, open_picture
 from mmfast.content.progress import Meter
 from mmfast.content.store import Store, content_key
 from mmfast.data.features import zero_rows
@@ -28,47 +27,13 @@ from mmfast.errors import MmfastError
 
 KIND = "encode"
 PICTURE = "picture"
+UNDECODED = "it could not be decoded"
+MARK = 8  # characters of an item in `content_marks`
 BLOCK = 256  # inputs per entry of the store, in the mean: what a kill can cost, and what a changed input computes anew
 MOST_WORKERS = 8
 PER_WORKER = 256  # pictures that pay for a process: its start takes as long as decoding 50, its pipe an eighth on top
-Range = tuple[int, int]
 Arrays = dict[str, np.ndarray]
 Sample = tuple[int, np.ndarray | str | MmfastError]
-
-
-@dataclass
-class Blocks:
-    """The different inputs in their fixed order, cut into blocks; `inverse` [I] is each item's input, -1 for none."""
-
-    keys: list[str]
-    inverse: np.ndarray
-
-    @classmethod
-    def of(cls, contents: Sequence[str | None]) -> Blocks:
-        """Return the blocks of one input per item. Shorter inputs come first, so that texts need little padding."""
-        keys = sorted({key for key in contents if key}, key=lambda key: (len(key), key))
-        place = {key: at for at, key in enumerate(keys)}
-        return cls(keys, np.array([place[key] if key else -1 for key in contents], np.int64))
-
-    def ranges(self, size: int) -> list[Range]:
-        """Return (start, stop) of every block, `size` inputs in the mean and at most twice as many.
-
-        A block begins at an input whose hash says so: one input more or less changes the blocks round it alone.
-        """
-        starts = []
-        for at, key in enumerate(self.keys):
-            if not starts or at - starts[-1] == 2 * size or zlib.crc32(key.encode()) % size == 0:
-                starts.append(at)
-        return list(pairwise([*starts, len(self.keys)]))
-
-    def items(self, start: int, stop: int) -> np.ndarray:
-        """Return the items whose input lies in a block, sorted."""
-        low, high = np.searchsorted(self.inverse, [start, stop], sorter=self._order)
-        return np.sort(self._order[low:high])
-
-    @cached_property
-    def _order(self) -> np.ndarray:
-        return np.argsort(self.inverse, kind="stable")
 
 
 @dataclass
@@ -143,13 +108,16 @@ class EncodedFeatures:
     def sidecar(self) -> dict[str, Any]:
         """Return what the feature's sidecar tells besides its shape and its missing items."""
         kept = {"missing_rows": self.config.missing, "string": self.config.string}
+        if not self.made_from:
+            pictures = isinstance(self.contents, Pictures)
+            kept["inputs"] = content_marks(self.contents.hashes if pictures else self.contents)
         return {"settings": self.settings(), **kept, "unreadable": self.unreadable, **self.notes}
 
     def settings(self) -> dict[str, Any]:
         """All that determines the rows besides the contents."""
         own = {"inputs_per_call": self.config.batch_size} if hasattr(self.model, "transform") else {}
         if isinstance(self.contents, Pictures):
-            own |= {"most_pixels": self.config.most_pixels, "pillow": PIL.__version__}
+            own |= {"most_pixels": self.config.most_pixels, "pillow": PIL.__version__, "decoder": DECODER}
         return {**self.model.settings, **own}
 
     def _key(self, inputs: Sequence[str]) -> str:
@@ -219,20 +187,16 @@ class EncodedFeatures:
             if readable.any():
                 rows[at[readable]] = self.model.encode(torch.from_numpy(pixels))
             for index, reason in reasons.items():
-                self.store.fail(PICTURE, self._picture_key(blocks.keys[index]), reason)
+                self.store.fail(PICTURE, picture_key(blocks.keys[index], self.config.most_pixels), reason)
             meter.add(len(indices))
             if indices[-1] == stop - 1:
                 yield (start, stop), {"rows": rows, "known": known}
-
-    def _picture_key(self, digest: str) -> str:
-        settings = {"most_pixels": self.config.most_pixels}
-        return content_key(kind=PICTURE, model="", settings=settings, inputs=[digest])
 
     def _reason(self, item: int) -> str:
         digest = self.contents.hashes[item]
         if digest is None:
             return self.contents.problems[item]
-        return self.store.failure(PICTURE, self._picture_key(digest)) or "it could not be decoded"
+        return self.store.failure(PICTURE, picture_key(digest, self.config.most_pixels)) or UNDECODED
 
     def _whole(self, known: np.ndarray) -> np.ndarray:
         """Return the rows of an encoder that looks at all items at once, from one entry of the store."""
@@ -264,7 +228,23 @@ class EncodedFeatures:
                 try:
                     open_picture(path, digest, self.config.most_pixels)
                 except Unreadable as problem:
-                    self.store.fail(PICTURE, self._picture_key(digest), str(problem))
+                    self.store.fail(PICTURE, picture_key(digest, self.config.most_pixels), str(problem))
+
+
+def picture_key(digest: str, most_pixels: int) -> str:
+    """Return the key in the store under which it is kept why a picture cannot be read."""
+    settings = {"most_pixels": most_pixels, "decoder": DECODER}
+    return content_key(kind=PICTURE, model="", settings=settings, inputs=[digest])
+
+
+def content_marks(contents: Sequence[str | None]) -> str:
+    """Return 8 characters per item that tell later whether its picture (by hash) or text is still the same.
+
+    >>> content_marks(["A mug.", None])
+    'd91b22a4--------'
+    """
+    marks = (zlib.crc32(one.encode("utf-8", "replace")) if one and one.strip() else None for one in contents)
+    return "".join("-" * MARK if mark is None else f"{mark:0{MARK}x}" for mark in marks)
 
 
 def mean_row(rows: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import polars as pl
 from mmfast.content.encode import EncodedFeatures
 from mmfast.content.encoders import EncodeConfig, load_encoder, parse_encoder
 from mmfast.content.images import find_pictures
-from mmfast.content.item_texts import item_texts
+from mmfast.content.item_texts import item_texts, need_texts
 from mmfast.content.store import Store
 from mmfast.data.hashing import hash_file
 from mmfast.data.manifest import read_manifest
@@ -103,7 +103,7 @@ def feature_source(
             )
         return CnnFile(path)
     model = load_encoder(modality, config)  # first: hashing all pictures takes longer than to find no weights
-    contents = find_pictures(items, folders) if modality == "image" else item_texts(items, config.string)
+    contents = find_pictures(items, folders) if modality == "image" else need_texts(item_texts(items, config.string))
     return EncodedFeatures(model, contents, config, store, show)
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 import polars as pl
 from PIL import Image
 
-from mmfast.content.light import DECODING, to_rgb
+from mmfast.content.rgb import DECODING, to_rgb
 from mmfast.errors import MmfastError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 MOST_PIXELS = 178_956_970  # what Pillow opens at most: half a gigabyte of RGB
+DECODER = 2  # raised whenever a picture would come out otherwise
 NOTHING_NAMED = "the items table names no picture"
 
 
@@ -111,6 +112,8 @@ def hash_picture(path: Path) -> str | None:
 
 def open_picture(source: Path | bytes, expected: str | None = None, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Return a picture in RGB, 8 bits: grey and CMYK converted, clear parts white, the first frame of an animation.
+
+    How deep grey is scaled, and that pictures are not turned by their EXIF orientation, `to_rgb` says.
 
     `expected` is the sha256 that the file had when it was listed. Raises Unreadable for a file that is damaged, cut
     short, no picture, or of more than `most_pixels`; its text is the reason. Raises MmfastError for a listed file that

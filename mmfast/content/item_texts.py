@@ -48,6 +48,20 @@ def item_texts(items: pl.DataFrame, string: str = "standard") -> list[str]:
     return [_joined(title, text) for title, text in zip(titles, texts, strict=True)]
 
 
+def need_texts(texts: list[str]) -> list[str]:
+    """Return the texts. Raises MmfastError when no item has one.
+
+    >>> need_texts(["", "A mug."])
+    ['', 'A mug.']
+    """
+    if texts and not any(text.strip() for text in texts):
+        raise MmfastError(
+            f"none of the {len(texts)} items has a text: their titles and texts are empty; fill the column title or "
+            "text of items.csv and prepare again"
+        )
+    return texts
+
+
 def lattice_text(title: Any, brand: Any, paths: Sequence[Sequence[Any]] | None, description: Any) -> str:
     """Return the string of LATTICE's public script, which CKD's features come from; "" for an item without any field.
 

@@ -17,13 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmfast.content.rgb import DECODING, to_rgb
 from mmfast.errors import MmfastError
-
-DECODING = (
-    OSError, ValueError, SyntaxError, EOFError, OverflowError, RuntimeError, AttributeError, TypeError, LookupError,
-    ArithmeticError,
-)  # fmt: skip
-"""What Pillow's decoders raise for damaged files: formats' own errors, AVIF's RuntimeError, and slips of theirs."""
 
 Picture = Image.Image | np.ndarray | str | os.PathLike[str] | None
 BLOCK = 256
@@ -72,10 +67,11 @@ class LightImageEncoder:
         return self
 
     def encode(self, images: Sequence[Picture]) -> np.ndarray:
-        """Return features float32 [n, dim] of PIL pictures, paths or arrays [H, W] or [H, W, 1|3|4] (0..255 or 0..1).
+        """Return features float32 [n, dim] of PIL pictures, paths or arrays [H, W] or [H, W, 1|3|4].
 
-        Grey, palette, RGBA (on white) and CMYK pictures are converted; one that cannot be read becomes the mean row
-        and is listed in `missing`. Raises MmfastError when there are pictures and none can be read.
+        Arrays: uint16 0..65535, other integers 0..255, floats 0..1 where all values lie there, else 0..255. Grey,
+        palette, RGBA (on white) and CMYK pictures are converted; one that cannot be read becomes the mean row and is
+        listed in `missing`. Raises MmfastError when there are pictures and none can be read.
         """
         rows, known = self._describe(images)
         basis = self._basis or self._learn(rows[known])
@@ -132,18 +128,6 @@ def _loaded(image: Image.Image) -> Image.Image:
     return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the picture in RGB: transparency over white, 16-bit grey scaled to 8 bits, the rest as Pillow converts."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float32)
-        image = Image.fromarray(np.clip(values / (257 if values.max(initial=0) > 255 else 1), 0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
-
-
 def _from_array(array: np.ndarray) -> Image.Image | None:
     shape_ok = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     if not shape_ok or array.dtype.kind not in "buif":
@@ -152,6 +136,8 @@ def _from_array(array: np.ndarray) -> Image.Image | None:
         return None
     if array.dtype.kind in "bf" and array.max() <= 1:
         array = array.astype(np.float32) * 255
+    if array.dtype == np.uint16:
+        array = array / 257
     pixels = array if array.dtype == np.uint8 else np.clip(np.rint(array), 0, 255).astype(np.uint8)
     return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
 

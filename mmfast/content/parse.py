@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from mmfast.config import Config
+from mmfast.content.blocks import Blocks
 from mmfast.content.bpe import clean_text
 from mmfast.content.progress import Meter
 from mmfast.content.store import Store, content_key
@@ -23,8 +27,8 @@ if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
 
 KIND = "parse"
-BLOCK = 256  # texts per entry of the store
-BATCH = 64  # texts that spaCy computes at once; it divides BLOCK, so that every text is always in the same batch
+BLOCK = 256  # texts per entry of the store, in the mean: what a new or changed text parses anew
+BATCH = 64  # texts that spaCy computes at once, counted from a block's first: a text is always in the same batch
 # A space in front of the list: words without a part of speech.
 POS = (" ", "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT")
 POS += ("SCONJ", "SYM", "VERB", "X", "SPACE")
@@ -34,6 +38,7 @@ UNIVERSAL = {"nsubj": "nsubj", "nsubj:outer": "nsubj", "nsubj:pass": "nsubjpass"
 WITH_CASE = ("obl", "nmod", "ROOT", "conj", "advcl", "ccomp", "xcomp", "acl", "parataxis", "orphan", "appos", "list")
 MAPPING = 2  # raised with every change of what `relation_of` gives
 Arrays = dict[str, np.ndarray]
+_worker: list[Language] = []
 
 
 class ParseConfig(Config):
@@ -43,6 +48,8 @@ class ParseConfig(Config):
     """An installed English spaCy pipeline, or the folder of one, such as `mmfast features train-parser` writes."""
     processes: PositiveInt = 1
     """Processes that parse side by side; the result is the same."""
+    strip_tags: bool = False
+    """Take HTML tags (<br>, <b>) out of the texts first. The papers say nothing of them; CLIP's cleaning keeps them."""
     gpu: bool = False
     """Run the pipeline on the GPU (for en_core_web_trf)."""
 
@@ -66,43 +73,44 @@ class Parses:
 
 
 def parse_texts(
-    texts: Sequence[str], config: ParseConfig | None = None, *, store: Store | None = None, show: bool = False
+    texts: Sequence[str],
+    config: ParseConfig | None = None,
+    *,
+    ids: Sequence[str] | None = None,
+    store: Store | None = None,
+    show: bool = False,
 ) -> Parses:
     """Return the words of every text, from the store where it has them.
 
-    Texts are cleaned first (`clean_text`); equal ones are parsed once. Raises MmfastError when spaCy or the pipeline is
-    not installed, or the pipeline does not tag and parse.
+    Texts are cleaned first (`clean_text` with `strip_tags`); equal ones are parsed once. ids [I]: names for messages.
+    Raises MmfastError without spaCy or the pipeline, for one that does not tag and parse, and for a text too long.
 
     >>> parses = parse_texts(["A red mug."], ParseConfig(pipeline="parser"))       # doctest: +SKIP
     """
     config, store = config or ParseConfig(), store or Store()
-    cleaned = [clean_text(text) for text in texts]
+    cleaned = [clean_text(text, config.strip_tags) for text in texts]
     nlp = load_pipeline(config)
+    _check_lengths(cleaned, ids, nlp.max_length)
     relations = relation_names(nlp)
-    unique, ranges = blocks_of(cleaned)
-    model, settings = pipeline_identity(nlp), {"batch": BATCH, "relations": list(relations), "mapping": MAPPING}
-    keys = [content_key(kind=KIND, model=model, settings=settings, inputs=unique[slice(*block)]) for block in ranges]
-    recipe = {"model": model, "settings": settings}
+    blocks = Blocks.of(cleaned)
+    ranges = blocks.ranges(BLOCK)
+    settings = {"batch": BATCH, "relations": list(relations), "mapping": MAPPING, "strip_tags": config.strip_tags}
+    recipe = {"model": pipeline_identity(nlp), "settings": settings}
+    keys = [content_key(kind=KIND, **recipe, inputs=blocks.keys[slice(*one)]) for one in ranges]
     entries: dict[int, Arrays] = {}
-    with Meter("parsing", len(unique), "texts", show) as meter:
+    with Meter("parsing", len(blocks.keys), "texts", show) as meter:
         for n, key in enumerate(keys):
             entry = store.get(KIND, key)
             if entry is not None:
                 entries[n] = entry
                 meter.add(len(entry["offsets"]) - 1, cached=True)
         absent = [n for n in range(len(ranges)) if n not in entries]
-        blocks = [unique[slice(*ranges[n])] for n in absent]
-        for n, entry in zip(absent, _parse_blocks(nlp, blocks, relations, config, meter), strict=True):
-            store.put(KIND, keys[n], entry, {"model": model, "texts": len(entry["offsets"]) - 1, "recipe": recipe})
-            entries[n] = entry
-    places = {text: n for n, text in enumerate(unique)}
-    return _gather(cleaned, [places[text] for text in cleaned], [entries[n] for n in range(len(ranges))], relations)
-
-
-def blocks_of(cleaned: Sequence[str]) -> tuple[list[str], list[tuple[int, int]]]:
-    """Return the different cleaned texts in the order in which they are parsed, and (start, stop) of their blocks."""
-    unique = sorted(set(cleaned), key=lambda text: (len(text), text))
-    return unique, [(first, min(first + BLOCK, len(unique))) for first in range(0, len(unique), BLOCK)]
+        todo = [blocks.keys[slice(*ranges[n])] for n in absent]
+        for n, entry in zip(absent, _parse_blocks(nlp, todo, relations, config), strict=True):
+            entries[n], count = entry, len(entry["offsets"]) - 1
+            store.put(KIND, keys[n], entry, {"model": recipe["model"], "texts": count, "recipe": recipe})
+            meter.add(count)
+    return _gather(cleaned, blocks.inverse, [entries[n] for n in range(len(ranges))], relations)
 
 
 def load_pipeline(config: ParseConfig) -> Language:
@@ -160,33 +168,49 @@ def relation_of(token: Token, universal: bool) -> str:
 
 
 def _parse_blocks(
-    nlp: Language, blocks: list[list[str]], relations: tuple[str, ...], config: ParseConfig, meter: Meter
+    nlp: Language, blocks: list[list[str]], relations: tuple[str, ...], config: ParseConfig
 ) -> Iterator[Arrays]:
-    """Yield the entry of each block; all but the last of all blocks have BLOCK texts, so batches never cross them."""
+    """Yield the entry of each block; batches never cross them, so that a block does not depend on the others."""
+    processes = min(config.processes, len(blocks))
+    if processes > 1:
+        with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (config,)) as pool:
+            yield from pool.map(partial(_parse_there, relations), blocks)
+    else:
+        yield from (_parse_block(nlp, relations, block) for block in blocks)
+
+
+def _start_worker(config: ParseConfig) -> None:
+    _worker[:] = [load_pipeline(config)]
+
+
+def _parse_there(relations: tuple[str, ...], block: list[str]) -> Arrays:
+    return _parse_block(_worker[0], relations, block)
+
+
+def _parse_block(nlp: Language, relations: tuple[str, ...], block: list[str]) -> Arrays:
     universal = "obj" in nlp.get_pipe("parser").labels
     codes = {name: code for code, name in enumerate(relations)}
-    texts = [text for block in blocks for text in block]
-    too_long = max(map(len, texts), default=0)
-    if too_long > nlp.max_length:
-        raise MmfastError(f"a text has {too_long:,} characters; spaCy takes at most {nlp.max_length:,}: shorten it")
-    docs = nlp.pipe(texts, batch_size=BATCH, n_process=config.processes)
-    for block in blocks:
-        rows, lengths = [], []
-        for _ in block:
-            doc = next(docs)
-            words = _words(doc, universal, codes)
-            rows += words
-            lengths.append(len(words))
-            meter.add()
-        start, end, pos, relation, lemmas = zip(*rows, strict=True) if rows else ((), (), (), (), ())
-        yield {
-            "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            "start": np.array(start, np.int32),
-            "end": np.array(end, np.int32),
-            "pos": np.array(pos, np.uint8),
-            "relation": np.array(relation, np.uint8),
-            "lemmas": np.frombuffer("\n".join(lemmas).encode(), np.uint8).copy(),
-        }
+    rows, lengths = [], []
+    for doc in nlp.pipe(block, batch_size=BATCH):
+        words = _words(doc, universal, codes)
+        rows += words
+        lengths.append(len(words))
+    start, end, pos, relation, lemmas = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+    return {
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "start": np.array(start, np.int32),
+        "end": np.array(end, np.int32),
+        "pos": np.array(pos, np.uint8),
+        "relation": np.array(relation, np.uint8),
+        "lemmas": np.frombuffer("\n".join(lemmas).encode(), np.uint8).copy(),
+    }
+
+
+def _check_lengths(texts: list[str], ids: Sequence[str] | None, most: int) -> None:
+    for n, text in enumerate(texts):
+        if len(text) > most:
+            item = f"of item '{ids[n]}'" if ids is not None else f"number {n} (from 0)"
+            raise MmfastError(f"the text {item} has {len(text):,} characters; spaCy takes at most {most:,}: shorten it")
 
 
 def _words(doc: Doc, universal: bool, codes: dict[str, int]) -> list[tuple[Any, ...]]:
@@ -205,12 +229,13 @@ def _words(doc: Doc, universal: bool, codes: dict[str, int]) -> list[tuple[Any, 
     ]
 
 
-def _gather(texts: list[str], places: list[int], entries: list[Arrays], relations: tuple[str, ...]) -> Parses:
-    """Put the words of the unique texts into the order of the items."""
-    sizes = np.concatenate([np.zeros(0, np.int64), *(np.diff(entry["offsets"]) for entry in entries)])
+def _gather(texts: list[str], places: np.ndarray, entries: list[Arrays], relations: tuple[str, ...]) -> Parses:
+    """Put the words of the different texts into the order of the items; place -1, of no text, is the last and empty."""
+    sizes = np.concatenate([*(np.diff(entry["offsets"]) for entry in entries), np.zeros(1, np.int64)])
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    places = places % len(sizes)
     lemmas = [lemma for entry in entries for lemma in _lemmas(entry)]
-    rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(starts[n], starts[n + 1]) for n in places)])
+    rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(starts[n], starts[n + 1]) for n in places.tolist())])
     joined = {
         name: np.concatenate([np.zeros(0, kind), *(entry[name] for entry in entries)])[rows]
         for name, kind in (("start", np.int32), ("end", np.int32), ("pos", np.uint8), ("relation", np.uint8))

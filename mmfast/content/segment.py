@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from mmfast.content.images import MOST_PIXELS, Pictures, Unreadable, open_picture
+from mmfast.content.images import DECODER, MOST_PIXELS, Pictures, Unreadable, open_picture
 from mmfast.content.masks import Entry, Masks, join_masks
 from mmfast.content.progress import Meter
 from mmfast.content.rle import encode_runs
@@ -89,7 +89,8 @@ def _keep(computed: tuple[Job, Entry | str], store: Store, keys: dict[str, str],
 
 def _settings(segmenter: Segmenter, most_pixels: int) -> dict[str, Any]:
     own = segmenter.model_dump(mode="json", exclude={"checkpoint", "device"})
-    return {**own, "stored": STORED, "most_pixels": most_pixels, "pillow": PIL.__version__}
+    read = {"most_pixels": most_pixels, "pillow": PIL.__version__, "decoder": DECODER}
+    return {**own, "stored": STORED, **read}
 
 
 def _by_item(pictures: Pictures, found: dict[str, Entry | str]) -> Masks:

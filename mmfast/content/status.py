@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmfast.content import encode, parse, segment
 from mmfast.content.answers import Row, read_answers
+from mmfast.content.blocks import Blocks
 from mmfast.content.bpe import clean_text
 from mmfast.content.images import NOTHING_NAMED, Pictures
 from mmfast.content.item_texts import item_texts
@@ -25,6 +28,9 @@ from mmfast.errors import MmfastError
 STAGES = ("features", "text objects", "masks", "descriptions", "labels")
 NO_TEXT = "the item has no text"
 NOT_YET = "not computed yet"
+CHANGED = "its picture or text is not the one that was encoded: compute it again"
+STORED_ONLY = "in the store, not in the prepared folder"
+NO_WORD = "the encoder knows no word of its text"
 NOT_ASKED = "not asked: not yet, or, of labels, fewer than two objects to choose from"
 ABSENT = ("is not there", NOTHING_NAMED)  # how reasons end that tell of no picture, not of a bad one
 Reasons = dict[str, str]
@@ -80,7 +86,8 @@ class Catalogue:
 def coverage(catalogue: Catalogue, store: Store, answers: Path) -> list[Coverage]:
     """Return what is there of a data set, stage by stage; stages that nothing was computed of are left out.
 
-    answers: the folder of the answer files. Nothing is computed, and no model is loaded.
+    answers: the folder of the answer files. Nothing is computed, and no model is loaded; entries of the store are read
+    and compared with their hash, so that a damaged one counts as absent, as it does for who needs it.
 
     >>> coverage(Catalogue(folder, find_pictures(table, [folder])), Store(), answers)  # doctest: +SKIP
     """
@@ -99,9 +106,23 @@ def _features(catalogue: Catalogue) -> Iterator[Coverage]:
         missing = {item: why or without for item, why in reasons.items() if not why or why.endswith(ABSENT)}
         failed = {item: why for item, why in reasons.items() if item not in missing}
         same = told.get("items", hashed) == hashed
+        if same:
+            changed = dict.fromkeys(_changed(catalogue, modality, told), CHANGED)
+            reasons, missing = reasons | changed, missing | changed
+            failed = {item: why for item, why in failed.items() if item not in changed}
         note = "" if same else "its rows were computed for another list of items: compute it again"
         there = len(catalogue.ids) - len(reasons)
         yield Coverage("features", f"{modality} {about['encoder']}", there, missing, failed, note)
+
+
+def _changed(catalogue: Catalogue, modality: str, told: Mapping[str, Any]) -> list[str]:
+    """Return the items whose picture or text is another than the sidecar's; none where it does not tell."""
+    if modality == "image" and catalogue.pictures is None:
+        return []  # they may lie in a folder that was not named
+    contents = catalogue.digests() if modality == "image" else catalogue.texts(told.get("string", "standard"))
+    now, then = encode.content_marks(contents), told.get("inputs", "")
+    marks = (slice(at, at + encode.MARK) for at in range(0, len(then), encode.MARK))
+    return [item for item, mark in zip(catalogue.ids, marks, strict=False) if now[mark] != then[mark]]
 
 
 def _unwritten(catalogue: Catalogue, store: Store) -> Iterator[Coverage]:
@@ -114,41 +135,52 @@ def _unwritten(catalogue: Catalogue, store: Store) -> Iterator[Coverage]:
             continue
         image = recipe["of"] == "image"
         contents = catalogue.digests() if image else catalogue.texts(recipe["string"])
-        done = _encoded(store, recipe, contents)
-        if any(done):
-            why = catalogue.no_picture if image else lambda item: NO_TEXT
-            missing = _missing(catalogue, done, contents, why)
-            yield Coverage("features", by, sum(done), missing, {}, "in the store, not in the prepared folder")
+        known = _encoded(store, recipe, contents)
+        if known:
+            tried = [item in known for item in range(len(contents))]
+            missing = _missing(catalogue, tried, contents, catalogue.no_picture if image else lambda item: NO_TEXT)
+            failed = {catalogue.ids[n]: _no_row(store, recipe, contents[n]) for n, ok in known.items() if not ok}
+            yield Coverage("features", by, sum(known.values()), missing, failed, STORED_ONLY)
 
 
-def _encoded(store: Store, recipe: Mapping[str, Any], contents: Sequence[str | None]) -> list[bool]:
-    """Return which items' contents lie in blocks that the store has."""
+def _encoded(store: Store, recipe: Mapping[str, Any], contents: Sequence[str | None]) -> dict[int, bool]:
+    """Return, of the items whose contents lie in entries that the store has, whether each has a row of its own."""
 
-    def there(inputs: Sequence[str]) -> bool:
-        return store.has(encode.KIND, _key(encode.KIND, recipe, inputs))
+    def known(inputs: Sequence[str]) -> np.ndarray | None:
+        entry = store.peek(encode.KIND, _key(encode.KIND, recipe, inputs))
+        return entry and entry["known"]
 
+    filled = [one if one and one.strip() else None for one in contents]
     if not recipe["block"]:
-        whole = there([one or "" for one in contents])
-        return [whole and bool(one and one.strip()) for one in contents]
-    blocks = encode.Blocks.of([one if one and one.strip() else None for one in contents])
-    done = [False] * len(contents)
+        whole = known([one or "" for one in contents])
+        return {} if whole is None else {n: bool(whole[n]) for n, one in enumerate(filled) if one}
+    blocks, done = Blocks.of(filled), {}
     for start, stop in blocks.ranges(recipe["block"]):
-        if there(blocks.keys[start:stop]):
-            for item in blocks.items(start, stop).tolist():
-                done[item] = True
+        read = known(blocks.keys[start:stop])
+        if read is not None:
+            items = blocks.items(start, stop)
+            done |= dict(zip(items.tolist(), read[blocks.inverse[items] - start].tolist(), strict=True))
     return done
+
+
+def _no_row(store: Store, recipe: Mapping[str, Any], content: str) -> str:
+    """Return why an encoder gave no row for a picture (its hash) or a text."""
+    if recipe["of"] == "text":
+        return NO_WORD
+    key = encode.picture_key(content, recipe["settings"]["most_pixels"])
+    return store.failure(encode.PICTURE, key) or encode.UNDECODED
 
 
 def _parses(catalogue: Catalogue, store: Store) -> Iterator[Coverage]:
     recipes = _named(store.recipes(parse.KIND))
-    texts = [clean_text(text) for text in catalogue.texts()] if recipes else []  # cleaning needs a package
-    unique, ranges = parse.blocks_of(texts)
     for by, recipe in recipes:
+        texts = [clean_text(text, recipe["settings"].get("strip_tags", False)) for text in catalogue.texts()]
+        blocks = Blocks.of(texts)
         known: set[str] = set()
-        for start, stop in ranges:
-            if store.has(parse.KIND, _key(parse.KIND, recipe, unique[start:stop])):
-                known.update(unique[start:stop])
-        done = [bool(text) and text in known for text in texts]
+        for block in (blocks.keys[start:stop] for start, stop in blocks.ranges(parse.BLOCK)):
+            if store.peek(parse.KIND, _key(parse.KIND, recipe, block)) is not None:
+                known.update(block)
+        done = [text in known for text in texts]
         if any(done):
             missing = _missing(catalogue, done, texts, lambda item: NO_TEXT)
             yield Coverage("text objects", by, sum(done), missing, {})
@@ -158,7 +190,7 @@ def _masks(catalogue: Catalogue, store: Store) -> Iterator[Coverage]:
     digests = catalogue.digests()
     for by, recipe in _named(store.recipes(segment.KIND)):
         keys = [_key(segment.KIND, recipe, [digest]) if digest else "" for digest in digests]
-        done = [bool(key) and store.has(segment.KIND, key) for key in keys]
+        done = [bool(key) and store.peek(segment.KIND, key) is not None for key in keys]
         absent = {item: key for item, key in enumerate(keys) if key and not done[item]}
         reasons = {item: why for item, key in absent.items() if (why := store.failure(segment.KIND, key))}
         failed = {catalogue.ids[item]: why for item, why in reasons.items()}
@@ -174,13 +206,16 @@ def _answers(catalogue: Catalogue, folder: Path) -> Iterator[Coverage]:
         paths = sorted(folder.glob(f"{task}-*.jsonl"))
         if not paths:
             continue
-        texts = () if task == "describe" else (text_hash(clean_text(text)) for text in catalogue.texts())
-        current = dict(zip(catalogue.ids, texts or catalogue.digests(), strict=True))
+        if task == "describe":
+            contents = [(digest,) for digest in catalogue.digests()]
+        else:  # with and without HTML tags
+            contents = [[text_hash(clean_text(text, strip)) for strip in (False, True)] for text in catalogue.texts()]
+        current = dict(zip(catalogue.ids, contents, strict=True))
         for path in paths:
             groups: dict[str, dict[str, Row]] = defaultdict(dict)
             for row in read_answers(path):
                 about = row.get("about", {})
-                if row["item"] in current and about.get(field_name) == current[row["item"]]:
+                if row["item"] in current and about.get(field_name) in current[row["item"]]:
                     groups[row["prompt"]][row["item"]] = row
             for prompt, rows in groups.items():
                 yield _answered(catalogue, stage, f"{path.stem}, prompt {prompt[:8]}", rows)

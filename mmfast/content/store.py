@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 import warnings
@@ -69,23 +68,17 @@ class Store:
 
     def get(self, kind: str, key: str) -> dict[str, np.ndarray] | None:
         """Return the arrays of an entry, None when it is absent; a damaged entry is a warning and counts as absent."""
-        path = self._path(kind, key)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
+        found = self._read(kind, key)
+        if isinstance(found, str):
+            path = self._path(kind, key)
+            warnings.warn(f"the entry '{path}' is damaged and computed anew: {found}", stacklevel=2)
             return None
-        except OSError as error:
-            raise self._unreadable(path, error) from None
-        body = memoryview(content)[HEAD:]
-        if _head(body) == content[:HEAD]:
-            try:
-                return safetensors.numpy.load(bytes(body))
-            except SafetensorError as error:
-                problem = str(error)
-        else:
-            problem = "its bytes are not those that were written"
-        warnings.warn(f"the entry '{path}' is damaged and computed anew: {problem}", stacklevel=2)
-        return None
+        return found
+
+    def peek(self, kind: str, key: str) -> dict[str, np.ndarray] | None:
+        """Return what `get` returns, without a word of a damaged entry: for who only looks and computes nothing."""
+        found = self._read(kind, key)
+        return None if isinstance(found, str) else found
 
     def put(self, kind: str, key: str, arrays: Mapping[str, np.ndarray], note: Mapping[str, Any] | None = None) -> None:
         """Keep arrays under a key, replacing what is there and its failure; `note` is small JSON for `status`.
@@ -98,16 +91,6 @@ class Store:
         path = self._path(kind, key)
         self._write(path, _head(body) + body)
         self._failure_path(kind, key).unlink(missing_ok=True)
-
-    def has(self, kind: str, key: str) -> bool:
-        """Whether an entry is there at its full size; only `get` reads it and compares its hash."""
-        try:
-            with self._path(kind, key).open("rb") as file:
-                head = file.read(HEAD)
-                size = os.fstat(file.fileno()).st_size
-        except FileNotFoundError:
-            return False
-        return head.startswith(MAGIC) and size == HEAD + int.from_bytes(head[-8:], "little")
 
     def fail(self, kind: str, key: str, reason: str, note: Mapping[str, Any] | None = None) -> None:
         """Record why there is no entry under a key; a later `put` takes the record away. `note` as for `put`."""
@@ -163,6 +146,23 @@ class Store:
             except FileNotFoundError:
                 continue  # its writer has just finished, or another process sweeps too
         return removed
+
+    def _read(self, kind: str, key: str) -> dict[str, np.ndarray] | str | None:
+        """Return the arrays of an entry, None when it is absent, or what is wrong with its bytes."""
+        path = self._path(kind, key)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreadable(path, error) from None
+        body = memoryview(content)[HEAD:]
+        if _head(body) != content[:HEAD]:
+            return "its bytes are not those that were written"
+        try:
+            return safetensors.numpy.load(bytes(body))
+        except SafetensorError as error:
+            return str(error)
 
     def _folder(self, kind: str) -> Path:
         if not KIND.fullmatch(kind):

@@ -6,6 +6,7 @@ noun, which are common among product titles: here the rule is relaxed step by st
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -123,39 +124,53 @@ def find_text_objects(
     parse: ParseConfig | None = None,
     rule: ObjectRule | None = None,
     *,
+    ids: Sequence[str] | None = None,
     store: Store | None = None,
     show: bool = False,
 ) -> TextObjects:
     """Return the objects of every text: parse (or read the parses from the store), then apply the rule.
 
-    Another rule costs no new parsing. Raises MmfastError as `parse_texts` and `choose_objects` do.
+    Another rule costs no new parsing. ids [I]: the items' names, for messages.
+    Raises MmfastError as `parse_texts` and `choose_objects` do.
 
     >>> find_text_objects(["This mug keeps coffee warm."]).words(0)                # ['mug', 'coffee']
     """
     rule = rule or ObjectRule()
     _check(rule)
-    return choose_objects(parse_texts(texts, parse, store=store, show=show), rule)
+    return choose_objects(parse_texts(texts, parse, ids=ids, store=store, show=show), rule)
 
 
 def choose_objects(parses: Parses, rule: ObjectRule | None = None) -> TextObjects:
     """Apply Eq. 3 to parsed texts; one object per lemma and item, its first mention.
 
-    An item without one falls back to (1) the parts of speech alone, (2) nouns and proper nouns, (3) its whole text as
-    one object. Raises MmfastError for a part of speech or a relation that there is not.
+    A word of marks, joiners and other format characters alone is no object. An item without one falls back to (1) the
+    parts of speech alone, (2) nouns and proper nouns, (3) its whole text as one object. Raises MmfastError for a part
+    of speech or a relation that there is not.
     """
     rule = rule or ObjectRule()
     _check(rule, parses.relations)
     num_items = len(parses.texts)
     item = np.repeat(np.arange(num_items), np.diff(parses.offsets))
+    seen = np.array([visible(lemma) for lemma in parses.lemmas], bool)
     by_pos, nouns = _is_one_of(parses.pos, POS, rule.pos), _is_one_of(parses.pos, POS, ("NOUN", "PROPN"))
+    by_pos, nouns = by_pos & seen, nouns & seen
     chosen = by_pos & _is_one_of(parses.relation, parses.relations, rule.relations)
-    relaxed = by_pos if rule.pos else _is_one_of(parses.pos, POS, ("NOUN",))
+    relaxed = by_pos if rule.pos else seen & _is_one_of(parses.pos, POS, ("NOUN",))
     step = np.full(num_items, WHOLE_TEXT, np.uint8)
     for number, words in ((PROPER_NOUNS, nouns), (POS_ONLY, relaxed), (RULE, chosen)):
         step[np.unique(item[words])] = number
     keep = np.choose(np.minimum(step[item], WHOLE_TEXT), [chosen, relaxed, nouns, np.zeros_like(chosen)])
-    step[[not text for text in parses.texts]] = NO_TEXT
+    step[[not visible(text) for text in parses.texts]] = NO_TEXT
     return _collect(parses, item, np.flatnonzero(keep), step)
+
+
+def visible(text: str) -> bool:
+    """Whether a text has a character to be seen by itself: no space, mark, joiner, or other format character.
+
+    >>> visible("\\u200d"), visible("a\\u200d")
+    (False, True)
+    """
+    return text.isalnum() or any(unicodedata.category(character)[0] not in "CMZ" for character in text)
 
 
 def _collect(parses: Parses, item: np.ndarray, rows: np.ndarray, step: np.ndarray) -> TextObjects:

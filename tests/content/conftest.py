@@ -10,6 +10,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from tests.content import tiny
+from tests.content.treebank import trained_parser
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,12 @@ def clip_folder(tmp_path_factory):
 def sentence_folder(tmp_path_factory):
     """A sentence-transformers folder of a tiny model."""
     return tiny.save_sentence(tmp_path_factory.mktemp("models") / "sentence")
+
+
+@pytest.fixture(scope="session")
+def parser(tmp_path_factory):
+    """The folder of a pipeline trained on the toy treebank."""
+    return trained_parser(tmp_path_factory.mktemp("parser"))
 
 
 @pytest.fixture

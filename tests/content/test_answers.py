@@ -118,8 +118,8 @@ def test_a_damaged_line_is_counted_and_its_item_asked_again(tmp_path, line):
     run(path, questions(2), talker)
     first, _ = path.read_text().splitlines()
     path.write_text(f"{first}\n{line}\n")
-    with Answers(path) as answers:
-        assert answers.damaged == 1
+    told = r"^1 line\(s\) of '.*x.jsonl' are no answers \(line 2\): what no other line answers is asked again"
+    with pytest.warns(UserWarning, match=told), Answers(path) as answers:
         ask_missing(answers, questions(2), talker)
         assert all(map(answers.settled, questions(2)))
 
@@ -145,7 +145,9 @@ def test_what_a_folder_holds_is_counted(tmp_path):
 def test_too_many_failures_in_a_row_end_the_run_and_keep_the_answers(tmp_path):
     with ChatServer([say("x")] * 5 + [fail(503, "overloaded")]) as server:
         talker = Endpoint(EndpointSettings(url=server.url, model="m", retries=0, concurrency=1), 8)
-        with pytest.raises(MmfastError, match=r"3 questions in a row failed.*overloaded"):
+        with pytest.raises(
+            MmfastError, match=r"3 questions in a row failed, the last one \(item 'item-7'\) because: .*overl"
+        ):
             run(tmp_path / "x.jsonl", questions(20), talker, stop_after=3)
     assert len(read_answers(tmp_path / "x.jsonl")) == 8 and len(server.bodies) == 8
 

@@ -19,6 +19,19 @@ TEXTS = [
 ]
 
 
+HTML = [
+    ("<p>A mug<br>and a <b class='x'>lid</b>.<br/></p><!-- no > more -->", "A mug and a lid ."),
+    ("&lt;br&gt;Two &amp;amp; three", "Two & three"),
+    ("Ages <3 and > 2, width<5, a<b>c", "Ages <3 and > 2, width<5, a c"),
+]
+
+
+@pytest.mark.parametrize(("text", "clean"), HTML)
+def test_tags_go_where_that_is_asked_for(text, clean):
+    assert clean_text(text, strip_tags=True) == clean
+    assert "<" in clean_text(text)
+
+
 @pytest.fixture(scope="module")
 def clip():
     return ClipPieces()

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from mmfast.content import weights
-from mmfast.content.encode import BLOCK, Blocks, EncodedFeatures, decoded_batches
+from mmfast.content.blocks import Blocks
+from mmfast.content.encode import BLOCK, EncodedFeatures, decoded_batches
 from mmfast.content.encode_sentence import MINILM, minilm_folder
 from mmfast.content.encoders import EncodeConfig, computed_by, hash_weights, load_encoder, parse_encoder
 from mmfast.content.images import NOTHING_NAMED, find_pictures

@@ -79,6 +79,17 @@ def test_what_nothing_reads_is_refused_and_weights_are_looked_for_before_the_sta
     assert "--device, --workers: nothing that was asked for reads it" in capsys.readouterr().err
     assert main(["features", str(folder), "--masks", "light", "--out", "x"]) == 2
     assert "--out: nothing that was asked for reads it" in capsys.readouterr().err
+    given = ["--dtype", "float16", "--missing", "zero", "--pictures", str(folder)]
+    assert main(["features", str(folder), "--objects", "parser", *given]) == 2
+    assert "--pictures, --dtype, --missing: nothing that was asked for reads it" in capsys.readouterr().err
+    assert main(["features", str(folder), "--masks", "sam", "--workers", "2"]) == 2
+    assert "--workers: nothing that was asked for reads it" in capsys.readouterr().err
+    assert main(["features", "segment", str(folder), "--with", "sam", "--processes", "2"]) == 2
+    assert "--processes: only the light segmenter reads it" in capsys.readouterr().err
+    assert main(["features", "describe", str(folder), "--out", "x", "--device", "cpu"]) == 2
+    assert "--out, --device: only --encode reads it" in capsys.readouterr().err
+    assert main(["features", "label", str(folder), "--pictures", str(folder)]) == 2
+    assert "unrecognized arguments: --pictures" in capsys.readouterr().err
     monkeypatch.setattr("mmfast.commands.features_segment.run", lambda args: pytest.fail("segmented"))
     assert main(["features", str(folder), "--image", "torchvision:resnet0", "--masks", "light"]) == 2
     assert "resnet0" in capsys.readouterr().err

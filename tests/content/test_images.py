@@ -32,8 +32,6 @@ def test_every_mode_becomes_rgb():
     np.testing.assert_array_equal(pixels(encoded(colour)), photo(1))
     grey = np.asarray(colour.convert("L"))
     np.testing.assert_array_equal(pixels(encoded(colour.convert("L"))), np.repeat(grey[..., None], 3, 2))
-    deep = Image.fromarray(grey.astype(np.uint16) * 257)
-    np.testing.assert_allclose(pixels(encoded(deep)), np.repeat(grey[..., None], 3, 2), atol=1)
     clear = colour.convert("RGBA")
     clear.putalpha(0)
     assert (pixels(encoded(clear)) == 255).all()
@@ -42,6 +40,45 @@ def test_every_mode_becomes_rgb():
     assert red[0] > 200 and max(red[1:]) < 60
     palette = colour.quantize(16)
     np.testing.assert_array_equal(pixels(encoded(palette)), np.asarray(palette.convert("RGB")))
+
+
+GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+SHADOW = GREY // 8  # so dark that its greatest 16-bit value looks like 8 bits of nothing else
+
+
+@pytest.mark.parametrize("grey", [GREY, SHADOW, GREY * 0])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled_by_their_mode(grey, kind):
+    deep = encoded(Image.fromarray(grey.astype(np.uint16) * 257), kind)
+    np.testing.assert_array_equal(pixels(deep)[..., 0], grey)
+    faint = encoded(Image.fromarray(grey.astype(np.uint16)), kind)  # at most 255 of 65535: nearly black
+    assert pixels(faint).max() <= 1
+
+
+@pytest.mark.parametrize(("scale", "shown"), [(1 / 255, GREY), (1.0, GREY), (1 / 1000, np.rint(GREY * 0.255))])
+def test_floating_point_is_one_or_255(scale, shown):
+    content = encoded(Image.fromarray(GREY.astype(np.float32) * np.float32(scale)), "TIFF")
+    np.testing.assert_array_equal(pixels(content)[..., 1], shown)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (GREY.astype(np.float32) * 4, r"\(mode F\) are 0..1020; want 0..1 or 0..255"),
+        (GREY.astype(np.float32) - 1, r"\(mode F\) are -1..254; want"),
+        (np.where(GREY > 3, np.nan, 0).astype(np.float32), r"\(mode F\) are nan..nan; want"),
+        (GREY.astype(np.int32) * 1000, r"\(mode I\) are 0..255000; want 0..65535"),
+    ],
+)
+def test_grey_that_no_scale_explains_is_a_reason(values, reason):
+    with pytest.raises(Unreadable, match=f"it cannot be decoded: its grey values {reason}"):
+        open_picture(encoded(Image.fromarray(values), "TIFF"))
+
+
+def test_exif_turns_nothing():
+    image, exif = Image.fromarray(photo(4)), Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    np.testing.assert_array_equal(pixels(encoded(image, exif=exif)), photo(4))
 
 
 def test_the_first_frame_of_an_animation():

@@ -57,6 +57,7 @@ def test_odd_modes_are_converted(tmp_path):
     assert np.ptp(flat, axis=2).max() == 0
     np.testing.assert_array_equal(read_picture(grey[..., None]), flat)
     np.testing.assert_allclose(read_picture(Image.fromarray(grey.astype(np.uint16) * 257)), flat, atol=1 / 255)
+    np.testing.assert_allclose(read_picture(grey.astype(np.uint16) * 257), flat, atol=1e-6)
     clear = np.zeros((8, 8, 4), np.uint8)
     np.testing.assert_array_equal(read_picture(clear), 1.0)
     palette = Image.fromarray(pictures(1)[0]).quantize(8)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
 import spacy
 from spacy.tokens import Doc
 
+from mmfast.content import parse as parsing
 from mmfast.content.parse import POS, ParseConfig, load_pipeline, parse_texts, relation_of
 from mmfast.content.store import Store
 from mmfast.content.train_parser import ParserSettings, train_parser
@@ -30,6 +33,17 @@ def parse(trained):
     return ParseConfig(pipeline=str(trained[0] / "en"))
 
 
+@pytest.fixture(scope="module")
+def nlp(parse):
+    return load_pipeline(parse)
+
+
+@pytest.fixture
+def loaded(nlp, monkeypatch):
+    """Parsing takes the pipeline that is loaded already: reading it takes longer than the parsing of these texts."""
+    monkeypatch.setattr(parsing, "load_pipeline", lambda config: nlp)
+
+
 def test_it_learns_and_tells(trained):
     _, scores, told = trained
     assert scores["tag"] > 95
@@ -37,8 +51,8 @@ def test_it_learns_and_tells(trained):
     assert [line.partition(" ")[0] for line in told] == ["360", *["epoch"] * 6, "kept:"]
 
 
-def test_the_scores_and_settings_stay_with_the_pipeline(trained, parse):
-    meta = load_pipeline(parse).meta
+def test_the_scores_and_settings_stay_with_the_pipeline(trained, nlp):
+    meta = nlp.meta
     assert meta["performance"] == pytest.approx(trained[1])
     assert meta["mmfast"] == SETTINGS.model_dump(mode="json")
 
@@ -56,8 +70,8 @@ def test_an_existing_folder_is_not_replaced(trained):
         train_parser(trained[0] / "toy", trained[0] / "en", SETTINGS)
 
 
-def test_universal_labels_become_the_three_relations(parse):
-    doc = load_pipeline(parse)("The lamp holds the mug. We put a kite on the table. The chair is sold with the lamp.")
+def test_universal_labels_become_the_three_relations(nlp):
+    doc = nlp("The lamp holds the mug. We put a kite on the table. The chair is sold with the lamp.")
     relations = {(token.text, token.dep_, relation_of(token, True)) for token in doc if token.pos_ == "NOUN"}
     assert {("lamp", "nsubj", "nsubj"), ("mug", "obj", "dobj"), ("table", "obl", "pobj")} <= relations
     assert ("chair", "nsubj:pass", "nsubjpass") in relations
@@ -80,7 +94,7 @@ def test_usual_labels_stay():
     assert [relation_of(token, False) for token in doc] == ["ROOT", "case", "obl"]
 
 
-def test_parses_are_in_the_order_of_the_texts_and_kept(parse, tmp_path, monkeypatch):
+def test_parses_are_in_the_order_of_the_texts_and_kept(parse, loaded, tmp_path, monkeypatch):
     store = Store(tmp_path)
     first = parse_texts(TEXTS, parse, store=store)
     assert first.texts == TEXTS
@@ -96,7 +110,7 @@ def test_parses_are_in_the_order_of_the_texts_and_kept(parse, tmp_path, monkeypa
     assert first.lemmas == second.lemmas
 
 
-def test_a_block_that_was_lost_comes_back_the_same(parse, tmp_path, monkeypatch):
+def test_a_block_that_was_lost_comes_back_the_same(parse, loaded, tmp_path, monkeypatch):
     monkeypatch.setattr("mmfast.content.parse.BLOCK", 4)
     monkeypatch.setattr("mmfast.content.parse.BATCH", 2)
     texts = [f"The {a} holds the {b}." for a in ("mug", "lamp", "kite", "chair") for b in ("table", "bottle", "sun")]
@@ -104,21 +118,48 @@ def test_a_block_that_was_lost_comes_back_the_same(parse, tmp_path, monkeypatch)
     parse_texts(texts, parse, store=store)
     files = sorted(tmp_path.rglob("*.entry"))
     before = {path: path.read_bytes() for path in files}
-    assert len(files) == 3
+    assert len(files) > 2
     files[1].unlink()
     parse_texts(texts, parse, store=store)
     assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*.entry"))} == before
 
 
-def test_several_processes_parse_alike(parse, tmp_path):
+def test_a_new_text_parses_its_own_block_anew(parse, loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmfast.content.parse.BLOCK", 8)
+    texts = [f"The mug holds {n:03d} kites." for n in range(100)]
+    store, parsed, whole = Store(tmp_path), [], parsing._parse_block
+    monkeypatch.setattr(parsing, "_parse_block", lambda *given: parsed.append(len(given[-1])) or whole(*given))
+    first = parse_texts(texts, parse, store=store)
+    assert sum(parsed) == 100 and len(parsed) > 8
+    parsed.clear()
+    second = parse_texts(["A mug.", *texts[:50], "The mug holds 050 bottles.", *texts[50:]], parse, store=store)
+    assert 0 < len(parsed) <= 6 and sum(parsed) < 60
+    new = np.repeat([text not in texts for text in second.texts], np.diff(second.offsets))
+    assert second.relation[~new].tolist() == first.relation.tolist()
+
+
+def test_several_processes_parse_alike(parse, loaded, tmp_path, monkeypatch):
+    # Forked: a spawned process spends seconds on its imports.
+    monkeypatch.setattr(parsing, "get_context", lambda name: get_context("fork"))
+    monkeypatch.setattr(parsing, "BLOCK", 1)
     one = parse_texts(TEXTS, parse, store=Store(tmp_path / "one"))
+    here, whole = [], parsing._parse_block
+    monkeypatch.setattr(parsing, "_parse_block", lambda *given: here.append(given) or whole(*given))
     two = parse_texts(TEXTS, parse.model_copy(update={"processes": 2}), store=Store(tmp_path / "two"))
     np.testing.assert_array_equal(one.relation, two.relation)
-    assert one.lemmas == two.lemmas
+    assert one.lemmas == two.lemmas and not here
 
 
-def test_plurals_have_the_lemma_of_the_treebank_or_of_the_rules(parse):
-    lemmas = {token.text: token.lemma_ for token in load_pipeline(parse)("The mugs holds the boxes.")}
+def test_a_text_too_long_names_its_item(parse, loaded, tmp_path):
+    long = ["A mug.", "The mug " * 200_000]
+    with pytest.raises(MmfastError, match="text of item 'b' has 1,599,999 characters; spaCy takes at most 1,000,000"):
+        parse_texts(long, parse, ids=["a", "b"], store=Store(tmp_path))
+    with pytest.raises(MmfastError, match=r"text number 1 \(from 0\) has 1,599,999 characters"):
+        parse_texts(long, parse, store=Store(tmp_path))
+
+
+def test_plurals_have_the_lemma_of_the_treebank_or_of_the_rules(nlp):
+    lemmas = {token.text: token.lemma_ for token in nlp("The mugs holds the boxes.")}
     assert lemmas["mugs"] == "mug"
 
 

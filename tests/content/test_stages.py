@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 import numpy as np
+import polars as pl
 import pytest
 
 from mmfast import features
@@ -13,15 +14,10 @@ from mmfast.content.masks import Masks
 from mmfast.content.text_objects import TextObjects
 from mmfast.data.demo import demo_folder
 from mmfast.data.prepared import read_prepared
-from tests.content.chat_server import ChatServer, say
-from tests.content.treebank import trained_parser
+from tests.content.chat_server import ChatServer, fail, say
+from tests.content.tiny import with_items
 
 GOOD = "A red ceramic mug with a round handle, used for hot drinks. Brand unknown. Condition new."
-
-
-@pytest.fixture(scope="module")
-def parser(tmp_path_factory):
-    return trained_parser(tmp_path_factory.mktemp("parser"))
 
 
 @pytest.mark.parametrize("stage", features.SUBVERBS)
@@ -138,6 +134,30 @@ def test_weights_of_the_encoder_are_looked_for_before_anything_is_described(shop
         by = ["by=endpoint", f"endpoint.url={server.url}", "endpoint.model=m", "--encode", "sentence:org/none"]
         assert main(["features", "describe", str(shop[0]), "--pictures", str(shop[1]), "--quiet", *by]) == 2
     assert "https://huggingface.co/org/none" in capsys.readouterr().err and not server.bodies
+
+
+def test_a_catalogue_without_texts_is_one_sentence(shop, parser, sentence_folder, capsys):
+    folder, _ = shop
+    empty = [pl.lit(None, pl.String).alias("title"), pl.lit(" ").alias("text")]
+    with_items(folder, empty)
+    for command in (
+        ["objects", str(folder), f"parse.pipeline={parser}"],
+        ["label", str(folder), "--parser", str(parser), "by=file"],
+        [str(folder), "--text", f"sentence:{sentence_folder}"],
+        [str(folder), "--text", "light"],
+    ):
+        assert main(["features", *command, "--quiet"]) == 2
+        error = capsys.readouterr().err
+        assert "none of the 20 items has a text: their titles and texts are empty; fill the column title" in error
+
+
+def test_failures_of_labels_name_their_items(shop, parser, capsys):
+    folder, _ = shop
+    with ChatServer([fail(400, "maximum context length is 8 tokens")]) as server:
+        by = ["by=endpoint", f"endpoint.url={server.url}", "endpoint.model=m", "endpoint.concurrency=1", "stop_after=2"]
+        command = ["features", "label", str(folder), "--parser", str(parser), "--rule", "wider", "--quiet", *by]
+        assert main(command) == 2
+    assert "the last one (item 'B00" in capsys.readouterr().err
 
 
 def test_without_packages_stages_say_what_to_install_and_status_works(shop, monkeypatch, capsys):

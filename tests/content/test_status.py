@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import count
 
 import polars as pl
@@ -12,14 +13,9 @@ from mmfast.cli import main
 from mmfast.content import encode
 from mmfast.content.store import Store
 from tests.content.chat_server import ChatServer, fail, say
-from tests.content.treebank import trained_parser
+from tests.content.tiny import with_items
 
 STAGES = ["features", "text objects", "masks", "descriptions", "labels"]
-
-
-@pytest.fixture(scope="module")
-def parser(tmp_path_factory):
-    return trained_parser(tmp_path_factory.mktemp("parser"))
 
 
 @pytest.fixture
@@ -31,13 +27,6 @@ def bad_shop(shop):
     with_items(folder, pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("")).otherwise(pl.col("title")).alias("title"))
     with_items(folder, pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("")).otherwise(pl.col("text")).alias("text"))
     return folder, photos
-
-
-def with_items(folder, change):
-    pl.read_parquet(folder / "items.parquet").with_columns(change).write_parquet(folder / "items.parquet")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["items.parquet"]["bytes"] = (folder / "items.parquet").stat().st_size
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def told(folder, photos, capsys):
@@ -130,6 +119,47 @@ def test_what_a_stopped_encoder_left(shop, sentence_folder, monkeypatch, capsys)
     assert 0 < text["there"] < 20 and set(text["missing"].values()) == {"not computed yet"}
     assert text["note"] == "in the store, not in the prepared folder"
     monkeypatch.undo()
+
+
+def test_unreadable_pictures_of_finished_blocks_have_failed(bad_shop, clip_folder, tmp_path, capsys):
+    folder, photos = bad_shop
+    command = ["features", str(folder), "--image", f"clip:{clip_folder}", "--text", "light", "--pictures", str(photos)]
+    assert main([*command, "--quiet", "--workers", "0", "--out", str(tmp_path / "copy")]) == 0
+    stages, _ = told(folder, photos, capsys)
+    image, text = sorted(stages["features"], key=lambda one: one["by"])
+    assert image["note"] == text["note"] == "in the store, not in the prepared folder"
+    assert image["there"] == 18 and image["failed"] == {"B003": "the file is empty"}
+    assert image["missing"] == {"B005": "'5.png' is not there"}
+    assert text["there"] == 19 and text["missing"] == {"B007": "the item has no text"} and not text["failed"]
+
+
+def test_what_changed_after_encoding_is_named(bad_shop, capsys):
+    folder, photos = bad_shop
+    command = ["features", str(folder), "--text", "light", "--image", "light", "--pictures", str(photos), "--quiet"]
+    assert main(command) == 0
+    shutil.copy(photos / "1.png", photos / "2.png")
+    shutil.copy(photos / "1.png", photos / "3.png")
+    (photos / "4.png").unlink()
+    with_items(folder, pl.when(pl.col("id") == "B009").then(pl.lit("Other.")).otherwise(pl.col("text")).alias("text"))
+    image, text = told(folder, photos, capsys)[0]["features"]
+    changed = "its picture or text is not the one that was encoded: compute it again"
+    assert image["missing"] == {"B005": "'5.png' is not there", **dict.fromkeys(("B002", "B003", "B004"), changed)}
+    assert image["there"] == 16 and image["failed"] == {}
+    assert text["missing"] == {"B007": "the item has no text", "B009": changed} and text["there"] == 18
+    assert main(command) == 0
+    image, text = told(folder, photos, capsys)[0]["features"]
+    assert image["missing"].keys() == {"B004", "B005"} and text["missing"].keys() == {"B007"}
+
+
+def test_a_damaged_entry_is_not_there(shop, capsys):
+    folder, photos = shop
+    assert main(["features", "segment", str(folder), "--pictures", str(photos), "--quiet", "side=64"]) == 0
+    path = next(Store().folder.glob("segment/*/*.entry"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    (masks,) = told(folder, photos, capsys)[0]["masks"]
+    assert masks["there"] == 19 and list(masks["missing"].values()) == ["not computed yet"]
 
 
 def test_answers_and_labels(bad_shop, parser, tmp_path, capsys):

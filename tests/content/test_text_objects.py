@@ -59,6 +59,22 @@ def test_the_fallbacks_and_their_counts(parses):
     assert objects.word.tolist() == [1, 3, 1, 2, 0, 1, -1, 0]
 
 
+def test_a_lone_joiner_is_no_object(parses):
+    lone = Parses(
+        ["mug \u200d", "\u200d \ufe0f"],
+        np.array([0, 2, 4]),
+        *(
+            np.array(values)
+            for values in ([0, 4, 0, 2], [3, 5, 1, 3], [POS.index("NOUN")] * 4, [RELATIONS.index("nsubj")] * 4)
+        ),
+        ["mug", "\u200d", "\u200d", "\ufe0f"],
+        RELATIONS,
+    )
+    for rule in (ObjectRule(), WIDER, WITHOUT_POS, WITHOUT_SYP):
+        objects = choose_objects(lone, rule)
+        assert words(objects) == [["mug"], []] and objects.counts()["no_text"] == 1
+
+
 def test_both_sets_can_be_widened(parses):
     passive = choose_objects(parses, ObjectRule(relations=("nsubj", "dobj", "pobj", "nsubjpass")))
     assert passive.counts()["rule"] == 2

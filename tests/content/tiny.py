@@ -88,3 +88,11 @@ def write_shop(folder, num_items=20, titles=None):
     users = pl.DataFrame({"id": ["u", "v"]})
     write_prepared(folder, name="shop", rows=rows, users=users, items=items)
     return folder, photos
+
+
+def with_items(folder, change):
+    """Change columns of a prepared folder's items, as preparing changed data again would."""
+    pl.read_parquet(folder / "items.parquet").with_columns(change).write_parquet(folder / "items.parquet")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["items.parquet"]["bytes"] = (folder / "items.parquet").stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -81,7 +81,7 @@ class Catalogue:
         strings = item_texts(self.items) if {"title", "text"} & set(self.items.columns) else []
         if not any(text.strip() for text in strings):
             return None
-        return find_text_objects(strings, settings.parse, rule, show=self.show)
+        return find_text_objects(strings, settings.parse, rule, ids=self.items["id"].to_list(), show=self.show)
 
     def _may_have_pictures(self, settings: ObjectSettings) -> bool:
         named = "image" in self.items.columns and any(self.items["image"].to_list())
