@@ -13,7 +13,7 @@ CASES = [  # items, distinct rows, width, k, type; some one past a tile
     (132, 30, 268, 12, torch.float32),
     (260, 25, 40, 30, torch.float16),
     (389, 7, 33, 12, torch.bfloat16),
-    (800, 3, 100, 10, torch.float32),
+    (400, 3, 50, 10, torch.float32),
 ]
 
 
@@ -109,7 +109,7 @@ def test_products_that_torch_may_round_first():
 def test_a_threshold_that_many_pairs_meet_exactly(num_items, distinct, width, k, dtype, metric):
     features = repeated(num_items, distinct, width, dtype)
     matrix = all_similarities(features, metric).fill_diagonal_(-torch.inf)
-    for eta in matrix[0].unique()[1::3].double().tolist():
+    for eta in matrix[0].unique()[1::7].double().tolist():
         above = matrix.double() > eta
         assert (matrix.double() == eta).sum() > 0
         for block_bytes in BLOCKS:
