@@ -2,6 +2,9 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
+#include <functional>
+
 #include "check.h"
 
 namespace mmfast {
@@ -13,6 +16,13 @@ inline void check_projected(const at::Tensor& table, const at::Tensor& rows, con
   check_dim(rows, 1, op, "rows");
   check_dtype(rows, at::kLong, op, "rows");
   check_device(rows, table, op, "rows");
+}
+
+// rows is contiguous and on the CPU.
+inline void check_rising(const at::Tensor& rows, const char* op) {
+  const int64_t *begin = rows.const_data_ptr<int64_t>(), *end = begin + rows.numel();
+  TORCH_CHECK(std::adjacent_find(begin, end, std::greater_equal<>()) == end, op,
+              ": rows do not ascend; sort them and leave repeated ones out, as compact_ids does");
 }
 
 // The other operand of a product: a matrix whose `axis` has `size`.

@@ -24,13 +24,16 @@ template <typename T>
 class FeatureRows {
  public:
   FeatureRows(const at::Tensor& features, bool cosine, const char* op)
-      : features_(features), cosine_(cosine), op_(op), scale_(features.size(0), kUnknown) {}
+      : features_(features), cosine_(cosine), op_(op), scale_(features.size(0), kUnknown), lengths_(features.size(0)) {}
 
   int64_t size() const { return features_.size(0); }
   int64_t width() const { return features_.size(1); }
   at::Tensor empty(int64_t rows, at::ScalarType type = c10::CppTypeToScalarType<T>::value) const {
     return at::empty({rows, width()}, features_.options().dtype(type));
   }
+
+  // No less than the length of every row that was loaded; far above rounding, so that products that underflow count.
+  const T* lengths() const { return lengths_.data(); }
 
   // Rows from .. from + out.size(0), copied block by block: the table may lie in a file.
   void load(int64_t from, const at::Tensor& out) {
@@ -56,16 +59,20 @@ class FeatureRows {
 
  private:
   static constexpr double kUnknown = 0;
+  const double kLeastLength = 2 * std::sqrt(std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon());
 
   bool finish_row(int64_t row, T* x) {
     double& scale = scale_[row];
     if (scale == kUnknown) {
       const double square = squared_norm(x, width());
-      // A finite square in T also bounds every inner product, so no product can overflow.
-      if (!std::isfinite(cosine_ ? square : static_cast<double>(static_cast<T>(square)))) return false;
+      // The square bounds every inner product too: nothing overflows, however a sum is rounded on its way.
+      if (!(square <= (cosine_ ? std::numeric_limits<double>::max() : double{std::numeric_limits<T>::max()} / 4))) {
+        return false;
+      }
       scale = !cosine_        ? 1
               : square == 0.0 ? std::numeric_limits<double>::quiet_NaN()
                               : 1 / std::max(std::sqrt(square), 1e-12);
+      lengths_[row] = static_cast<T>((cosine_ ? 1 : std::sqrt(square)) * (1 + 1e-6) + kLeastLength);
     }
     if (cosine_) scale_row(x, width(), scale);
     return true;
@@ -75,6 +82,7 @@ class FeatureRows {
   const bool cosine_;
   const char* const op_;
   std::vector<double> scale_;
+  std::vector<T> lengths_;
 };
 
 }  // namespace mmfast

@@ -29,8 +29,8 @@ Result knn_graph(const at::Tensor& features, int64_t k, bool include_self, c10::
   const auto result = new_lists(features, k);
   const auto search = [&]<typename T>(T) {
     FeatureRows<T> rows(features, cosine, op);
-    NeighbourLists<T> lists(std::get<0>(result).template mutable_data_ptr<int32_t>(),
-                            std::get<1>(result).template mutable_data_ptr<T>(), features.size(0), k, include_self);
+    NeighbourLists<T> lists(rows, std::get<0>(result).template mutable_data_ptr<int32_t>(),
+                            std::get<1>(result).template mutable_data_ptr<T>(), k, include_self);
     if constexpr (std::is_same_v<T, float>) {
       if (proposed && k > include_self) fill_by_proposals(rows, lists, k - include_self, block_bytes);
     }
@@ -51,7 +51,7 @@ void offer_known(NeighbourLists<T>& lists, const at::Tensor& neighbours, const a
     bool holds_self = false;
     for (int64_t slot = 0; slot < k; ++slot) {
       holds_self |= ids[slot] == row;
-      if (ids[slot] == row) lists.self(row, similarity[slot]);
+      if (ids[slot] == row) lists.keep_self(row, similarity[slot]);
       if (ids[slot] >= 0 && ids[slot] != row) lists.offer(row, similarity[slot], ids[slot]);
     }
     TORCH_CHECK_VALUE(holds_self == include_self, "knn_update: row ", row, " of neighbours ",
@@ -70,8 +70,8 @@ Result knn_update(const at::Tensor& features, const at::Tensor& neighbours, cons
   check_ids(known.clamp_min(0), old, op, "neighbours");
   const auto search = [&]<typename T>(T) {
     FeatureRows<T> rows(features, cosine, op);
-    NeighbourLists<T> lists(std::get<0>(result).template mutable_data_ptr<int32_t>(),
-                            std::get<1>(result).template mutable_data_ptr<T>(), features.size(0), k, include_self);
+    NeighbourLists<T> lists(rows, std::get<0>(result).template mutable_data_ptr<int32_t>(),
+                            std::get<1>(result).template mutable_data_ptr<T>(), k, include_self);
     offer_known(lists, known, numbers, include_self);
     Pairs<T, NeighbourLists<T>>(rows, lists, old).run(block_bytes);
     lists.finish();

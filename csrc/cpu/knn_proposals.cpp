@@ -1,5 +1,5 @@
-// bfloat16 products keep a few times as many rows as are wanted; float32 products decide among those that the proven
-// error leaves possible. A row whose kept list is too short for the proof is searched again in float32.
+// bfloat16 products keep a few times as many rows as are wanted; those that the proven error leaves possible are
+// decided by decisive_product. A row whose kept list is too short for the proof is searched again by float32 products.
 #include "knn_proposals.h"
 
 #include <ATen/ops/empty.h>
@@ -14,13 +14,13 @@
 
 #include "pairs.h"
 #include "proposals.h"
-#include "scan.h"
 #include "topk.h"
 
 namespace mmfast {
 namespace {
 
 constexpr int64_t kSpare = 64;       // proposals kept beyond four times the neighbours
+constexpr int64_t kStride = 32;      // scores looked at together
 constexpr int64_t kPiece = 64;       // rows decided, or searched again, as one piece of work
 constexpr int64_t kColumns = 1'024;  // columns scored together in a second search
 
@@ -36,8 +36,8 @@ class Proposals {
   float limit(int64_t row) const { return limits_[row]; }
   const float* limits() const { return limits_.data(); }
 
-  void self(int64_t row, float score) {}
-  void scan(const float* scores, int64_t row, int64_t begin, int64_t count);
+  void self(int64_t row, const float* x) {}
+  void scan(const Strip<float>& strip);
 
   void offer(int64_t row, float score, int64_t other) {
     if (!(score >= limits_[row]) || !kept_.enter(row, score, other)) return;
@@ -82,13 +82,26 @@ class Proposals {
   Heaps kept_, best_;
 };
 
-MMFAST_CLONES void offer_all(Proposals& lists, const float* scores, int64_t row, int64_t begin, int64_t count) {
-  offer_to_both(lists, scores, row, begin, count);
+// Whether any of kStride scores can enter the list of the row or that of its column.
+MMFAST_INLINE bool any_enters(const float* scores, float row_limit, const float* column_limit) {
+  int enters = 0;
+  for (int64_t j = 0; j < kStride; ++j) enters |= (scores[j] >= row_limit) | (scores[j] >= column_limit[j]);
+  return enters != 0;
 }
 
-void Proposals::scan(const float* scores, int64_t row, int64_t begin, int64_t count) {
-  offer_all(*this, scores, row, begin, count);
+MMFAST_CLONES void offer_all(Proposals& lists, const Strip<float>& strip) {
+  const auto& [scores, row, begin, count, x, others] = strip;
+  for (int64_t j = 0; j < count; j += kStride) {
+    const int64_t end = std::min(count, j + kStride);
+    if (end - j == kStride && !any_enters(scores + j, lists.limit(row), lists.limits() + begin + j)) continue;
+    for (int64_t c = j; c < end; ++c) {
+      lists.offer(row, scores[c], begin + c);
+      lists.offer(begin + c, scores[c], row);
+    }
+  }
 }
+
+void Proposals::scan(const Strip<float>& strip) { offer_all(*this, strip); }
 
 // Returns for every row how far its products can be off.
 std::vector<double> product_errors(FeatureRows<float>& features, int64_t block_bytes) {
@@ -110,7 +123,7 @@ std::vector<double> product_errors(FeatureRows<float>& features, int64_t block_b
   return errors;
 }
 
-// Decides a row by float32 products with the contenders.
+// Decides a row among the contenders.
 void decide(FeatureRows<float>& features, int64_t row, const std::vector<int32_t>& contenders,
             NeighbourLists<float>& lists) {
   const int64_t count = contenders.size(), width = features.width();
@@ -120,7 +133,7 @@ void decide(FeatureRows<float>& features, int64_t row, const std::vector<int32_t
   std::copy(contenders.begin(), contenders.end(), ids + 1);
   const auto rows = features.gather(wanted);
   const float* x = rows.const_data_ptr<float>();
-  lists.self(row, decisive_product(x, x, width));
+  lists.self(row, x);
   for (int64_t c = 1; c <= count; ++c) lists.offer(row, decisive_product(x, x + c * width, width), ids[c]);
 }
 
@@ -153,13 +166,15 @@ void search_piece(const at::Tensor& queries, const int32_t* rows, const at::Tens
     const int64_t width = std::min(kColumns, panel.size(0) - begin), column = first_column + begin;
     const auto tile = at::mm(queries, panel.narrow(0, begin, width).t());
     float* score = tile.mutable_data_ptr<float>();
-    for (int64_t q = 0; q < queries.size(0); ++q, score += width) {
+    const float* x = queries.const_data_ptr<float>();
+    const float* others = panel.const_data_ptr<float>() + begin * panel.size(1);
+    for (int64_t q = 0; q < queries.size(0); ++q, score += width, x += queries.size(1)) {
       const int64_t own = rows[q] - column;
       if (own >= 0 && own < width) {
-        lists.self(rows[q], score[own]);
+        lists.self(rows[q], x);
         score[own] = std::numeric_limits<float>::quiet_NaN();
       }
-      lists.scan_row(score, rows[q], column, width);
+      lists.scan_row({score, rows[q], column, width, x, others});
     }
   }
 }

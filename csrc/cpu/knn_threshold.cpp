@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../check.h"
+#include "decisions.h"
 #include "pairs.h"
 #include "topk.h"
 
@@ -22,70 +23,93 @@ T least_above(double eta) {
   return nearest > eta ? nearest : std::nextafter(nearest, std::numeric_limits<T>::infinity());
 }
 
+constexpr int64_t kStride = 32;  // scores looked at together
+
+// A number reaches `least` for sure where its product does by more than the error, and may where it lacks no more.
 template <typename T>
-MMFAST_INLINE int64_t count_reaching(const T* scores, int64_t count, T least, int64_t* column_counts) {
+MMFAST_INLINE int64_t count_reaching(const Decisions<T>& decisions, const Strip<T>& strip, T least,
+                                     int64_t* column_counts) {
+  const T *scores = strip.scores, *lengths = decisions.lengths() + strip.begin, slack = decisions.slack(strip.row);
   int64_t found = 0;
-  for (int64_t c = 0; c < count; ++c) {
-    const int64_t reaches = scores[c] >= least;
-    column_counts[c] += reaches;
-    found += reaches;
+  for (int64_t j = 0; j < strip.count; j += kStride) {
+    const int64_t end = std::min(strip.count, j + kStride);
+    int open = 0;
+    for (int64_t c = j; c < end; ++c) {
+      const int64_t reaches = scores[c] - slack * lengths[c] >= least;
+      open |= (scores[c] + slack * lengths[c] >= least) != reaches;
+      column_counts[c] += reaches;
+      found += reaches;
+    }
+    for (int64_t c = j; open && c < end; ++c) {
+      const T error = slack * lengths[c];
+      if (scores[c] - error >= least || !(scores[c] + error >= least)) continue;
+      const int64_t reaches = decisions.decide(strip.x, strip.others + c * decisions.width()) >= least;
+      column_counts[c] += reaches;
+      found += reaches;
+    }
   }
   return found;
 }
 
-MMFAST_CLONES int64_t count_row(const float* scores, int64_t count, float least, int64_t* column_counts) {
-  return count_reaching(scores, count, least, column_counts);
+MMFAST_CLONES int64_t count_strip(const Decisions<float>& decisions, const Strip<float>& strip, float least,
+                                  int64_t* column_counts) {
+  return count_reaching(decisions, strip, least, column_counts);
 }
 
-MMFAST_CLONES int64_t count_row(const double* scores, int64_t count, double least, int64_t* column_counts) {
-  return count_reaching(scores, count, least, column_counts);
+MMFAST_CLONES int64_t count_strip(const Decisions<double>& decisions, const Strip<double>& strip, double least,
+                                  int64_t* column_counts) {
+  return count_reaching(decisions, strip, least, column_counts);
 }
 
-// The first score from `from` on that reaches `least`, or count.
+// The first score from `from` on whose number may reach `least`, or count.
 template <typename T>
-MMFAST_INLINE int64_t find_reaching(const T* scores, int64_t from, int64_t count, T least) {
-  constexpr int64_t kStride = 32;
-  for (int reaches = 0; from + kStride <= count; from += kStride) {
-    for (int64_t c = from; c < from + kStride; ++c) reaches |= scores[c] >= least;
+MMFAST_INLINE int64_t find_reaching(const Decisions<T>& decisions, const Strip<T>& strip, T least, int64_t from) {
+  const T *scores = strip.scores, *lengths = decisions.lengths() + strip.begin, slack = decisions.slack(strip.row);
+  for (int reaches = 0; from + kStride <= strip.count; from += kStride) {
+    for (int64_t c = from; c < from + kStride; ++c) reaches |= scores[c] + slack * lengths[c] >= least;
     if (reaches) break;
   }
-  while (from < count && !(scores[from] >= least)) ++from;
+  while (from < strip.count && !(scores[from] + slack * lengths[from] >= least)) ++from;
   return from;
 }
 
-MMFAST_CLONES int64_t next_reaching(const float* scores, int64_t from, int64_t count, float least) {
-  return find_reaching(scores, from, count, least);
+MMFAST_CLONES int64_t next_reaching(const Decisions<float>& decisions, const Strip<float>& strip, float least,
+                                    int64_t from) {
+  return find_reaching(decisions, strip, least, from);
 }
 
-MMFAST_CLONES int64_t next_reaching(const double* scores, int64_t from, int64_t count, double least) {
-  return find_reaching(scores, from, count, least);
+MMFAST_CLONES int64_t next_reaching(const Decisions<double>& decisions, const Strip<double>& strip, double least,
+                                    int64_t from) {
+  return find_reaching(decisions, strip, least, from);
 }
 
 template <typename T>
 struct Counts {
+  const Decisions<T> decisions;
   int64_t* counts;
   T least;
 
-  void self(int64_t row, T score) {}
-  void scan(const T* scores, int64_t row, int64_t begin, int64_t count) {
-    counts[row] += count_row(scores, count, least, counts + begin);
-  }
+  void self(int64_t row, const T* x) {}
+  void scan(const Strip<T>& strip) { counts[strip.row] += count_strip(decisions, strip, least, counts + strip.begin); }
 };
 
 template <typename T>
 struct Collection {
+  const Decisions<T> decisions;
   const int64_t* ptr;
   int32_t* ids;
   T* similarities;
   T least;
   std::vector<int64_t> next;  // the slot each row fills next
 
-  void self(int64_t row, T score) {}
-  void scan(const T* scores, int64_t row, int64_t begin, int64_t count) {
-    for (int64_t c = next_reaching(scores, 0, count, least); c < count;
-         c = next_reaching(scores, c + 1, count, least)) {
-      add(row, scores[c], begin + c);
-      add(begin + c, scores[c], row);
+  void self(int64_t row, const T* x) {}
+  void scan(const Strip<T>& strip) {
+    for (int64_t c = next_reaching(decisions, strip, least, 0); c < strip.count;
+         c = next_reaching(decisions, strip, least, c + 1)) {
+      const T similarity = decisions.decide(strip.x, strip.others + c * decisions.width());
+      if (!(similarity >= least)) continue;
+      add(strip.row, similarity, strip.begin + c);
+      add(strip.begin + c, similarity, strip.row);
     }
   }
 
@@ -130,7 +154,7 @@ at::Tensor knn_count(const at::Tensor& features, double eta, c10::string_view me
   auto counts = at::zeros({features.size(0)}, features.options().dtype(at::kLong));
   const auto count = [&]<typename T>(T) {
     FeatureRows<T> rows(features, cosine, op);
-    Counts<T> sink{counts.mutable_data_ptr<int64_t>(), least_above<T>(eta)};
+    Counts<T> sink{Decisions<T>(rows), counts.mutable_data_ptr<int64_t>(), least_above<T>(eta)};
     Pairs<T, Counts<T>>(rows, sink).run(block_bytes);
   };
   features.scalar_type() == at::kDouble ? count(double{}) : count(float{});
@@ -154,7 +178,11 @@ std::tuple<at::Tensor, at::Tensor> knn_above(const at::Tensor& features, double 
   auto similarities = at::empty({num_edges}, features.options().dtype(wide ? at::kDouble : at::kFloat));
   const auto collect = [&]<typename T>(T) {
     FeatureRows<T> rows(features, cosine, op);
-    Collection<T> sink{begin, ids.mutable_data_ptr<int32_t>(), similarities.mutable_data_ptr<T>(), least_above<T>(eta),
+    Collection<T> sink{Decisions<T>(rows),
+                       begin,
+                       ids.mutable_data_ptr<int32_t>(),
+                       similarities.mutable_data_ptr<T>(),
+                       least_above<T>(eta),
                        std::vector<int64_t>(begin, begin + features.size(0))};
     Pairs<T, Collection<T>>(rows, sink).run(block_bytes);
     sink.finish();

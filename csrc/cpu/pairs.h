@@ -17,9 +17,19 @@ namespace mmfast {
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A Sink takes what it is shown: self(row, score) for a row with itself, scan(scores, row, begin, count) for a row with
-// the columns begin .. begin + count. While it is shown rows and columns nobody else is shown any of them.
-// Products are of T, or of rows rounded to bfloat16 (`reduced`); scores are T.
+// The products of at::mm of one row, x, with the rows begin .. begin + count, which lie at `others`. Both are null
+// where the products are of rows rounded to bfloat16.
+template <typename T>
+struct Strip {
+  const T* scores;
+  int64_t row, begin, count;
+  const T* x;
+  const T* others;
+};
+
+// A Sink takes what it is shown: self(row, x) for a row alone, scan(strip) for a row with others. While it is shown
+// rows and columns nobody else is shown any of them. Products are of T, or of rows rounded to bfloat16 (`reduced`);
+// scores are T.
 template <typename T, typename Sink>
 class Pairs {
  public:
@@ -117,19 +127,24 @@ class Pairs {
       at::mm_out(product, left.narrow(0, top, height), right.narrow(0, from, width).t());
       const auto strip = scores.narrow(0, 0, height * width);
       if (reduced_) strip.copy_(product.view(-1));
-      show(strip.template const_data_ptr<T>(), height, width, row + top, column + from, diagonal);
+      const T* x = reduced_ ? nullptr : left.template const_data_ptr<T>() + top * features_.width();
+      const T* others = reduced_ ? nullptr : right.template const_data_ptr<T>() + from * features_.width();
+      show({strip.template const_data_ptr<T>(), row + top, column + from, width, x, others}, height, diagonal);
     }
   }
 
   // Rows and columns of a strip are both held: the lower lock first, so that nobody waits in a ring.
-  void show(const T* score, int64_t height, int64_t width, int64_t row, int64_t column, bool diagonal) {
-    const std::lock_guard hold_rows(lock_of(row));
+  void show(const Strip<T>& first, int64_t height, bool diagonal) {
+    const std::lock_guard hold_rows(lock_of(first.row));
     std::unique_lock<std::mutex> hold_columns;
-    if (!diagonal) hold_columns = std::unique_lock(lock_of(column));
+    if (!diagonal) hold_columns = std::unique_lock(lock_of(first.begin));
+    const int64_t width = reduced_ ? 0 : features_.width();
     for (int64_t i = 0; i < height; ++i) {
       const int64_t skip = diagonal ? i + 1 : 0;  // a pair once
-      if (diagonal) sink_.self(row + i, score[i * width + i]);
-      sink_.scan(score + i * width + skip, row + i, column + skip, width - skip);
+      const T* x = first.x + i * width;
+      if (diagonal) sink_.self(first.row + i, x);
+      sink_.scan(Strip<T>{first.scores + i * first.count + skip, first.row + i, first.begin + skip, first.count - skip,
+                          x, first.others + skip * width});
     }
   }
 

@@ -234,6 +234,7 @@ at::Tensor checked_rows(const char* op, const at::Tensor& table, const at::Tenso
   check_projected(table, rows, op);
   const at::Tensor ids = rows.contiguous();
   check_ids(ids, table.size(0), op, "rows");
+  check_rising(ids, op);
   return ids;
 }
 

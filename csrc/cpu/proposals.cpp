@@ -5,10 +5,13 @@
 // s_k - 2 b.
 #include "proposals.h"
 
+#include <ATen/Context.h>
 #include <c10/util/BFloat16.h>
 
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <type_traits>
 
 #include "../search_checks.h"
 #include "simd.h"
@@ -28,6 +31,18 @@ bool has_bfloat16_units() {
 #else
   return false;
 #endif
+}
+
+template <typename T>
+MMFAST_INLINE double ordered_product(const T* x, const T* y, int64_t width) {
+  constexpr int kLanes = 16;
+  double sum[kLanes] = {};
+  int64_t f = 0;
+  for (; f + kLanes <= width; f += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) sum[lane] += static_cast<double>(x[f + lane]) * y[f + lane];
+  }
+  for (; f < width; ++f) sum[0] += static_cast<double>(x[f]) * y[f];
+  return std::accumulate(sum, sum + kLanes, 0.0);
 }
 
 }  // namespace
@@ -71,15 +86,28 @@ float least_contender(float kth, double product_error) {
   return std::nextafter(static_cast<float>(least), -INFINITY);
 }
 
+// Told to, torch rounds float32 to bfloat16 or TF32 before it multiplies: each factor is then off by 2^-8 or less.
+template <typename T>
+double matrix_product_error(int64_t width) {
+  constexpr double kUnit = std::numeric_limits<T>::epsilon();  // twice that of rounding: a sum may be cut instead
+  if (!(width * kUnit < 0.5)) return std::numeric_limits<double>::infinity();
+  const double adding = width * kUnit / (1 - width * kUnit);
+  const auto precision = at::globalContext().float32Precision(at::Float32Backend::MKLDNN, at::Float32Op::MATMUL);
+  const bool full = precision == at::Float32Precision::IEEE || precision == at::Float32Precision::NONE;
+  const double rounding = std::is_same_v<T, double> || full ? 0 : 0x1p-6;
+  const double deciding = std::is_same_v<T, double> ? adding : kUnit;
+  return rounding + (1 + rounding) * adding + deciding + 4 * kUnit;
+}
+
+template double matrix_product_error<float>(int64_t);
+template double matrix_product_error<double>(int64_t);
+
 MMFAST_CLONES float decisive_product(const float* x, const float* y, int64_t width) {
-  constexpr int kLanes = 16;
-  double sum[kLanes] = {};
-  int64_t f = 0;
-  for (; f + kLanes <= width; f += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) sum[lane] += static_cast<double>(x[f + lane]) * y[f + lane];
-  }
-  for (; f < width; ++f) sum[0] += static_cast<double>(x[f]) * y[f];
-  return static_cast<float>(std::accumulate(sum, sum + kLanes, 0.0));
+  return static_cast<float>(ordered_product(x, y, width));
+}
+
+MMFAST_CLONES double decisive_product(const double* x, const double* y, int64_t width) {
+  return ordered_product(x, y, width);
 }
 
 }  // namespace mmfast

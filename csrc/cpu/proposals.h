@@ -31,7 +31,13 @@ double product_error(const Rounding& x, const Rounding& others, int64_t width);
 // `product_error`.
 float least_contender(float kth, double product_error);
 
-// The float32 number that decides: the sum is kept in float64.
+// A bound of |s - d| / (|x| |y|): s is the product that at::mm makes of x and y, d the number that decides. It also has
+// room for the rounding of s + bound |x| |y|, and for products that underflow where lengths are FeatureRows's.
+template <typename T>
+double matrix_product_error(int64_t width);
+
+// The number that decides: one sum in one order, in float64, so equal rows have equal numbers wherever they lie.
 float decisive_product(const float* x, const float* y, int64_t width);
+double decisive_product(const double* x, const double* y, int64_t width);
 
 }  // namespace mmfast

@@ -1,5 +1,5 @@
-// Binds knn_graph and knn_update: lists of the most similar rows, filled tile by tile. All products are float32 (or
-// float64) and decide by themselves, so every `precision` has the same result.
+// Binds knn_graph and knn_update: lists of the most similar rows, filled tile by tile. All products of tiles are
+// float32 (or float64) and only rule pairs out, so every `precision` has the same result.
 #include "knn_graph.h"
 
 #include <ATen/ops/empty.h>
@@ -33,15 +33,16 @@ void fill(SimilarityTiles<T>& tiles, const Result& result, bool include_self, cu
   T* similarity = similarities.mutable_data_ptr<T>();
   const int64_t bytes = others > 0 ? topk_work_bytes<T>(tiles.most_rows(), others) : 0;
   const at::Tensor work = at::empty({bytes}, ids.options().dtype(at::kByte));
-  tiles.run([&](const at::Tensor& scores, int64_t row, int64_t column) {
-    if (row == column) {
-      check(knn_take_self(scores.mutable_data_ptr<T>(), scores.size(0), row, include_self ? id + row * k : nullptr,
-                          similarity + row * k, k, stream));
+  tiles.run([&](const SimilarityTile<T>& tile) {
+    const int64_t first = tile.row * k;
+    if (tile.row == tile.column) {
+      check(knn_take_self(tile.scores, tile.rows, tile.row, tile.deciding, include_self ? id + first : nullptr,
+                          similarity + first, k, stream));
     }
     if (others == 0) return;
-    const ScoreTile<T> tile{scores.const_data_ptr<T>(), scores.size(0), scores.size(1), column};
-    const TopLists<T> lists{similarity + row * k + include_self, id + row * k + include_self, others, k};
-    check(topk_merge(tile, lists, nullptr, work.mutable_data_ptr(), stream));
+    const ScoreTile<T> scores{tile.scores, tile.rows, tile.columns, tile.column, tile.deciding};
+    const TopLists<T> lists{similarity + first + include_self, id + first + include_self, others, k};
+    check(topk_merge(scores, lists, nullptr, work.mutable_data_ptr(), stream));
   });
 }
 

@@ -18,10 +18,11 @@ namespace {
 
 template <typename T, typename Visit>
 void for_others(SimilarityTiles<T>& tiles, cudaStream_t stream, const Visit& visit) {
-  tiles.run([&](const at::Tensor& scores, int64_t row, int64_t column) {
-    T* score = scores.mutable_data_ptr<T>();
-    if (row == column) check(knn_take_self<T>(score, scores.size(0), row, nullptr, nullptr, 0, stream));
-    check(visit(score, scores.size(0), scores.size(1), row, column));
+  tiles.run([&](const SimilarityTile<T>& tile) {
+    if (tile.row == tile.column) {
+      check(knn_take_self<T>(tile.scores, tile.rows, tile.row, tile.deciding, nullptr, nullptr, 0, stream));
+    }
+    check(visit(tile));
   });
 }
 
@@ -32,8 +33,9 @@ at::Tensor knn_count(const at::Tensor& features, double eta, c10::string_view me
   const at::Tensor counts = at::zeros({features.size(0)}, features.options().dtype(at::kLong));
   const auto run = [&]<typename T>(T) {
     SimilarityTiles<T> tiles(op, features, cosine, block_bytes, 0, scope.stream());
-    for_others(tiles, scope.stream(), [&](const T* scores, int64_t rows, int64_t columns, int64_t row, int64_t) {
-      return knn_count_above(scores, rows, columns, eta, counts.mutable_data_ptr<int64_t>() + row, scope.stream());
+    for_others(tiles, scope.stream(), [&](const SimilarityTile<T>& tile) {
+      return knn_count_above(tile.scores, tile.rows, tile.columns, tile.deciding, eta,
+                             counts.mutable_data_ptr<int64_t>() + tile.row, scope.stream());
     });
   };
   features.scalar_type() == at::kDouble ? run(double{}) : run(float{});
@@ -84,9 +86,10 @@ std::tuple<at::Tensor, at::Tensor> knn_above(const at::Tensor& features, double 
   const at::Tensor similarities = at::empty({num_edges}, features.options().dtype(real));
   const auto run = [&]<typename T>(T) {
     SimilarityTiles<T> tiles(op, features, cosine, block_bytes, 0, scope.stream());
-    for_others(tiles, scope.stream(), [&](const T* scores, int64_t rows, int64_t columns, int64_t row, int64_t column) {
-      return knn_write_above(scores, rows, columns, column, eta, next.mutable_data_ptr<int64_t>() + row,
-                             offsets.const_data_ptr<int64_t>() + row + 1, ids.mutable_data_ptr<int32_t>(),
+    for_others(tiles, scope.stream(), [&](const SimilarityTile<T>& tile) {
+      return knn_write_above(tile.scores, tile.rows, tile.columns, tile.column, tile.deciding, eta,
+                             next.mutable_data_ptr<int64_t>() + tile.row,
+                             offsets.const_data_ptr<int64_t>() + tile.row + 1, ids.mutable_data_ptr<int32_t>(),
                              similarities.mutable_data_ptr<T>(), scope.stream());
     });
   };

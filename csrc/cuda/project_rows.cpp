@@ -19,6 +19,9 @@ at::Tensor checked_rows(const char* op, const at::Tensor& table, const at::Tenso
   check_projected(table, rows, op);
   const at::Tensor ids = rows.contiguous();
   check_device_ids(ids, table.size(0), op, "rows", stream);
+  check_on_device(
+      [&] { return device_check_rising(ids.const_data_ptr<int64_t>(), ids.numel(), label_of(op, "rows"), stream); },
+      [&] { check_rising(ids.cpu(), op); });
   return ids;
 }
 

@@ -13,10 +13,19 @@
 #include <cmath>
 #include <vector>
 
+#include "../cpu/proposals.h"
 #include "bind.h"
 #include "knn_graph.h"
 
 namespace mmfast {
+
+// Scores [rows, columns] of the rows from `row` on with those from `column` on, and these rows.
+template <typename T>
+struct SimilarityTile {
+  T* scores;
+  int64_t rows, columns, row, column;
+  TileRows<T> deciding;
+};
 
 // Products are of T, float32 without TF32. Every pair of rows comes of which one at least is `first_new` or later.
 template <typename T>
@@ -30,18 +39,19 @@ class SimilarityTiles {
         cosine_(cosine),
         first_new_(first_new),
         panel_(rows_per_panel(block_bytes)),
+        error_(static_cast<T>(matrix_product_error<T>(features.size(1)))),
         stream_(stream) {}
 
   int64_t most_rows() const { return panel_; }
 
-  // Calls visit(scores [rows, columns], first row, first column); the visitor may write to the scores. A row meets its
-  // columns in ascending order.
+  // Calls visit(SimilarityTile); the visitor may write to the scores. A row meets its columns in ascending order.
   template <typename Visit>
   void run(const Visit& visit) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     const at::NoTF32Guard exact;
     const int64_t width = features_.size(1);
     bad_ = at::zeros({features_.size(0)}, features_.options().dtype(at::kBool));
+    lengths_ = at::empty({features_.size(0)}, options_);
     const auto panels = bounds();
     const auto store = [&](int64_t width) { return at::empty({panel_, width}, options_); };
     const at::Tensor row_store = store(width), tile_store = store(panel_);
@@ -54,9 +64,10 @@ class SimilarityTiles {
         const at::Tensor columns = a == b ? rows : load(panels[b], panels[b + 1], column_store);
         at::Tensor tile = part(tile_store, rows.size(0), columns.size(0));
         at::mm_out(tile, rows, columns.t());
-        if (a != b) part(mirror_store, columns.size(0), rows.size(0)).copy_(tile.t());
-        visit(tile, panels[a], panels[b]);
-        if (a != b) visit(part(mirror_store, columns.size(0), rows.size(0)), panels[b], panels[a]);
+        const at::Tensor mirror = a == b ? tile : part(mirror_store, columns.size(0), rows.size(0));
+        if (a != b) mirror.copy_(tile.t());
+        visit(tile_of(tile, rows, panels[a], columns, panels[b]));
+        if (a != b) visit(tile_of(mirror, columns, panels[b], rows, panels[a]));
       }
     }
     refuse_bad_rows();
@@ -88,8 +99,16 @@ class SimilarityTiles {
     const at::Tensor rows = store.narrow(0, 0, end - begin);
     rows.copy_(features_.narrow(0, begin, end - begin));
     check(knn_normalise(rows.mutable_data_ptr<T>(), end - begin, store.size(1), cosine_,
-                        bad_.mutable_data_ptr<bool>() + begin, stream_));
+                        bad_.mutable_data_ptr<bool>() + begin, lengths_.mutable_data_ptr<T>() + begin, stream_));
     return rows;
+  }
+
+  SimilarityTile<T> tile_of(const at::Tensor& scores, const at::Tensor& rows, int64_t row, const at::Tensor& columns,
+                            int64_t column) const {
+    const T* lengths = lengths_.const_data_ptr<T>();
+    const TileRows<T> deciding{
+        rows.const_data_ptr<T>(), columns.const_data_ptr<T>(), lengths + row, lengths + column, rows.size(1), error_};
+    return {scores.mutable_data_ptr<T>(), rows.size(0), columns.size(0), row, column, deciding};
   }
 
   static at::Tensor part(const at::Tensor& store, int64_t rows, int64_t columns) {
@@ -107,8 +126,9 @@ class SimilarityTiles {
   const at::TensorOptions options_;
   const bool cosine_;
   const int64_t first_new_, panel_;
+  const T error_;
   const cudaStream_t stream_;
-  at::Tensor bad_;
+  at::Tensor bad_, lengths_;
 };
 
 }  // namespace mmfast

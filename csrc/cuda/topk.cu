@@ -61,6 +61,17 @@ struct Store {
     count += __popc(lanes);
   }
 
+  // Turns the scores of the candidates, all of one tile, into the numbers that decide.
+  __device__ void decide(const ScoreTile<T>& tile, int64_t row, int lane) {
+    const TileRows<T>& rows = tile.deciding;
+    __syncwarp();
+    for (int i = size; i < size + count; ++i) {
+      const T* other = rows.others + (slots[i].id - tile.first_id) * rows.width;
+      const T number = decisive_product(rows.x + row * rows.width, other, rows.width, lane);
+      if (lane == 0) slots[i].score = number;
+    }
+  }
+
   // Returns the worst score of the list.
   __device__ T keep_best(const T* scores, const int32_t* ids, int lane) {
     for (int i = lane; !loaded && i < size; i += kWarp) slots[i] = {scores[i], ids[i]};
@@ -76,9 +87,11 @@ struct Store {
 };
 
 // Returns whether the lane saw NaN.
-template <typename T>
-__device__ bool merge_row(const T* row, const ScoreTile<T>& tile, T* scores, int32_t* ids, Store<T> store, int lane) {
+template <typename T, bool kDecide>
+__device__ bool merge_row(int64_t r, const ScoreTile<T>& tile, T* scores, int32_t* ids, Store<T> store, int lane) {
   const int columns = static_cast<int>(tile.columns);
+  const T* row = tile.scores + r * tile.columns;
+  const T slack = kDecide ? tile.deciding.error * tile.deciding.x_lengths[r] : T(0);
   T limit = scores[store.size - 1];
   bool nan = false;
   for (int base = 0; base < columns; base += kStep) {
@@ -88,6 +101,7 @@ __device__ bool merge_row(const T* row, const ScoreTile<T>& tile, T* scores, int
     for (int j = 0; j < kLoads; ++j) {
       const int c = base + j * kWarp + lane;
       score[j] = c < columns ? row[c] : kNothing<T>;
+      if (kDecide && c < columns) score[j] += slack * tile.deciding.lengths[c];  // the most it can stand for
       any |= score[j] > limit;
       nan |= score[j] != score[j];
     }
@@ -97,8 +111,12 @@ __device__ bool merge_row(const T* row, const ScoreTile<T>& tile, T* scores, int
       const auto id = static_cast<int32_t>(tile.first_id + base + j * kWarp + lane);
       store.add(score[j] > limit, {score[j], id}, lane);
     }
-    if (store.size + store.count + kStep > store.capacity) limit = store.keep_best(scores, ids, lane);
+    if (store.size + store.count + kStep > store.capacity) {
+      if (kDecide) store.decide(tile, r, lane);
+      limit = store.keep_best(scores, ids, lane);
+    }
   }
+  if (kDecide) store.decide(tile, r, lane);
   if (store.count > 0) store.keep_best(scores, ids, lane);
   for (int i = lane; store.loaded && i < store.size; i += kWarp) {
     scores[i] = store.slots[i].score;
@@ -107,7 +125,7 @@ __device__ bool merge_row(const T* row, const ScoreTile<T>& tile, T* scores, int
   return nan;
 }
 
-template <typename T, bool kGlobal>
+template <typename T, bool kGlobal, bool kDecide>
 __global__ void merge_kernel(ScoreTile<T> tile, TopLists<T> lists, bool* saw_nan, Entry<T>* work, int capacity) {
   MMFAST_DYNAMIC_SHARED(Entry<T>, shared);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -115,8 +133,8 @@ __global__ void merge_kernel(ScoreTile<T> tile, TopLists<T> lists, bool* saw_nan
   Entry<T>* slots = kGlobal ? work + first * capacity : shared + warp * capacity;
   for (int64_t r = first; r < tile.rows; r += warps) {
     const Store<T> store{slots, capacity, static_cast<int>(lists.size)};
-    const bool nan = merge_row(tile.scores + r * tile.columns, tile, lists.scores + r * lists.stride,
-                               lists.ids + r * lists.stride, store, lane);
+    const bool nan =
+        merge_row<T, kDecide>(r, tile, lists.scores + r * lists.stride, lists.ids + r * lists.stride, store, lane);
     __syncwarp();  // the slots serve the next row
     if (saw_nan && warp_ballot(nan) && lane == 0) saw_nan[r] = true;
   }
@@ -152,12 +170,15 @@ cudaError_t topk_merge(const ScoreTile<T>& tile, const TopLists<T>& lists, bool*
   const int64_t bytes = shared_bytes<T>(lists.size);
   const int capacity = capacity_of(lists.size);
   auto* slots = static_cast<Entry<T>*>(work);
-  if (bytes <= kSharedBytes) {
-    MMFAST_LAUNCH((merge_kernel<T, false>), blocks_of(tile.rows, false), kWarps * kWarp, bytes, stream, tile, lists,
+  const bool global = bytes > kSharedBytes, decide = tile.deciding.x != nullptr;
+  const auto launch = [&](auto kernel) {
+    MMFAST_LAUNCH(kernel, blocks_of(tile.rows, global), kWarps * kWarp, global ? 0 : bytes, stream, tile, lists,
                   saw_nan, slots, capacity);
+  };
+  if (global) {
+    decide ? launch(merge_kernel<T, true, true>) : launch(merge_kernel<T, true, false>);
   } else {
-    MMFAST_LAUNCH((merge_kernel<T, true>), blocks_of(tile.rows, true), kWarps * kWarp, 0, stream, tile, lists, saw_nan,
-                  slots, capacity);
+    decide ? launch(merge_kernel<T, false, true>) : launch(merge_kernel<T, false, false>);
   }
   return cudaGetLastError();
 }

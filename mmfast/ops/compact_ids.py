@@ -12,7 +12,7 @@ def compact_ids(ids: torch.Tensor, num_rows: int) -> tuple[torch.Tensor, torch.T
     """Return (rows, index): rows int64 [R] sorted and unique, index int64 of the shape of ids, with rows[index] == ids.
 
     ids: int64, any shape, each in [0, num_rows). Costs O(number of ids + num_rows / 64), without sorting.
-    Raises MmfastError for another dtype; an id outside the range is an error that names the range.
+    Raises MmfastError for another dtype and on the meta device; an id outside the range is an error that names it.
 
     Example: `rows, index = compact_ids(torch.stack([users, num_users + pos, num_users + neg]), num_nodes)`
     """
@@ -20,6 +20,8 @@ def compact_ids(ids: torch.Tensor, num_rows: int) -> tuple[torch.Tensor, torch.T
         raise MmfastError(f"compact_ids: ids is {ids.dtype}; wanted int64")
     if num_rows < 0:
         raise MmfastError(f"compact_ids: num_rows is {num_rows}; wanted 0 or more")
+    if ids.is_meta:
+        raise MmfastError("compact_ids: the number of rows depends on the ids, which a meta tensor does not hold")
     if not native("compact_ids", ids):
         return compact_ids_reference(ids, num_rows)
     return call_native("compact_ids", ids, num_rows)

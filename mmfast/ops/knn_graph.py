@@ -26,7 +26,11 @@ def knn_graph(
 ) -> tuple[Tensor, Tensor]:
     """Return (neighbours int32 [I, k], similarities [I, k]): most similar first, the lower id first among equals.
 
-    Equal as computed: a tile's edge may round otherwise, so rows that are the same can differ there in the last bit.
+    What decides is one number of a pair of rows: the sum of their products in float64, in one order, rounded to the
+    type of the similarities. So equal rows are equally similar to any other, and the result does not depend on
+    `block_bytes`, `precision`, the threads, or whether `knn_update` made it. Products by matrix only rule pairs out,
+    by their proven error; of the rest no more than a list is kept, so repeated rows cost time (every pair of them is
+    decided) and no memory.
 
     features: [I, F], float32, float16, bfloat16 or float64, a tensor or a NumPy array (memory-mapped too: it is read in
     blocks).
@@ -34,11 +38,11 @@ def knn_graph(
     metric: "cosine", of rows divided by max(length, 1e-12), or "inner". Similarities are float32 (float64 for
     float64). By cosine an all-zero row has no direction: it has no neighbour but itself (similarity 0) and is nobody
     else's. Where fewer than k rows are left a list ends in -1, with similarity -inf.
-    precision: "bfloat16" proposes neighbours by bfloat16 products and decides among all that their proven error leaves
-    possible by float32 ones; "float32" does without; "auto" proposes where the CPU has units for it.
-    The work space beyond the result is about `block_bytes`, and 8 (5 k + 64) bytes a row for proposals. The bits do not
-    depend on the threads.
-    Raises MmfastError for k above the number of rows to choose from, and for NaN or infinity in a row.
+    precision: of the products that rule pairs out. "bfloat16" keeps proposals and searches a row again in float32 where
+    they are too few for the proof; "float32" does without; "auto" proposes where the CPU has units for it.
+    The work space beyond the result is about `block_bytes`, and 8 (5 k + 64) bytes a row for proposals.
+    Raises MmfastError for k above the number of rows to choose from, for NaN, infinity or (inner) a squared length
+    above a quarter of the type's largest number in a row, and for an array that torch cannot read.
 
     >>> neighbours, similarities = knn_graph(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), k=2)
     >>> neighbours.tolist(), similarities.tolist()
@@ -71,7 +75,8 @@ def knn_update(
     """Return the lists of all rows of `features` [I, F], given those of its first rows: (neighbours, similarities).
 
     neighbours int32 [O, k] and similarities [O, k] are `knn_graph`'s of the first O rows, by the same metric and
-    include_self. Only products with the I - O new rows are made; an old list changes where a new row belongs in it.
+    include_self. Only products with the I - O new rows are made; an old list changes where a new row belongs in it. The
+    result has the bits of `knn_graph`'s of all rows.
     Raises MmfastError for lists that are not of the first rows, and otherwise as `knn_graph`.
 
     >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.1]])
@@ -125,7 +130,7 @@ def checked_features(op: str, features: Tensor | np.ndarray, metric: str) -> Ten
     if isinstance(features, np.ndarray):
         with warnings.catch_warnings():  # torch warns that the array is read-only; nothing here writes to it
             warnings.simplefilter("ignore", UserWarning)
-            features = torch.from_numpy(features)
+            features = _tensor_of(op, features)
     types = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     if features.dim() != 2 or features.shape[1] == 0 or features.dtype not in types:
         raise MmfastError(
@@ -137,6 +142,16 @@ def checked_features(op: str, features: Tensor | np.ndarray, metric: str) -> Ten
     return features.detach()
 
 
+def _tensor_of(op: str, array: np.ndarray) -> Tensor:
+    try:
+        return torch.from_numpy(array)
+    except (TypeError, ValueError):  # negative strides, a foreign byte order, types that torch lacks
+        raise MmfastError(
+            f"{op}: features is an array of {array.dtype.str} with strides {array.strides}, which torch cannot read in "
+            "place; pass np.ascontiguousarray(features, dtype=np.float32)"
+        ) from None
+
+
 def similarity_type(features: Tensor) -> torch.dtype:
     """Return the type of the similarities of `features`."""
     return torch.float64 if features.dtype == torch.float64 else torch.float32
@@ -144,6 +159,9 @@ def similarity_type(features: Tensor) -> torch.dtype:
 
 def _check_k(op: str, k: int, num_items: int, include_self: bool) -> None:
     most = max(num_items - (not include_self), 0)
+    if most == 0:
+        alone = "" if include_self else " beside the item itself"
+        raise MmfastError(f"{op}: features has {num_items} items, so there is none to choose{alone}; give more items")
     if not 1 <= k <= most:
         there = f"there are only {num_items} items" if k > most else "every item needs a neighbour"
         raise MmfastError(f"{op}: k={k} but {there}; choose {'1 <= ' if k < 1 else ''}k <= {most}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ def knn_threshold(
     neighbour. `cap` keeps at most that many of a row, the most similar. Without `cap`, or where `cap` allows more than
     `max_edges`, a first pass counts the edges and stores nothing.
     torch.compile(fullgraph=True) takes it without `max_edges`, which is compared with a number that only a run knows.
-    Raises MmfastError when there are more than `max_edges` edges. TargetMR Eq. 22.
+    Raises MmfastError for eta NaN, on the meta device, and when there are more than `max_edges` edges. TargetMR Eq. 22.
 
     >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.2]])
     >>> ptr, neighbours, _ = knn_threshold(features, eta=0.5)
@@ -36,6 +38,9 @@ def knn_threshold(
     [1, 3, 1]
     """
     features = checked_features("knn_threshold", features, metric)
+    _check_eta("knn_threshold", eta)
+    if features.is_meta:
+        raise MmfastError("knn_threshold: the number of edges depends on the rows, which a meta tensor does not hold")
     if cap is not None and cap < 1:
         raise MmfastError(f"knn_threshold: cap={cap}; choose 1 or more neighbours, or None for all")
     whole = cap is None or cap >= features.shape[0] - 1
@@ -61,6 +66,7 @@ def knn_count(
     [1, 1, 0]
     """
     features = checked_features("knn_count", features, metric)
+    _check_eta("knn_count", eta)
     if not native("knn_count", features):
         return _others_above(similarity_matrix("knn_count", features, metric), eta).sum(1)
     return call_native("knn_count", features, eta, metric, block_bytes)
@@ -88,6 +94,11 @@ def _others_above(similarity: Tensor, eta: float) -> Tensor:
 
 def _offsets(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _check_eta(op: str, eta: float) -> None:
+    if math.isnan(eta):
+        raise MmfastError(f"{op}: eta is NaN, which no similarity is above or below; choose a number")
 
 
 def _check_edges(num_edges: int, eta: float, max_edges: int) -> None:

@@ -88,6 +88,10 @@ def test_any_number_of_threads(dtype):
     [
         ({"cap": 0}, "cap=0; choose 1 or more neighbours, or None for all"),
         ({"metric": "dot"}, "metric='dot' is unknown"),
+        ({"eta": float("nan")}, "knn_threshold: eta is NaN, which no similarity is above or below; choose a number"),
+        ({"features": torch.ones(3, 2, device="meta")}, "number of edges depends on the rows, which a meta tensor"),
+        ({"features": torch.ones(3, 2, device="meta"), "cap": 1}, "which a meta tensor does not hold"),
+        ({"features": np.ones((3, 2))[:, ::-1]}, "torch cannot read in place; pass np.ascontiguousarray"),
         ({"features": torch.ones(3)}, r"features has shape \(3,\)"),
         ({"features": torch.full((3, 2), torch.nan)}, "row 0 of features holds NaN"),
     ],

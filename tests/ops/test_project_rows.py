@@ -90,6 +90,9 @@ def test_messages():
         project_rows(table, rows.int(), weight)
     with pytest.raises(MmfastError, match="rows holds ids from 3 to 20; wanted 0 to 19"):
         project_rows(table, torch.tensor([3, 20]), weight)
+    for wrong in ([4, 3], [3, 3]):
+        with pytest.raises(MmfastError, match="rows do not ascend; sort them and leave repeated ones out"):
+            project_rows(table, torch.tensor(wrong), weight)
     with pytest.raises(MmfastError, match="table is not contiguous"):
         project_rows(table.t().contiguous().t(), rows, weight)
 
