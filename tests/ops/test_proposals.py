@@ -6,6 +6,7 @@ import torch
 
 from mmfast.errors import MmfastError
 from mmfast.ops import knn_graph, knn_threshold, rank
+from tests.kernels import fewer
 
 SMALL_PANELS = 300_000
 
@@ -54,9 +55,9 @@ def test_products_of_this_machine_keep_to_the_bound(width):
 @pytest.mark.parametrize(
     "features",
     [
-        pytest.param(table(1100, 130), id="decided by the proposals"),
-        pytest.param(clustered(1100, 130, 0.3, 0.06), id="some rows searched again"),
-        pytest.param(clustered(1100, 130, 0.8, 0.06), id="all rows searched again"),
+        pytest.param(table(fewer(1100), 130), id="decided by the proposals"),
+        pytest.param(clustered(fewer(1100), 130, 0.3, 0.06), id="some rows searched again"),
+        pytest.param(clustered(fewer(1100), 130, 0.8, 0.06), id="all rows searched again"),
         pytest.param(table(50, 70), id="every row kept"),
     ],
 )
@@ -72,14 +73,15 @@ def test_neighbours_are_those_of_float64(features, include_self, block_bytes):
 @pytest.mark.parametrize("share", [0.2, 0.8])
 def test_ties_go_to_the_lower_id(share, include_self):
     # Products of small integers are exact in both; equal rows and equal products fill many lists.
-    features = torch.randint(-2, 3, (900, 8), generator=torch.Generator().manual_seed(0)).float()
-    features[: int(share * 900)] = features[0]
+    features = torch.randint(-2, 3, (fewer(900), 8), generator=torch.Generator().manual_seed(0)).float()
+    features[: int(share * len(features))] = features[0]
     got = knn_graph(features, 12, include_self, "inner", SMALL_PANELS, "bfloat16")
     assert equal(got, knn_graph(features, 12, include_self, "inner", SMALL_PANELS, "float32"))
 
 
 def test_inner_products_of_rows_of_all_lengths():
-    features = table(700, 90) * torch.logspace(-4, 4, 700)[:, None]
+    features = table(fewer(700), 90)
+    features *= torch.logspace(-4, 4, len(features))[:, None]
     got, want = (
         knn_graph(features, 10, metric="inner", precision="bfloat16"),
         knn_graph(features.double(), 10, metric="inner"),
@@ -113,7 +115,7 @@ def test_the_shortest_lists(k):
 
 
 def test_neighbours_for_any_number_of_threads():
-    features = clustered(1200, 100, 0.3, 1e-3)
+    features = clustered(fewer(1200), 100, 0.3, 1e-3)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
