@@ -29,10 +29,9 @@ from mmfast.config import RunConfig, build_config
 from mmfast.data.dataset import Dataset, Interactions
 from mmfast.data.synthetic import power_law_blocks
 from mmfast.device import keep_freed_memory
-from mmfast.distributed.sharded_table import PLANS
 from mmfast.evaluate import evaluate
 from mmfast.memory import PeakMemory
-from mmfast.planning.estimate import Estimate, Ranks, draw_out, estimates
+from mmfast.planning.estimate import PLANS, Estimate, Ranks, draw_out, estimates
 from mmfast.planning.probe import Probe, Size, probe
 from mmfast.ranks import gathered
 from mmfast.registry import MODELS
@@ -71,11 +70,10 @@ def rank_run(number: int, ranks: int, work: Path, args: argparse.Namespace, shap
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{work}/meet-{plan}-{ranks}", rank=number, world_size=ranks)
     files = {name: np.load(work / f"{name}.npy", mmap_mode="r") for name in widths(args)}
-    config = configuration(args, plan)
     with PeakMemory(torch.device("cpu")) as start:
         began = time.perf_counter()
         data = read_data(shape, work, files)
-        run = build_training(config, data, work, torch.device("cpu"))
+        run = build_training(configuration(args, plan), data, work, torch.device("cpu"))
         run.divide()
         startup = time.perf_counter() - began
     losses, seconds = [], []
@@ -90,7 +88,7 @@ def rank_run(number: int, ranks: int, work: Path, args: argparse.Namespace, shap
                 break
         run.optimizer.flush()
         began = time.perf_counter()
-        found = evaluate(run.framework.model, data, "valid", config.evaluate)
+        found = evaluate(run.framework.model, data, "valid", run.config.evaluate)
         run.update_best(0, found.metrics)
         evaluation = time.perf_counter() - began
     peaks = [[start.bytes, train.bytes]] * ranks
@@ -219,7 +217,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS.names(), required=True)
     parser.add_argument("--shape", choices=list(shapes), default="baby")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--plans", choices=("data", *PLANS), nargs="+", default=["data", "row"])
+    parser.add_argument("--plans", choices=PLANS, nargs="+", default=["data", "row"])
     parser.add_argument("--weak", action="store_true", help="data that grow with the ranks")
     parser.add_argument("--steps", type=int, default=50, help="steps measured; the first tenth is not counted")
     parser.add_argument("--users", type=int, help="users evaluated (default: all)")

@@ -60,7 +60,7 @@ class RowTable(nn.Module):
             self.waiting.catch_up(self.parameter, None if ids is None else ids.reshape(-1))
 
     def fused_step(self, lr: float) -> None:
-        """Make this step's update of the table itself; only where `squares` is a tensor."""
+        """Make this step's update of the table, where `squares` is a tensor (abstract)."""
         raise NotImplementedError
 
     def settle(self) -> None:

@@ -67,7 +67,7 @@ class TableOptimizer(torch.optim.Optimizer):
         super().load_state_dict(self._with_moments(state_dict, lambda table, whole: table.part(whole)))
 
     def _step_rows(self, group: dict[str, Any], param: torch.Tensor) -> None:
-        """Make the step of a parameter whose gradient is row-sparse."""
+        """Make the step of a parameter whose gradient is row-sparse (abstract)."""
         raise NotImplementedError
 
     def _with_moments(

@@ -40,7 +40,7 @@ from mmfast.run import (
     write_environment,
 )
 from mmfast.seeds import derive_seed
-from mmfast.training import Training, build_optimizer, build_training
+from mmfast.training import Training, build_training
 
 if TYPE_CHECKING:
     from mmfast.data.dataset import Dataset
@@ -89,8 +89,7 @@ def fit(
         run.folder = folder or by_first(lambda: new_run_folder(config))
         with continuable(run.folder, shown, new=folder is None):
             announce(run, f"{'resuming' if folder else 'run'} {run.folder} on {device}, {need}", shown)
-            run.framework.prepare(fit_of(run, shown, test))
-            run.optimizer = build_optimizer(config, run.framework)
+            run.prepare(fit_of(run, shown, test))
             run.restore()
             return finish(run, train(run, shown), test)
 

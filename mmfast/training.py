@@ -18,7 +18,7 @@ from mmfast.distributed.partitioned_graph import partition_graphs
 from mmfast.distributed.sharded_table import ShardedTable
 from mmfast.distributed.tables import divide_tables
 from mmfast.embeddings import row_tables
-from mmfast.frameworks.base import Framework
+from mmfast.frameworks.base import Fit, Framework
 from mmfast.optim import Adagrad, Adam, TableOptimizer
 from mmfast.ranks import by_first, is_first, world_size
 from mmfast.run import BEST, LAST, build_framework, drop_results
@@ -82,6 +82,11 @@ class Training:
         if world_size() > 1 and self.config.distributed.plan != "data":
             divide_tables(self.framework, self.config)
             self.optimizer = build_optimizer(self.config, self.framework)
+
+    def prepare(self, fit: Fit) -> None:
+        """Let the frameworks do what comes first; they may add parameters, so the optimiser is built anew."""
+        self.framework.prepare(fit)
+        self.optimizer = build_optimizer(self.config, self.framework)
 
     def start_epoch(self, epoch: int) -> None:
         """Let the model and its frameworks prepare an epoch, and divide the rows of their graphs by the plan."""

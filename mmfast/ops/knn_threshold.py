@@ -26,8 +26,7 @@ def knn_threshold(
 
     features, metric, block_bytes and precision are `knn_graph`'s, and so is the order of a row; a row is not its own
     neighbour. `cap` keeps at most that many of a row, the most similar. Without `cap`, or where `cap` allows more than
-    `max_edges`, a first pass counts the edges and stores nothing.
-    torch.compile(fullgraph=True) takes it without `max_edges`, which is compared with a number that only a run knows.
+    `max_edges`, a first pass counts the edges and stores nothing; torch.compile(fullgraph=True) takes no `max_edges`.
     Raises MmfastError for eta NaN, on the meta device, and when there are more than `max_edges` edges. TargetMR Eq. 22.
 
     >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.2]])

@@ -101,7 +101,6 @@ def counted_traffic(folder, case: str, plan: str) -> float:
     run = build_training(traffic_config(folder, case, plan), data, folder, probes.resolve_device("cpu"))
     run.divide()
     run.start_epoch(0)
-    batch = next(run.sampler.epoch(0))
     for name in calls:
         setattr(dist, name, counting(name))
     gather, scatter = ranks._gather, ranks._reduce_scatter
@@ -117,7 +116,7 @@ def counted_traffic(folder, case: str, plan: str) -> float:
         return scatter(own, sent, *rest)
 
     ranks._gather, ranks._reduce_scatter = gathering, scattering
-    Training.step(run, batch)
+    Training.step(run, next(run.sampler.epoch(0)))
     return received
 
 
