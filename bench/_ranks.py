@@ -14,6 +14,7 @@ from _cli import SIZES, shape_parser
 from _common import emit, stream_bandwidth
 
 from mmfast.device import keep_freed_memory
+from mmfast.ranks import join_group, leave_ranks
 
 LOCKSTEP = {"budget": math.inf}
 """Facts for `measure` on ranks: the time that a call takes must not decide how often it is made."""
@@ -28,17 +29,16 @@ def on_ranks(description: str, cases: Callable[[argparse.Namespace, dict], Itera
     options = parser.parse_args()
     options.threads = max(1, options.threads // options.ranks)
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (options, f"file://{folder}/meet", cases), nprocs=options.ranks)
+        mp.spawn(_rank, (options, f"{folder}/meet", cases), nprocs=options.ranks)
 
 
 def _rank(number: int, options: argparse.Namespace, meet: str, cases: Callable) -> None:
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    dist.init_process_group("gloo", init_method=meet, rank=number, world_size=options.ranks)
+    join_group(dist.FileStore(meet, options.ranks), number, options.ranks)
     dist.barrier()  # so that the ranks share the memory while they measure it
     facts = LOCKSTEP | {"repeat": options.repeat, "limit": stream_bandwidth()}
     for case in cases(options, facts):
         if number == 0:
             emit(case, options.json)
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_ranks()

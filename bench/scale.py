@@ -33,7 +33,7 @@ from mmfast.evaluate import evaluate
 from mmfast.memory import PeakMemory
 from mmfast.planning.estimate import PLANS, Estimate, Ranks, draw_out, estimates
 from mmfast.planning.probe import Probe, Size, probe
-from mmfast.ranks import gathered
+from mmfast.ranks import gathered, join_group, leave_ranks
 from mmfast.registry import MODELS
 from mmfast.training import build_training
 
@@ -68,7 +68,7 @@ def rank_run(number: int, ranks: int, work: Path, args: argparse.Namespace, shap
     torch.set_num_threads(max(1, args.threads // ranks))
     keep_freed_memory()
     if ranks > 1:
-        dist.init_process_group("gloo", init_method=f"file://{work}/meet-{plan}-{ranks}", rank=number, world_size=ranks)
+        join_group(dist.FileStore(str(work / f"meet-{plan}-{ranks}"), ranks), number, ranks)
     files = {name: np.load(work / f"{name}.npy", mmap_mode="r") for name in widths(args)}
     with PeakMemory(torch.device("cpu")) as start:
         began = time.perf_counter()
@@ -96,7 +96,7 @@ def rank_run(number: int, ranks: int, work: Path, args: argparse.Namespace, shap
     if ranks > 1:
         dist.all_gather_object(peaks, [start.bytes, train.bytes])
         rate = gather_rate(ranks)
-        dist.destroy_process_group()
+        leave_ranks()
     if number == 0:
         quarter, median, upper = statistics.quantiles(seconds[len(seconds) // 10 :], n=4)
         measured = {"startup_s": startup, "step_s": median, "step_spread_s": upper - quarter, "eval_s": evaluation}

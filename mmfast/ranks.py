@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
+import importlib
 import itertools
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -17,6 +21,8 @@ from mmfast.errors import MmfastError, ToldByFirst
 
 T = TypeVar("T")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells every process
+KEEPERS = ("torch.distributed.nn.functional", "torch.distributed.optim", "torch.distributed.fsdp")
+"""Modules whose functions, where they are imported after a group was joined, keep it as a default for ever."""
 LOST = ("connection closed", "connection reset", "broken pipe", "connection refused", "timed out", "remote process")
 
 
@@ -51,10 +57,44 @@ def join_ranks(device: torch.device, timeout: float) -> torch.device:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-        atexit.register(_leave)
+        backend, limit = "nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout)
+        store, number, ranks = next(dist.rendezvous("env://", timeout=limit))
+        part = dist.PrefixStore(unused_part(store, number, ranks, limit), store)
+        join_group(part, number, ranks, backend, limit)
     return device
+
+
+def join_group(
+    store: dist.Store, number: int, ranks: int, backend: str = "gloo", limit: timedelta = dist.default_pg_timeout
+) -> None:
+    """Join the ranks that meet in a store, until this process ends or leave_ranks()."""
+    for name in KEEPERS:
+        importlib.import_module(name)
+    dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=limit)
+    atexit.register(_leave)
+
+
+def unused_part(store: dist.Store, number: int, ranks: int, limit: timedelta) -> str:
+    """Return a name that the first rank has made and all ranks of this start now know, to keep their keys apart.
+
+    torchrun keeps one store over its restarts, where a rank may find the address of a process that is gone. So every
+    other rank asks by a key of its own making, which no earlier start can have answered, and says that it has heard.
+    """
+    own = uuid.uuid4().hex
+    if number:
+        store.set(f"mmfast/asks/{number}", own)
+        name = store.get(f"mmfast/answer/{own}").decode()
+        store.set(f"mmfast/{name}/{number}", "heard")
+        return name
+    others, end = range(1, ranks), time.monotonic() + limit.total_seconds()
+    while not store.check([f"mmfast/{own}/{other}" for other in others]):
+        if time.monotonic() > end:
+            raise MmfastError(f"not all of the {ranks} ranks have come within {limit.total_seconds():g} s")
+        for other in others:
+            if store.check([f"mmfast/asks/{other}"]):
+                store.set(f"mmfast/answer/{store.get(f'mmfast/asks/{other}').decode()}", own)
+        time.sleep(0.01)
+    return own
 
 
 # The names that newer releases of torch prefer come first.
@@ -72,6 +112,7 @@ def leave_ranks() -> None:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()  # what still holds the group keeps its threads, which can abort a process that is about to end
 
 
 def restarted() -> bool:

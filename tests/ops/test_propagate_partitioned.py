@@ -14,6 +14,7 @@ from mmfast.ops._backend import use_backend
 from mmfast.ops.csr import CSR
 from mmfast.ops.propagate import READOUTS, propagate
 from mmfast.ops.propagate_partitioned import propagate_partitioned
+from mmfast.ranks import join_group, leave_ranks
 from tests.ops.graphs import operator, table
 
 BOUNDS = [0, 40, 40, 77, 97]  # the second rank has no rows
@@ -103,7 +104,7 @@ def test_a_symmetric_operator_needs_no_transpose():
 
 def process(number, address, queue):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=number, world_size=2)
+    join_group(dist.FileStore(address, 2), number, 2)
     csr, x = symmetric(96), table(96, 64).float()
     mine = x[48 * number : 48 * number + 48].clone().requires_grad_()
 
@@ -115,13 +116,13 @@ def process(number, address, queue):
     out = propagate_partitioned(csr.block(48 * number, 48 * number + 48), mine, gather, 3)
     grad = torch.autograd.grad(out.square().sum(), mine)[0]
     queue.put((number, out.detach().numpy(), grad.numpy()))
-    dist.destroy_process_group()
+    leave_ranks()
 
 
 def test_two_processes_have_the_bits_of_one_rank(tmp_path):
     context = mp.get_context("spawn")
     queue = context.SimpleQueue()
-    address = f"file://{tmp_path}/meet"
+    address = f"{tmp_path}/meet"
     workers = [context.Process(target=process, args=(number, address, queue)) for number in range(2)]
     for worker in workers:
         worker.start()
