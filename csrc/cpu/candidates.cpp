@@ -114,6 +114,16 @@ MMFAST_INLINE T cut(T* scores, int32_t* ids, int64_t count, int64_t k, Key<T>* k
   return score_of<T>(lowest);
 }
 
+// The k-th best of at least k scores.
+template <typename T>
+MMFAST_INLINE T kth(const T* scores, int64_t count, int64_t k, Key<T>* keys) {
+  for (int64_t i = 0; i < count; ++i) keys[i] = key_of(scores[i]);
+  const Key<T> bound = bound_of_best(keys, count, k);
+  Key<T> lowest = std::numeric_limits<Key<T>>::max();
+  for (int64_t i = 0; i < count; ++i) lowest = keys[i] >= bound ? std::min(lowest, keys[i]) : lowest;
+  return score_of<T>(lowest);
+}
+
 MMFAST_CLONES int64_t fill_list(const float* scores, int64_t count, int32_t first_id, float limit, float* out,
                                 int32_t* ids, int64_t full, int64_t& end) {
   return fill(scores, count, first_id, limit, out, ids, full, end);
@@ -140,6 +150,14 @@ MMFAST_CLONES float cut_list(float* scores, int32_t* ids, int64_t count, int64_t
 
 MMFAST_CLONES double cut_list(double* scores, int32_t* ids, int64_t count, int64_t k, int64_t* keys, bool& nan) {
   return cut(scores, ids, count, k, keys, nan);
+}
+
+MMFAST_CLONES float kth_of(const float* scores, int64_t count, int64_t k, int32_t* keys) {
+  return kth(scores, count, k, keys);
+}
+
+MMFAST_CLONES double kth_of(const double* scores, int64_t count, int64_t k, int64_t* keys) {
+  return kth(scores, count, k, keys);
 }
 
 }  // namespace
@@ -173,21 +191,39 @@ void Candidates<T>::keep_best() {
 }
 
 template <typename T>
-int64_t Candidates<T>::finish(int32_t* ids, T* scores) {
+int64_t Candidates<T>::take(int32_t* ids, T* scores) {
   if (count_ > k_) {
     keep_best();
   } else {
     for (int64_t i = 0; i < count_; ++i) nan_ |= scores_[i] != scores_[i];
   }
-  order_.resize(count_);
-  for (int64_t i = 0; i < count_; ++i) order_[i] = {key_of(scores_[i]), ids_[i]};
+  std::copy_n(ids_.begin(), count_, ids);
+  std::copy_n(scores_.begin(), count_, scores);
+  return count_;
+}
+
+template <typename T>
+int64_t Candidates<T>::finish(int32_t* ids, T* scores) {
+  const int64_t count = take(ids, scores);
+  sort(ids, scores, count);
+  return count;
+}
+
+template <typename T>
+T Candidates<T>::kth_best(const T* scores, int64_t count, int64_t k) {
+  return kth_of(scores, count, k, keys_.data());
+}
+
+template <typename T>
+void Candidates<T>::sort(int32_t* ids, T* scores, int64_t count) {
+  order_.resize(count);
+  for (int64_t i = 0; i < count; ++i) order_[i] = {key_of(scores[i]), ids[i]};
   std::sort(order_.begin(), order_.end(),
             [](const Entry& a, const Entry& b) { return a.key != b.key ? a.key > b.key : a.id < b.id; });
-  for (int64_t i = 0; i < count_; ++i) {
+  for (int64_t i = 0; i < count; ++i) {
     ids[i] = order_[i].id;
     scores[i] = score_of<T>(order_[i].key);
   }
-  return count_;
 }
 
 template class Candidates<float>;

@@ -29,8 +29,17 @@ class Candidates {
   // Offers scores[i] with the id first_id + i; ids ascend from call to call.
   void scan(const T* scores, int64_t count, int32_t first_id);
 
-  // Writes the best, in order, and returns their number, at most k.
+  // Writes the best, by ascending id, and returns their number, at most k.
+  int64_t take(int32_t* ids, T* scores);
+
+  // The same, the best first.
   int64_t finish(int32_t* ids, T* scores);
+
+  // The k-th best of `count` scores that take() has written.
+  T kth_best(const T* scores, int64_t count, int64_t k);
+
+  // Puts `count` pairs in order, the best first.
+  void sort(int32_t* ids, T* scores, int64_t count);
 
   bool saw_nan() const { return nan_; }
 
@@ -44,8 +53,8 @@ class Candidates {
   T limit_ = kNone;  // only higher scores can still be among the k best
   std::vector<T> scores_;
   std::vector<int32_t> ids_;
-  std::vector<Key> keys_;     // work space of keep_best
-  std::vector<Entry> order_;  // and of finish
+  std::vector<Key> keys_;     // work space of keep_best and kth_best
+  std::vector<Entry> order_;  // and of sort
 };
 
 }  // namespace mmfast

@@ -25,7 +25,7 @@ Result knn_graph(const at::Tensor& features, int64_t k, bool include_self, c10::
   constexpr const char* op = "knn_graph";
   const bool cosine = check_features(features, metric, block_bytes, op);
   check_k(k, features.size(0), include_self, op);
-  const bool proposed = proposes(precision, features.scalar_type(), features.size(1), op);
+  const bool proposed = proposes(precision, features.scalar_type(), features.size(1), cpu_has_bfloat16_units(), op);
   const auto result = new_lists(features, k);
   const auto search = [&]<typename T>(T) {
     FeatureRows<T> rows(features, cosine, op);

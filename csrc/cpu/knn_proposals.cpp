@@ -41,7 +41,8 @@ class Proposals {
 
   void offer(int64_t row, float score, int64_t other) {
     if (!(score >= limits_[row]) || !kept_.enter(row, score, other)) return;
-    if (best_.enter(row, score, other)) least_[row] = least_contender(best_.list(row).score[0], errors_[row]);
+    if (best_.enter(row, score, other))
+      least_[row] = least_contender(best_.list(row).score[0], errors_[row], kBFloat16Output);
     limits_[row] = std::max(least_[row], kept_.list(row).score[0]);
   }
 

@@ -20,46 +20,20 @@ namespace mmfast {
 namespace {
 
 constexpr int64_t kLeastWidth = 64;     // below it the products are too short to be worth proposing
-constexpr double kOutput = 0x1p-8;      // a bfloat16 result s stands for numbers up to 2^-8 |s| away
 constexpr double kAddition = 0x1p-23;   // of float32, rounded or cut
+constexpr double kFloat64 = 1 + 1e-9;   // bounds, norms and errors are themselves rounded
 constexpr double kOverflow = 1e38;      // sums stay below it or nothing is proved
 constexpr double kSmallest = 0x1p-126;  // bfloat16 units take smaller numbers for zero
 
-bool has_bfloat16_units() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  return __builtin_cpu_supports("avx512bf16");  // every CPU with AMX has it too
-#else
-  return false;
-#endif
-}
-
 template <typename T>
-MMFAST_INLINE double ordered_product(const T* x, const T* y, int64_t width) {
-  constexpr int kLanes = 16;
-  double sum[kLanes] = {};
-  int64_t f = 0;
-  for (; f + kLanes <= width; f += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) sum[lane] += static_cast<double>(x[f + lane]) * y[f + lane];
-  }
-  for (; f < width; ++f) sum[0] += static_cast<double>(x[f]) * y[f];
-  return std::accumulate(sum, sum + kLanes, 0.0);
-}
-
-}  // namespace
-
-bool proposes(c10::string_view precision, at::ScalarType type, int64_t width, const char* op) {
-  check_precision(precision, type, op);
-  if (precision == "auto") return type != at::kDouble && width >= kLeastWidth && has_bfloat16_units();
-  return precision == "bfloat16";
-}
-
-MMFAST_CLONES Rounding rounding_of(const float* x, int64_t width) {
+MMFAST_INLINE Rounding rounding(const T* x, int64_t width) {
   constexpr int64_t kLanes = 16;
   double squares[kLanes] = {}, errors[kLanes] = {};
   for (int64_t begin = 0; begin < width; begin += kLanes) {
     const int64_t lanes = std::min(kLanes, width - begin);
     for (int64_t lane = 0; lane < lanes; ++lane) {
-      const double value = x[begin + lane], off = static_cast<float>(c10::BFloat16(x[begin + lane])) - value;
+      const auto value = static_cast<double>(x[begin + lane]);
+      const double off = static_cast<float>(c10::BFloat16(static_cast<float>(x[begin + lane]))) - value;
       squares[lane] += value * value;
       errors[lane] += off * off;
     }
@@ -68,8 +42,56 @@ MMFAST_CLONES Rounding rounding_of(const float* x, int64_t width) {
   return {std::sqrt(square), std::sqrt(std::accumulate(errors, errors + kLanes, 0.0))};
 }
 
+template <typename T>
+MMFAST_INLINE double ordered_product(const T* x, const T* y, int64_t width) {
+  constexpr int kLanes = 16;
+  double sum[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) sum[lane] = 0;
+  int64_t f = 0;
+  for (; f + kLanes <= width; f += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) sum[lane] += static_cast<double>(x[f + lane]) * y[f + lane];
+  }
+  for (; f < width; ++f) sum[0] += static_cast<double>(x[f]) * y[f];
+  for (int lane = 0; lane < 8; ++lane) sum[lane] += sum[lane + 8];
+  for (int lane = 0; lane < 4; ++lane) sum[lane] += sum[lane + 4];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+template <typename T>
+MMFAST_INLINE void ordered_products(const T* x, const T* rows, const int32_t* places, int64_t count, int64_t width,
+                                    T* out) {
+  constexpr int64_t kAhead = 4;  // rows between the prefetch of one and its use
+  const auto row = [&](int64_t i) { return rows + (places ? places[i] : i) * width; };
+  for (int64_t i = 0; i < count; ++i) {
+    const auto* later = reinterpret_cast<const char*>(row(std::min(i + kAhead, count - 1)));
+    for (int64_t byte = 0; byte < width * static_cast<int64_t>(sizeof(T)); byte += 64) {
+      __builtin_prefetch(later + byte);
+    }
+    out[i] = static_cast<T>(ordered_product(x, row(i), width));
+  }
+}
+
+}  // namespace
+
+bool cpu_has_bfloat16_units() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  return __builtin_cpu_supports("avx512bf16");  // every CPU with AMX has it too
+#else
+  return false;
+#endif
+}
+
+bool proposes(c10::string_view precision, at::ScalarType type, int64_t width, bool units, const char* op) {
+  check_precision(precision, type, op);
+  if (precision == "auto") return type != at::kDouble && width >= kLeastWidth && units;
+  return precision == "bfloat16";
+}
+
+MMFAST_CLONES Rounding rounding_of(const float* x, int64_t width) { return rounding(x, width); }
+
+MMFAST_CLONES Rounding rounding_of(const double* x, int64_t width) { return rounding(x, width); }
+
 double product_error(const Rounding& x, const Rounding& others, int64_t width) {
-  constexpr double kFloat64 = 1 + 1e-9;  // this function, norms and errors are themselves rounded
   const double y = others.norm + others.error, sum = width * kAddition, tiny = 2 * width * kSmallest;
   const double adding = sum / (1 - sum), deciding = 0x1p-23;
   if (!(sum < 0.5) || !((x.norm + x.error) * y < kOverflow)) return INFINITY;
@@ -77,14 +99,18 @@ double product_error(const Rounding& x, const Rounding& others, int64_t width) {
          (x.error * y + x.norm * others.error + (adding + deciding) * (x.norm + x.error) * y + tiny * (1 + x.norm + y));
 }
 
-// A proposal s stands for numbers up to |s| / 2^8 away, and then up to product_error: the best it can be must reach the
+// A proposal s stands for numbers up to `output` |s| away, and then up to `error`: the best it can be must reach the
 // worst that the k-th can be.
-float least_contender(float kth, double product_error) {
-  const double worst = kth - kOutput * std::abs(static_cast<double>(kth)) - 2 * product_error;
-  const double least = worst / (worst < 0 ? 1 - kOutput : 1 + kOutput);
-  if (!std::isfinite(least)) return -INFINITY;
-  return std::nextafter(static_cast<float>(least), -INFINITY);
+template <typename T>
+T least_contender(T kth, double error, double output) {
+  const double worst = kth - output * std::abs(static_cast<double>(kth)) - 2 * error;
+  const double least = worst / (worst < 0 ? 1 - output : 1 + output);
+  if (!std::isfinite(least)) return -std::numeric_limits<T>::infinity();
+  return std::nextafter(static_cast<T>(least), -std::numeric_limits<T>::infinity());
 }
+
+template float least_contender(float, double, double);
+template double least_contender(double, double, double);
 
 // Told to, torch rounds float32 to bfloat16 or TF32 before it multiplies: each factor is then off by 2^-8 or less.
 template <typename T>
@@ -102,12 +128,38 @@ double matrix_product_error(int64_t width) {
 template double matrix_product_error<float>(int64_t);
 template double matrix_product_error<double>(int64_t);
 
+double bfloat16_product_error(int64_t width) {
+  constexpr double kInputs = 2 * 0x1p-9 + 0x1p-18;  // rounded to nearest
+  return kInputs + double{kBFloat16Output} * (1 + kInputs) +
+         (1 + kInputs) * (1 + double{kBFloat16Output}) * matrix_product_error<float>(width);
+}
+
+template <typename T>
+double matrix_error(const Rounding& x, const Rounding& others, int64_t width) {
+  const double lengths = kFloat64 * x.norm * others.norm, tiny = 2 * width * double{std::numeric_limits<T>::min()};
+  const double most = sizeof(T) == 4 ? kOverflow : 1e300;
+  return lengths < most ? matrix_product_error<T>(width) * lengths + tiny * (1 + x.norm + others.norm) : INFINITY;
+}
+
+template double matrix_error<float>(const Rounding&, const Rounding&, int64_t);
+template double matrix_error<double>(const Rounding&, const Rounding&, int64_t);
+
 MMFAST_CLONES float decisive_product(const float* x, const float* y, int64_t width) {
   return static_cast<float>(ordered_product(x, y, width));
 }
 
 MMFAST_CLONES double decisive_product(const double* x, const double* y, int64_t width) {
   return ordered_product(x, y, width);
+}
+
+MMFAST_CLONES void decisive_products(const float* x, const float* rows, const int32_t* places, int64_t count,
+                                     int64_t width, float* out) {
+  ordered_products(x, rows, places, count, width, out);
+}
+
+MMFAST_CLONES void decisive_products(const double* x, const double* rows, const int32_t* places, int64_t count,
+                                     int64_t width, double* out) {
+  ordered_products(x, rows, places, count, width, out);
 }
 
 }  // namespace mmfast

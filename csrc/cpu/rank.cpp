@@ -1,6 +1,7 @@
 // Top-k items of every user by inner product, train items left out, hits looked up: never a users x items matrix.
-// Where bfloat16 proposes, float32 decides among the proposals that its proven error leaves possible, and a user whose
-// kept proposals are too few for the proof is scored again in float32.
+// Matrix products propose, in bfloat16 or in the type of the scores, and one sum in one order decides among the
+// proposals that their proven error leaves possible. A user whose kept proposals are too few for the proof goes on to
+// the next kind of product, and at last every item is decided.
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
@@ -21,7 +22,6 @@
 #include "../search_checks.h"
 #include "candidates.h"
 #include "proposals.h"
-#include "topk.h"
 #include "workers.h"
 
 namespace mmfast {
@@ -30,7 +30,7 @@ namespace {
 constexpr const char* kOp = "rank";
 constexpr int64_t kUsers = 256;   // users of a piece of work
 constexpr int64_t kItems = 1024;  // items scored at a time: the tile of scores stays in the cache
-constexpr int64_t kSpare = 64;    // proposals kept beyond twice the items wanted
+constexpr int64_t kSpare = 14;    // proposals kept beyond the items wanted; bfloat16 keeps twice as many in all
 
 // One ascending list of item ids per user.
 struct Lists {
@@ -59,20 +59,30 @@ struct Output {
   bool* hits;
 };
 
+// Products that propose: at most `kept` items of every user, each off by errors[user] and by `output` of itself.
+struct Proposing {
+  at::Tensor users, items_t;
+  int64_t kept;
+  float output;
+  std::vector<double> errors;
+};
+
 template <typename T>
 class Ranking {
  public:
-  Ranking(const at::Tensor& users, const Pool& pool, Lists mask, Lists targets, int64_t k, Output out)
-      : users_(users), items_t_(pool.rows.t()), pool_(pool), mask_(mask), targets_(targets), k_(k), out_(out) {}
-
-  // Makes bfloat16 products propose.
-  void propose() {
-    kept_ = std::min(pool_.size(), 2 * k_ + kSpare);
-    rounded_users_ = users_.to(at::kBFloat16);
-    rounded_items_t_ = pool_.rows.to(at::kBFloat16).t();
-    Rounding worst_item;
-    for (const Rounding& item : roundings(pool_.rows)) worst_item.join(item);
-    for (const Rounding& user : roundings(users_)) errors_.push_back(product_error(user, worst_item, users_.size(1)));
+  Ranking(const at::Tensor& users, const Pool& pool, Lists mask, Lists targets, int64_t k, Output out, bool rounded)
+      : users_(users), pool_(pool), mask_(mask), targets_(targets), k_(k), out_(out) {
+    const std::vector<Rounding> of_users = roundings(users), of_items = roundings(pool.rows);
+    Rounding worst;
+    for (const Rounding& item : of_items) worst.join(item);
+    const auto propose = [&](at::ScalarType type, int64_t kept, float output, const auto& error) {
+      std::vector<double> errors(of_users.size());
+      for (size_t u = 0; u < errors.size(); ++u) errors[u] = error(of_users[u], worst, users.size(1));
+      passes_.push_back(
+          {users.to(type), pool.rows.to(type).t(), std::min(pool.size(), kept), output, std::move(errors)});
+    };
+    if (rounded) propose(at::kBFloat16, 2 * (k + kSpare), kBFloat16Output, product_error);
+    propose(users.scalar_type(), k + kSpare, 0, matrix_error<T>);
   }
 
   // Returns the first user row with a NaN score, or -1.
@@ -95,59 +105,57 @@ class Ranking {
     explicit Worker(const Ranking& ranking)
         : all(ranking),
           scores(at::empty({kUsers * kItems}, ranking.users_.options())),
-          products(all.kept_ ? at::empty({kUsers * kItems}, scores.options().dtype(at::kBFloat16)) : scores),
-          proposals(all.kept_ ? kUsers : 0, Candidates<T>(all.kept_)),
-          lists(kUsers, Candidates<T>(all.k_)),
-          places(std::max(all.k_, all.kept_)),
-          best(places.size()),
-          first_nan(all.users_.size(0)) {}
-
-    void run(int64_t begin, int64_t end) {
-      const int64_t count = end - begin;
-      std::vector<int64_t> rows(count);
-      std::iota(rows.begin(), rows.end(), begin);
-      auto left = all.users_.narrow(0, begin, count);
-      if constexpr (std::is_same_v<T, float>) {
-        if (all.kept_) {
-          rows = leave_undecided(rows, all.rounded_users_.narrow(0, begin, count));
-          left = all.users_.index_select(0, at::tensor(rows));
-        }
-      }
-      score(rows, left, all.items_t_, scores, lists);
-      for (size_t u = 0; u < rows.size(); ++u) {
-        const int64_t found = lists[u].finish(places.data(), best.data());
-        if (lists[u].saw_nan()) first_nan = std::min(first_nan, rows[u]);
-        write(rows[u], found);
+          every(all.k_),
+          best(std::max(all.k_, all.passes_.front().kept)),
+          places(best.size()),
+          first_nan(all.users_.size(0)) {
+      for (const Proposing& pass : all.passes_) {
+        products.push_back(pass.users.scalar_type() == scores.scalar_type()
+                               ? scores
+                               : at::empty({kUsers * kItems}, pass.users.options()));
+        proposals.emplace_back(kUsers, Candidates<T>(pass.kept));
       }
     }
 
-    std::vector<int64_t> leave_undecided(const std::vector<int64_t>& rows, const at::Tensor& left) {
-      score(rows, left, all.rounded_items_t_, products, proposals);
+    void run(int64_t begin, int64_t end) {
+      std::vector<int64_t> rows(end - begin);
+      std::iota(rows.begin(), rows.end(), begin);
+      for (size_t pass = 0; pass < all.passes_.size(); ++pass) rows = leave_undecided(pass, rows);
+      for (const int64_t user : rows) decide_all(user);
+    }
+
+    std::vector<int64_t> leave_undecided(size_t pass, const std::vector<int64_t>& rows) {
+      score(pass, rows);
       std::vector<int64_t> undecided;
       for (size_t u = 0; u < rows.size(); ++u) {
-        if (!decide(proposals[u], rows[u])) undecided.push_back(rows[u]);
+        if (!decide(all.passes_[pass], proposals[pass][u], rows[u])) undecided.push_back(rows[u]);
       }
       return undecided;
     }
 
-    // Leaves in to[u] the best places of user row rows[u], whose vector is left[u].
-    void score(const std::vector<int64_t>& rows, const at::Tensor& left, const at::Tensor& items_t,
-               const at::Tensor& store, std::vector<Candidates<T>>& to) {
-      const int64_t count = left.size(0), num_items = count ? items_t.size(1) : 0;
+    // Leaves in proposals[pass][u] the best places of user row rows[u].
+    void score(size_t pass, const std::vector<int64_t>& rows) {
+      const Proposing& made = all.passes_[pass];
+      const auto count = static_cast<int64_t>(rows.size());
+      const int64_t num_items = count ? all.pool_.size() : 0;
+      if (count == 0) return;
+      const bool all_rows = rows.back() - rows.front() + 1 == count;
+      const auto left =
+          all_rows ? made.users.narrow(0, rows.front(), count) : made.users.index_select(0, at::tensor(rows));
       for (int64_t u = 0; u < count; ++u) {
-        to[u].clear();
+        proposals[pass][u].clear();
         masked[u] = all.mask_.begin(rows[u]);
       }
       for (int64_t item = 0; item < num_items; item += kItems) {
         const int64_t width = std::min(kItems, num_items - item);
-        auto product = store.narrow(0, 0, count * width).view({count, width});
-        at::mm_out(product, left, items_t.narrow(1, item, width));
+        auto product = products[pass].narrow(0, 0, count * width).view({count, width});
+        at::mm_out(product, left, made.items_t.narrow(1, item, width));
         const auto tile = scores.narrow(0, 0, count * width);
-        if (!store.is_same(scores)) tile.copy_(product.view(-1));
+        if (!products[pass].is_same(scores)) tile.copy_(product.view(-1));
         for (int64_t u = 0; u < count; ++u) {
           T* row = tile.template mutable_data_ptr<T>() + u * width;
           hide(u, rows[u], row, item, item + width);
-          to[u].scan(row, width, static_cast<int32_t>(item));
+          proposals[pass][u].scan(row, width, static_cast<int32_t>(item));
         }
       }
     }
@@ -160,26 +168,50 @@ class Ranking {
     }
 
     // Writes the user's list unless more than the kept proposals may belong in it.
-    bool decide(Candidates<T>& list, int64_t user) {
-      const int64_t found = list.finish(places.data(), best.data()), width = all.users_.size(1);
-      if (list.saw_nan() || !std::isfinite(all.errors_[user])) return false;
-      int64_t count = found;
-      if (found > all.k_) {
-        const T least = least_contender(best[all.k_ - 1], all.errors_[user]);
-        while (best[count - 1] < least) --count;
-      }
-      if (count == all.kept_ && count < all.pool_.size()) return false;
-      const T* vector = all.users_.template const_data_ptr<T>() + user * width;
-      const T* items = all.pool_.rows.template const_data_ptr<T>();
-      order.resize(count);
-      for (int64_t c = 0; c < count; ++c) {
-        order[c] = {decisive_product(vector, items + places[c] * width, width), places[c]};
-      }
-      std::sort(order.begin(), order.end(),
-                [](const auto& a, const auto& b) { return better(a.first, a.second, b.first, b.second); });
-      for (int64_t c = 0; c < count; ++c) std::tie(best[c], places[c]) = order[c];
+    bool decide(const Proposing& made, Candidates<T>& list, int64_t user) {
+      const int64_t found = list.take(places.data(), best.data());
+      if (list.saw_nan() || !std::isfinite(made.errors[user])) return false;
+      const int64_t count = found > all.k_ ? leave_contenders(made, list, user, found) : found;
+      if (count == made.kept && count < all.pool_.size()) return false;
+      decisive_products(vector_of(user), all.pool_.rows.template const_data_ptr<T>(), places.data(), count,
+                        all.users_.size(1), best.data());
+      list.sort(places.data(), best.data(), count);
       write(user, std::min(count, all.k_));
       return true;
+    }
+
+    // Keeps in front the places that may be among the k best; returns their number.
+    int64_t leave_contenders(const Proposing& made, Candidates<T>& list, int64_t user, int64_t found) {
+      const T kth = list.kth_best(best.data(), found, all.k_);
+      const T least = least_contender(kth, made.errors[user], made.output);
+      int64_t count = 0;
+      for (int64_t c = 0; c < found; ++c) {
+        places[count] = places[c];
+        count += best[c] >= least;
+      }
+      return count;
+    }
+
+    // Writes the user's list from the numbers that decide of all items.
+    void decide_all(int64_t user) {
+      const int64_t num_items = all.pool_.size(), dim = all.users_.size(1);
+      T* row = scores.template mutable_data_ptr<T>();
+      every.clear();
+      masked[0] = all.mask_.begin(user);
+      for (int64_t item = 0; item < num_items; item += kItems) {
+        const int64_t width = std::min(kItems, num_items - item);
+        decisive_products(vector_of(user), all.pool_.rows.template const_data_ptr<T>() + item * dim, nullptr, width,
+                          dim, row);
+        hide(0, user, row, item, item + width);
+        every.scan(row, width, static_cast<int32_t>(item));
+      }
+      const int64_t found = every.finish(places.data(), best.data());
+      if (every.saw_nan()) first_nan = std::min(first_nan, user);
+      write(user, found);
+    }
+
+    const T* vector_of(int64_t user) const {
+      return all.users_.template const_data_ptr<T>() + user * all.users_.size(1);
     }
 
     void write(int64_t user, int64_t found) {
@@ -196,31 +228,30 @@ class Ranking {
     }
 
     const Ranking& all;
-    const at::Tensor scores, products;
-    std::vector<Candidates<T>> proposals, lists;
-    std::vector<int32_t> places;
+    const at::Tensor scores;
+    std::vector<at::Tensor> products;                   // of a pass; `scores` itself where they have its type
+    std::vector<std::vector<Candidates<T>>> proposals;  // of a pass and a user
+    Candidates<T> every;
     std::vector<T> best;
-    std::vector<std::pair<T, int32_t>> order;
+    std::vector<int32_t> places;
     const int32_t* masked[kUsers];  // the next masked item of each user
     int64_t first_nan;
   };
 
   static std::vector<Rounding> roundings(const at::Tensor& table) {
     std::vector<Rounding> rows(table.size(0));
-    const float* x = table.const_data_ptr<float>();
+    const T* x = table.const_data_ptr<T>();
 #pragma omp parallel for schedule(static) num_threads(at::get_num_threads())
     for (int64_t r = 0; r < table.size(0); ++r) rows[r] = rounding_of(x + r * table.size(1), table.size(1));
     return rows;
   }
 
-  const at::Tensor users_, items_t_;
+  const at::Tensor users_;
   const Pool& pool_;
   const Lists mask_, targets_;
   const int64_t k_;
   const Output out_;
-  int64_t kept_ = 0;  // proposals a user; 0: none are made
-  at::Tensor rounded_users_, rounded_items_t_;
-  std::vector<double> errors_;  // how far the products of a user can be off
+  std::vector<Proposing> passes_;
 };
 
 Pool make_pool(const at::Tensor& items, const std::optional<at::Tensor>& candidates, at::ScalarType real) {
@@ -240,14 +271,6 @@ Pool make_pool(const at::Tensor& items, const std::optional<at::Tensor>& candida
   return pool;
 }
 
-template <typename T>
-int64_t run(Ranking<T> ranking, bool proposed) {
-  if constexpr (std::is_same_v<T, float>) {
-    if (proposed) ranking.propose();
-  }
-  return ranking.run();
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> rank(const at::Tensor& users, const at::Tensor& items,
                                                     const at::Tensor& mask_ptr, const at::Tensor& mask_items,
                                                     const at::Tensor& target_ptr, const at::Tensor& target_items,
@@ -255,7 +278,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rank(const at::Tensor& users, con
                                                     c10::string_view precision) {
   check_rank_tables(users, items, kOp);
   const bool wide = users.scalar_type() == at::kDouble;
-  const bool proposed = proposes(precision, users.scalar_type(), users.size(1), kOp);
+  const bool rounded = proposes(precision, users.scalar_type(), users.size(1), cpu_has_bfloat16_units(), kOp);
   const auto left = users.to(wide ? at::kDouble : at::kFloat).contiguous();
   const Pool pool = make_pool(items, candidates, left.scalar_type());
   const int64_t num_users = users.size(0), num_items = items.size(0);
@@ -270,8 +293,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rank(const at::Tensor& users, con
   auto scores = at::empty({num_users, k}, left.options());
   auto hits = at::empty({num_users, k}, left.options().dtype(at::kBool));
   const Output out{top.mutable_data_ptr<int32_t>(), scores.mutable_data_ptr(), hits.mutable_data_ptr<bool>()};
-  const int64_t nan = wide ? run(Ranking<double>(left, pool, mask, targets, k, out), false)
-                           : run(Ranking<float>(left, pool, mask, targets, k, out), proposed);
+  const int64_t nan = wide ? Ranking<double>(left, pool, mask, targets, k, out, false).run()
+                           : Ranking<float>(left, pool, mask, targets, k, out, rounded).run();
   TORCH_CHECK_VALUE(nan < 0, kOp, ": the scores of user row ", nan,
                     " hold NaN; look for NaN or infinity in the user and item tables");
   return {top, scores, hits};

@@ -1,5 +1,5 @@
-// Binds knn_graph and knn_update: lists of the most similar rows, filled tile by tile. All products of tiles are
-// float32 (or float64) and only rule pairs out, so every `precision` has the same result.
+// Binds knn_graph and knn_update: lists of the most similar rows, filled tile by tile. Products of tiles only rule
+// pairs out, so every `precision` has the same result.
 #include "knn_graph.h"
 
 #include <ATen/ops/empty.h>
@@ -52,10 +52,10 @@ Result knn_graph(const at::Tensor& features, int64_t k, bool include_self, c10::
   const DeviceScope scope(features);
   const bool cosine = check_features(features, metric, block_bytes, op);
   check_k(k, features.size(0), include_self, op);
-  check_precision(precision, features.scalar_type(), op);
+  const bool rounded = proposes(precision, features.scalar_type(), features.size(1), true, op);
   const Result result = new_lists(features, k);
   const auto search = [&]<typename T>(T) {
-    SimilarityTiles<T> tiles(op, features, cosine, block_bytes, 0, scope.stream());
+    SimilarityTiles<T> tiles(op, features, cosine, block_bytes, 0, rounded, scope.stream());
     fill(tiles, result, include_self, scope.stream());
   };
   features.scalar_type() == at::kDouble ? search(double{}) : search(float{});
@@ -85,7 +85,7 @@ Result knn_update(const at::Tensor& features, const at::Tensor& neighbours, cons
   std::get<0>(result).narrow(0, 0, old).copy_(neighbours);
   std::get<1>(result).narrow(0, 0, old).copy_(similarities);
   const auto search = [&]<typename T>(T) {
-    SimilarityTiles<T> tiles(op, features, cosine, block_bytes, old, scope.stream());
+    SimilarityTiles<T> tiles(op, features, cosine, block_bytes, old, false, scope.stream());
     fill(tiles, result, include_self, scope.stream());
   };
   features.scalar_type() == at::kDouble ? search(double{}) : search(float{});

@@ -32,7 +32,7 @@ at::Tensor knn_count(const at::Tensor& features, double eta, c10::string_view me
   const bool cosine = check_features(features, metric, block_bytes, op);
   const at::Tensor counts = at::zeros({features.size(0)}, features.options().dtype(at::kLong));
   const auto run = [&]<typename T>(T) {
-    SimilarityTiles<T> tiles(op, features, cosine, block_bytes, 0, scope.stream());
+    SimilarityTiles<T> tiles(op, features, cosine, block_bytes, 0, false, scope.stream());
     for_others(tiles, scope.stream(), [&](const SimilarityTile<T>& tile) {
       return knn_count_above(tile.scores, tile.rows, tile.columns, tile.deciding, eta,
                              counts.mutable_data_ptr<int64_t>() + tile.row, scope.stream());
@@ -85,7 +85,7 @@ std::tuple<at::Tensor, at::Tensor> knn_above(const at::Tensor& features, double 
   const at::Tensor ids = at::empty({num_edges}, features.options().dtype(at::kInt));
   const at::Tensor similarities = at::empty({num_edges}, features.options().dtype(real));
   const auto run = [&]<typename T>(T) {
-    SimilarityTiles<T> tiles(op, features, cosine, block_bytes, 0, scope.stream());
+    SimilarityTiles<T> tiles(op, features, cosine, block_bytes, 0, false, scope.stream());
     for_others(tiles, scope.stream(), [&](const SimilarityTile<T>& tile) {
       return knn_write_above(tile.scores, tile.rows, tile.columns, tile.column, tile.deciding, eta,
                              next.mutable_data_ptr<int64_t>() + tile.row,

@@ -1,5 +1,5 @@
-// Binds rank: blocks of scores by products, train items hidden, the best kept, hits looked up. All products are float32
-// (or float64) and decide by themselves, so every `precision` has the same result.
+// Binds rank: blocks of scores by products, train items hidden, the best kept, hits looked up. Products only rule pairs
+// out, so every `precision` has the same result.
 #include "rank.h"
 
 #include <ATen/Context.h>
@@ -16,8 +16,10 @@
 #include <optional>
 #include <tuple>
 
+#include "../cpu/proposals.h"
 #include "../search_checks.h"
 #include "bind.h"
+#include "knn_graph.h"
 #include "topk.h"
 
 namespace mmfast {
@@ -51,7 +53,7 @@ struct PoolTensors {
   PoolTensors(const at::Tensor& items, const std::optional<at::Tensor>& candidates, at::ScalarType real,
               cudaStream_t stream) {
     if (!candidates) {
-      rows = items.to(real);
+      rows = items.to(real).contiguous();
       return;
     }
     check_dim(*candidates, 1, kOp, "candidates");
@@ -78,28 +80,49 @@ struct PoolTensors {
   at::Tensor ids, rows;
 };
 
+// Bounds of the lengths of rows [N, D].
+template <typename T>
+at::Tensor lengths_of(const at::Tensor& rows, cudaStream_t stream) {
+  const at::Tensor lengths = at::empty({rows.size(0)}, rows.options());
+  const at::Tensor bad = at::empty({rows.size(0)}, rows.options().dtype(at::kBool));  // long rows may take part here
+  check(knn_normalise(rows.mutable_data_ptr<T>(), rows.size(0), rows.size(1), false, bad.mutable_data_ptr<bool>(),
+                      lengths.mutable_data_ptr<T>(), stream));
+  return lengths;
+}
+
 // The best places of every user among the pool; nan receives the rows with NaN scores.
 template <typename T>
-void fill(const at::Tensor& users, const PoolTensors& pool, const ItemLists& hidden, const at::Tensor& top,
-          const at::Tensor& best, const at::Tensor& nan, cudaStream_t stream) {
+void fill(const at::Tensor& users, const PoolTensors& pool, bool rounded, const ItemLists& hidden,
+          const at::Tensor& top, const at::Tensor& best, const at::Tensor& nan, cudaStream_t stream) {
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   const at::NoTF32Guard exact;
-  const int64_t num_users = users.size(0), size = pool.rows.size(0), k = top.size(1);
+  const int64_t num_users = users.size(0), size = pool.rows.size(0), k = top.size(1), dim = users.size(1);
   const int64_t columns = std::min(size, kMostColumns);
   const int64_t rows = std::min<int64_t>(num_users, kScoreBytes / sizeof(T) / columns);
   const at::Tensor store = at::empty({rows * columns}, users.options());
   const at::Tensor work = at::empty({topk_work_bytes<T>(rows, k)}, users.options().dtype(at::kByte));
+  const at::Tensor user_lengths = lengths_of<T>(users, stream), lengths = lengths_of<T>(pool.rows, stream);
+  const auto type = rounded ? at::kBFloat16 : users.scalar_type();
+  const at::Tensor lefts = users.to(type), rights = pool.rows.to(type);
+  const T error = static_cast<T>(rounded ? bfloat16_product_error(dim) : matrix_product_error<T>(dim));
   for (int64_t row = 0; row < num_users; row += rows) {
-    const at::Tensor left = users.narrow(0, row, std::min(rows, num_users - row));
+    const at::Tensor left = lefts.narrow(0, row, std::min(rows, num_users - row));
     const ItemLists lists{hidden.ptr + row, hidden.items};
     for (int64_t first = 0; first < size; first += columns) {
       const int64_t height = left.size(0), width = std::min(columns, size - first);
       at::Tensor scores = store.narrow(0, 0, height * width).view({height, width});
-      at::mm_out(scores, left, pool.rows.narrow(0, first, width).t());
+      const at::Tensor right = rights.narrow(0, first, width).t();
+      rounded ? scores.copy_(at::mm(left, right)) : at::mm_out(scores, left, right);
       T* score = scores.mutable_data_ptr<T>();
       check(rank_hide(score, height, width, first, lists, pool.view(), stream));
+      const TileRows<T> deciding{users.const_data_ptr<T>() + row * dim,
+                                 pool.rows.const_data_ptr<T>() + first * dim,
+                                 user_lengths.const_data_ptr<T>() + row,
+                                 lengths.const_data_ptr<T>() + first,
+                                 dim,
+                                 error};
       const TopLists<T> kept{best.mutable_data_ptr<T>() + row * k, top.mutable_data_ptr<int32_t>() + row * k, k, k};
-      check(topk_merge(ScoreTile<T>{score, height, width, first}, kept, nan.mutable_data_ptr<bool>() + row,
+      check(topk_merge(ScoreTile<T>{score, height, width, first, deciding}, kept, nan.mutable_data_ptr<bool>() + row,
                        work.mutable_data_ptr(), stream));
     }
   }
@@ -112,9 +135,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rank_op(const at::Tensor& users, 
                                                        c10::string_view precision) {
   const DeviceScope scope(users);
   check_rank_tables(users, items, kOp);
-  check_precision(precision, users.scalar_type(), kOp);
+  const bool rounded = proposes(precision, users.scalar_type(), users.size(1), true, kOp);
   const auto real = users.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor left = users.to(real);
+  const at::Tensor left = users.to(real).contiguous();
   const PoolTensors pool(items, candidates, real, scope.stream());
   const int64_t num_users = users.size(0), num_items = items.size(0), size = pool.rows.size(0);
   check_rank_k(k, size, candidates.has_value(), kOp);
@@ -125,7 +148,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rank_op(const at::Tensor& users, 
   const at::Tensor hits = at::empty({num_users, k}, left.options().dtype(at::kBool));
   const at::Tensor nan = at::zeros({num_users}, hits.options());
   if (num_users == 0) return {top, best, hits};
-  const auto run = [&]<typename T>(T) { fill<T>(left, pool, mask.view(), top, best, nan, scope.stream()); };
+  const auto run = [&]<typename T>(T) { fill<T>(left, pool, rounded, mask.view(), top, best, nan, scope.stream()); };
   real == at::kDouble ? run(double{}) : run(float{});
   check(rank_finish(top.mutable_data_ptr<int32_t>(), hits.mutable_data_ptr<bool>(), num_users, k, targets.view(),
                     pool.view(), scope.stream()));

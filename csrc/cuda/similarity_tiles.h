@@ -27,19 +27,22 @@ struct SimilarityTile {
   TileRows<T> deciding;
 };
 
-// Products are of T, float32 without TF32. Every pair of rows comes of which one at least is `first_new` or later.
+// Products are of T, float32 without TF32, or where `rounded` of bfloat16. Every pair of rows comes of which one at
+// least is `first_new` or later.
 template <typename T>
 class SimilarityTiles {
  public:
   SimilarityTiles(const char* op, const at::Tensor& features, bool cosine, int64_t block_bytes, int64_t first_new,
-                  cudaStream_t stream)
+                  bool rounded, cudaStream_t stream)
       : op_(op),
         features_(features),
         options_(features.options().dtype(c10::CppTypeToScalarType<T>::value)),
         cosine_(cosine),
         first_new_(first_new),
         panel_(rows_per_panel(block_bytes)),
-        error_(static_cast<T>(matrix_product_error<T>(features.size(1)))),
+        rounded_(rounded),
+        error_(static_cast<T>(rounded ? bfloat16_product_error(features.size(1))
+                                      : matrix_product_error<T>(features.size(1)))),
         stream_(stream) {}
 
   int64_t most_rows() const { return panel_; }
@@ -63,7 +66,7 @@ class SimilarityTiles {
         if (panels[b] < first_new_) continue;
         const at::Tensor columns = a == b ? rows : load(panels[b], panels[b + 1], column_store);
         at::Tensor tile = part(tile_store, rows.size(0), columns.size(0));
-        at::mm_out(tile, rows, columns.t());
+        multiply(rows, columns, tile);
         const at::Tensor mirror = a == b ? tile : part(mirror_store, columns.size(0), rows.size(0));
         if (a != b) mirror.copy_(tile.t());
         visit(tile_of(tile, rows, panels[a], columns, panels[b]));
@@ -103,6 +106,14 @@ class SimilarityTiles {
     return rows;
   }
 
+  void multiply(const at::Tensor& rows, const at::Tensor& columns, at::Tensor& tile) const {
+    if (rounded_) {
+      tile.copy_(at::mm(rows.to(at::kBFloat16), columns.to(at::kBFloat16).t()));
+    } else {
+      at::mm_out(tile, rows, columns.t());
+    }
+  }
+
   SimilarityTile<T> tile_of(const at::Tensor& scores, const at::Tensor& rows, int64_t row, const at::Tensor& columns,
                             int64_t column) const {
     const T* lengths = lengths_.const_data_ptr<T>();
@@ -126,6 +137,7 @@ class SimilarityTiles {
   const at::TensorOptions options_;
   const bool cosine_;
   const int64_t first_new_, panel_;
+  const bool rounded_;
   const T error_;
   const cudaStream_t stream_;
   at::Tensor bad_, lengths_;

@@ -87,11 +87,11 @@ struct Store {
 };
 
 // Returns whether the lane saw NaN.
-template <typename T, bool kDecide>
+template <typename T>
 __device__ bool merge_row(int64_t r, const ScoreTile<T>& tile, T* scores, int32_t* ids, Store<T> store, int lane) {
   const int columns = static_cast<int>(tile.columns);
   const T* row = tile.scores + r * tile.columns;
-  const T slack = kDecide ? tile.deciding.error * tile.deciding.x_lengths[r] : T(0);
+  const T slack = tile.deciding.error * tile.deciding.x_lengths[r];
   T limit = scores[store.size - 1];
   bool nan = false;
   for (int base = 0; base < columns; base += kStep) {
@@ -101,7 +101,8 @@ __device__ bool merge_row(int64_t r, const ScoreTile<T>& tile, T* scores, int32_
     for (int j = 0; j < kLoads; ++j) {
       const int c = base + j * kWarp + lane;
       score[j] = c < columns ? row[c] : kNothing<T>;
-      if (kDecide && c < columns) score[j] += slack * tile.deciding.lengths[c];  // the most it can stand for
+      // The most it can stand for; -inf is a score that takes no part.
+      if (c < columns && score[j] > kNothing<T>) score[j] += slack * tile.deciding.lengths[c];
       any |= score[j] > limit;
       nan |= score[j] != score[j];
     }
@@ -112,11 +113,11 @@ __device__ bool merge_row(int64_t r, const ScoreTile<T>& tile, T* scores, int32_
       store.add(score[j] > limit, {score[j], id}, lane);
     }
     if (store.size + store.count + kStep > store.capacity) {
-      if (kDecide) store.decide(tile, r, lane);
+      store.decide(tile, r, lane);
       limit = store.keep_best(scores, ids, lane);
     }
   }
-  if (kDecide) store.decide(tile, r, lane);
+  store.decide(tile, r, lane);
   if (store.count > 0) store.keep_best(scores, ids, lane);
   for (int i = lane; store.loaded && i < store.size; i += kWarp) {
     scores[i] = store.slots[i].score;
@@ -125,7 +126,7 @@ __device__ bool merge_row(int64_t r, const ScoreTile<T>& tile, T* scores, int32_
   return nan;
 }
 
-template <typename T, bool kGlobal, bool kDecide>
+template <typename T, bool kGlobal>
 __global__ void merge_kernel(ScoreTile<T> tile, TopLists<T> lists, bool* saw_nan, Entry<T>* work, int capacity) {
   MMFAST_DYNAMIC_SHARED(Entry<T>, shared);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -133,8 +134,7 @@ __global__ void merge_kernel(ScoreTile<T> tile, TopLists<T> lists, bool* saw_nan
   Entry<T>* slots = kGlobal ? work + first * capacity : shared + warp * capacity;
   for (int64_t r = first; r < tile.rows; r += warps) {
     const Store<T> store{slots, capacity, static_cast<int>(lists.size)};
-    const bool nan =
-        merge_row<T, kDecide>(r, tile, lists.scores + r * lists.stride, lists.ids + r * lists.stride, store, lane);
+    const bool nan = merge_row(r, tile, lists.scores + r * lists.stride, lists.ids + r * lists.stride, store, lane);
     __syncwarp();  // the slots serve the next row
     if (saw_nan && warp_ballot(nan) && lane == 0) saw_nan[r] = true;
   }
@@ -170,16 +170,12 @@ cudaError_t topk_merge(const ScoreTile<T>& tile, const TopLists<T>& lists, bool*
   const int64_t bytes = shared_bytes<T>(lists.size);
   const int capacity = capacity_of(lists.size);
   auto* slots = static_cast<Entry<T>*>(work);
-  const bool global = bytes > kSharedBytes, decide = tile.deciding.x != nullptr;
+  const bool global = bytes > kSharedBytes;
   const auto launch = [&](auto kernel) {
     MMFAST_LAUNCH(kernel, blocks_of(tile.rows, global), kWarps * kWarp, global ? 0 : bytes, stream, tile, lists,
                   saw_nan, slots, capacity);
   };
-  if (global) {
-    decide ? launch(merge_kernel<T, true, true>) : launch(merge_kernel<T, true, false>);
-  } else {
-    decide ? launch(merge_kernel<T, false, true>) : launch(merge_kernel<T, false, false>);
-  }
+  global ? launch(merge_kernel<T, true>) : launch(merge_kernel<T, false>);
   return cudaGetLastError();
 }
 

@@ -16,15 +16,15 @@ struct TopLists {
   int64_t stride;
 };
 
-// scores [rows, columns]; column c has the id first_id + c. The scores themselves are listed, or where `deciding` has
-// rows the numbers that decide, which are computed for those scores alone that leave them a place in a list.
+// scores [rows, columns]; column c has the id first_id + c. The numbers that decide are listed, which are computed for
+// those scores alone that leave them a place in a list.
 template <typename T>
 struct ScoreTile {
   const T* scores;
   int64_t rows;
   int64_t columns;
   int64_t first_id;
-  TileRows<T> deciding = {};
+  TileRows<T> deciding;
 };
 
 // Bytes of work space that topk_merge needs on the device, 0 for lists short enough for shared memory.

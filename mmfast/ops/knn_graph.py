@@ -39,7 +39,7 @@ def knn_graph(
     float64). By cosine an all-zero row has no direction: it has no neighbour but itself (similarity 0) and is nobody
     else's. Where fewer than k rows are left a list ends in -1, with similarity -inf.
     precision: of the products that rule pairs out. "bfloat16" keeps proposals and searches a row again in float32 where
-    they are too few for the proof; "float32" does without; "auto" proposes where the CPU has units for it.
+    they are too few for the proof; "float32" does without; "auto" proposes where the device has units for it.
     The work space beyond the result is about `block_bytes`, and 8 (5 k + 64) bytes a row for proposals.
     Raises MmfastError for k above the number of rows to choose from, for NaN, infinity or (inner) a squared length
     above a quarter of the type's largest number in a row, and for an array that torch cannot read.

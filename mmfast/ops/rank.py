@@ -24,12 +24,13 @@ def rank(
     """Return (top_items int32 [B, k], top_scores [B, k], hits bool [B, k]): best first, the lower id among equals.
 
     users: [B, D] and items: [I, D] of one type, float32, float64, float16 or bfloat16; a score is the inner product,
-    float32 (float64 for float64). Masked are, for row b, mask_items[mask_ptr[b]:mask_ptr[b + 1]], ascending int32, with
-    offsets int64 [B + 1]; they never appear. The targets have the same form: hits[b, r] says that top_items[b, r] is
-    one. candidates: the only items ranked, ascending int32 [C]; None: all. Where fewer than k items are left the row
-    ends in -1, -inf, False; a score of -inf counts as masked. The bits do not depend on the number of threads.
-    precision: "bfloat16" proposes items by bfloat16 products and decides among all that their proven error leaves
-    possible by float32 ones; "float32" does without; "auto" proposes where the CPU has units for it.
+    one sum in one order in float64, rounded to float32 (float64 for float64): equal items have equal scores. Masked
+    are, for row b, mask_items[mask_ptr[b]:mask_ptr[b + 1]], ascending int32, with offsets int64 [B + 1]; they never
+    appear. The targets have the same form: hits[b, r] says that top_items[b, r] is one. candidates: the only items
+    ranked, ascending int32 [C]; None: all. Where fewer than k items are left the row ends in -1, -inf, False; a score
+    of -inf counts as masked. The bits do not depend on the number of threads.
+    precision: of the matrix products that propose items; all that their proven error leaves possible are decided, so
+    the result is the same. "float32" means the type of the scores, "auto" bfloat16 where the device has units for it.
     Raises MmfastError for k above the number of items or candidates and for NaN scores, naming the first user row.
 
     >>> users, items, none = torch.tensor([[1.0]]), torch.tensor([[3.0], [1.0], [2.0]]), torch.tensor([0, 0])

@@ -7,6 +7,7 @@ import torch
 from mmfast.errors import MmfastError
 from mmfast.ops import _backend
 from mmfast.ops.rank import rank, rank_reference
+from tests.kernels import fewer
 
 NAMES = ("users", "items", "mask_ptr", "mask_items", "target_ptr", "target_items", "k")
 
@@ -72,7 +73,7 @@ def test_float32_is_as_exact_as_torch():
 
 
 def test_masked_items_never_appear_and_short_rows_are_padded():
-    arguments = case(50, 40, 8, 30, most=40)
+    arguments = case(50, 40, 8, 30, most=40, integers=True)
     top, scores, hits = rank(**arguments)
     assert equal((top, scores, hits), rank_reference(**arguments))
     ptr, masked = arguments["mask_ptr"], arguments["mask_items"]
@@ -90,6 +91,32 @@ def test_equal_scores_everywhere():
     assert equal(rank(**arguments), rank_reference(**arguments))
 
 
+@pytest.mark.parametrize(
+    ("num_items", "distinct", "width", "k", "dtype"),
+    [
+        (fewer(1030), 25, 33, 60, torch.float32),
+        (fewer(2060), 400, 65, 7, torch.float32),
+        (fewer(1500), 3, 64, 20, torch.float64),
+        (fewer(1100), 40, 17, 50, torch.bfloat16),
+    ],
+)
+def test_equal_items_have_equal_scores_wherever_they_lie(num_items, distinct, width, k, dtype):
+    arguments = case(40, num_items, width, num_items, dtype)
+    group = torch.randint(distinct, (num_items,), generator=torch.Generator().manual_seed(0))
+    arguments["items"] = arguments["items"][group]
+    top, scores, _ = rank(**arguments)
+    left = top >= 0
+    matrix = torch.full((40, num_items), -torch.inf, dtype=scores.dtype)
+    matrix[torch.nonzero(left)[:, 0], top[left].long()] = scores[left]
+    for one in group.unique():
+        same = matrix[:, group == one]
+        assert ((same == same.max(1, keepdim=True).values) | same.isneginf()).all()
+    order = matrix.argsort(dim=1, descending=True, stable=True)[:, :k]
+    for precision in ("float32",) if dtype == torch.float64 else ("float32", "bfloat16"):
+        few, best, _ = rank(**{**arguments, "k": k}, precision=precision)
+        assert torch.equal(best, matrix.gather(1, order)) and torch.equal(few[few >= 0], order[few >= 0].int())
+
+
 @pytest.mark.parametrize("descending", [True, False])
 def test_sorted_scores(descending):
     # Ascending scores make every item a candidate: the list is cut back again and again.
@@ -104,6 +131,7 @@ def test_infinite_scores():
     top, scores, _ = rank(**arguments)
     assert top.tolist() == [[1, 3, 0, -1]]
     assert scores.tolist() == [[float("inf"), 2.0, 1.0, float("-inf")]]
+    assert equal(rank(**arguments, precision="bfloat16"), rank(**arguments, precision="float32"))
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
@@ -148,7 +176,7 @@ def test_nan_names_the_first_user_row(backend, num_items, k):
 
 
 def test_any_number_of_threads():
-    arguments = case(700, 2500, 64, 50)
+    arguments = case(fewer(700), 2500, 64, 50)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
