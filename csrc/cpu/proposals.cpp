@@ -136,9 +136,11 @@ double bfloat16_product_error(int64_t width) {
 
 template <typename T>
 double matrix_error(const Rounding& x, const Rounding& others, int64_t width) {
-  const double lengths = kFloat64 * x.norm * others.norm, tiny = 2 * width * double{std::numeric_limits<T>::min()};
-  const double most = sizeof(T) == 4 ? kOverflow : 1e300;
-  return lengths < most ? matrix_product_error<T>(width) * lengths + tiny * (1 + x.norm + others.norm) : INFINITY;
+  constexpr double kLeast = sizeof(T) == 4 ? 0x1p-50 : 0x1p-483;  // squares that underflow are of shorter rows
+  constexpr double kMost = sizeof(T) == 4 ? kOverflow : 1e300;
+  const double lengths = kFloat64 * (x.norm + kLeast) * (others.norm + kLeast);
+  const double tiny = 2 * width * double{std::numeric_limits<T>::min()};
+  return lengths < kMost ? matrix_product_error<T>(width) * lengths + tiny * (1 + x.norm + others.norm) : INFINITY;
 }
 
 template double matrix_error<float>(const Rounding&, const Rounding&, int64_t);

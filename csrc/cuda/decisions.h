@@ -16,6 +16,7 @@ struct TileRows {
   const T* lengths;
   int64_t width;
   T error;
+  bool to_float = false;  // the numbers that decide are rounded to float32
 };
 
 #if defined(__CUDACC__) || defined(MMFAST_EMULATED)

@@ -2,11 +2,9 @@
 // out, so every `precision` has the same result.
 #include "rank.h"
 
-#include <ATen/Context.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/mm.h>
+#include <ATen/ops/max.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/zeros.h>
 
@@ -20,6 +18,7 @@
 #include "../search_checks.h"
 #include "bind.h"
 #include "knn_graph.h"
+#include "matrix_products.h"
 #include "topk.h"
 
 namespace mmfast {
@@ -28,6 +27,7 @@ namespace {
 constexpr const char* kOp = "rank";
 constexpr int64_t kScoreBytes = 64 << 20;   // of a block of scores
 constexpr int64_t kMostColumns = 16 << 10;  // items scored at a time, so that a block has rows enough to fill a device
+constexpr double kLongest = 1e37;           // of float32 rows and of their products, or a sum might overflow on its way
 
 // The lists of one argument, checked on the device; see check_on_device of bind.h.
 struct DeviceLists {
@@ -90,37 +90,50 @@ at::Tensor lengths_of(const at::Tensor& rows, cudaStream_t stream) {
   return lengths;
 }
 
-// The best places of every user among the pool; nan receives the rows with NaN scores.
+// Whether no product of float32 rows overflows on its way; not so for NaN.
+bool none_overflows(const at::Tensor& users, const at::Tensor& items, cudaStream_t stream) {
+  const auto longest = lengths_of<float>(users, stream).max().item<double>();
+  const auto other = lengths_of<float>(items, stream).max().item<double>();
+  return longest < kLongest && other < kLongest && longest * other < kLongest;
+}
+
+// How products are made and decided: of bfloat16, and rounded to float32 where float64 stands in for it.
+struct Rounding {
+  bool proposals, numbers;
+};
+
+// The best places of every user among the rows of the pool; nan receives the users with NaN scores.
 template <typename T>
-void fill(const at::Tensor& users, const PoolTensors& pool, bool rounded, const ItemLists& hidden,
-          const at::Tensor& top, const at::Tensor& best, const at::Tensor& nan, cudaStream_t stream) {
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  const at::NoTF32Guard exact;
-  const int64_t num_users = users.size(0), size = pool.rows.size(0), k = top.size(1), dim = users.size(1);
+void fill(const at::Tensor& users, const at::Tensor& items, const Pool& pool, Rounding rounding,
+          const ItemLists& hidden, const at::Tensor& top, const at::Tensor& best, const at::Tensor& nan,
+          cudaStream_t stream) {
+  const FullSums full_sums;
+  const int64_t num_users = users.size(0), size = items.size(0), k = top.size(1), dim = users.size(1);
   const int64_t columns = std::min(size, kMostColumns);
   const int64_t rows = std::min<int64_t>(num_users, kScoreBytes / sizeof(T) / columns);
   const at::Tensor store = at::empty({rows * columns}, users.options());
   const at::Tensor work = at::empty({topk_work_bytes<T>(rows, k)}, users.options().dtype(at::kByte));
-  const at::Tensor user_lengths = lengths_of<T>(users, stream), lengths = lengths_of<T>(pool.rows, stream);
-  const auto type = rounded ? at::kBFloat16 : users.scalar_type();
-  const at::Tensor lefts = users.to(type), rights = pool.rows.to(type);
-  const T error = static_cast<T>(rounded ? bfloat16_product_error(dim) : matrix_product_error<T>(dim));
+  const at::Tensor user_lengths = lengths_of<T>(users, stream), lengths = lengths_of<T>(items, stream);
+  const auto type = rounding.proposals ? at::kBFloat16 : users.scalar_type();
+  const at::Tensor lefts = users.to(type), rights = items.to(type);
+  const double error = rounding.proposals ? bfloat16_product_error(dim) : matrix_product_error<T>(dim);
+  const double deciding_error = rounding.numbers ? std::numeric_limits<float>::epsilon() : 0;
   for (int64_t row = 0; row < num_users; row += rows) {
     const at::Tensor left = lefts.narrow(0, row, std::min(rows, num_users - row));
     const ItemLists lists{hidden.ptr + row, hidden.items};
     for (int64_t first = 0; first < size; first += columns) {
       const int64_t height = left.size(0), width = std::min(columns, size - first);
       at::Tensor scores = store.narrow(0, 0, height * width).view({height, width});
-      const at::Tensor right = rights.narrow(0, first, width).t();
-      rounded ? scores.copy_(at::mm(left, right)) : at::mm_out(scores, left, right);
+      multiply(left, rights.narrow(0, first, width), scores);
       T* score = scores.mutable_data_ptr<T>();
-      check(rank_hide(score, height, width, first, lists, pool.view(), stream));
+      check(rank_hide(score, height, width, first, lists, pool, stream));
       const TileRows<T> deciding{users.const_data_ptr<T>() + row * dim,
-                                 pool.rows.const_data_ptr<T>() + first * dim,
+                                 items.const_data_ptr<T>() + first * dim,
                                  user_lengths.const_data_ptr<T>() + row,
                                  lengths.const_data_ptr<T>() + first,
                                  dim,
-                                 error};
+                                 static_cast<T>(error + deciding_error),
+                                 rounding.numbers};
       const TopLists<T> kept{best.mutable_data_ptr<T>() + row * k, top.mutable_data_ptr<int32_t>() + row * k, k, k};
       check(topk_merge(ScoreTile<T>{score, height, width, first, deciding}, kept, nan.mutable_data_ptr<bool>() + row,
                        work.mutable_data_ptr(), stream));
@@ -144,18 +157,26 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rank_op(const at::Tensor& users, 
   const DeviceLists mask(mask_ptr, mask_items, users, num_items, "mask_ptr", "mask_items", scope.stream());
   const DeviceLists targets(target_ptr, target_items, users, num_items, "target_ptr", "target_items", scope.stream());
   const at::Tensor top = at::full({num_users, k}, -1, left.options().dtype(at::kInt));
-  const at::Tensor best = at::full({num_users, k}, -std::numeric_limits<double>::infinity(), left.options());
+  const auto best_of = [&](at::ScalarType type) {
+    return at::full({num_users, k}, -std::numeric_limits<double>::infinity(), left.options().dtype(type));
+  };
   const at::Tensor hits = at::empty({num_users, k}, left.options().dtype(at::kBool));
   const at::Tensor nan = at::zeros({num_users}, hits.options());
-  if (num_users == 0) return {top, best, hits};
-  const auto run = [&]<typename T>(T) { fill<T>(left, pool, rounded, mask.view(), top, best, nan, scope.stream()); };
-  real == at::kDouble ? run(double{}) : run(float{});
+  if (num_users == 0) return {top, best_of(real), hits};
+  const bool wide = real == at::kDouble || !none_overflows(left, pool.rows, scope.stream());
+  const at::Tensor best = best_of(wide ? at::kDouble : at::kFloat);
+  const auto run = [&]<typename T>(T) {
+    const Rounding rounding{rounded && !wide, wide && real == at::kFloat};
+    fill<T>(left.to(best.scalar_type()), pool.rows.to(best.scalar_type()), pool.view(), rounding, mask.view(), top,
+            best, nan, scope.stream());
+  };
+  wide ? run(double{}) : run(float{});
   check(rank_finish(top.mutable_data_ptr<int32_t>(), hits.mutable_data_ptr<bool>(), num_users, k, targets.view(),
                     pool.view(), scope.stream()));
   const at::Tensor bad = at::nonzero(nan);
   TORCH_CHECK_VALUE(bad.numel() == 0, kOp, ": the scores of user row ", bad[0].item<int64_t>(),
                     " hold NaN; look for NaN or infinity in the user and item tables");
-  return {top, best, hits};
+  return {top, best.to(real), hits};
 }
 
 }  // namespace

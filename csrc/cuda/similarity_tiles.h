@@ -1,11 +1,8 @@
 // All similarities of rows by blocked products, tile by tile, each product used for its rows and, mirrored, for its
 // columns.
 #pragma once
-#include <ATen/Context.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/zeros.h>
 
@@ -16,6 +13,7 @@
 #include "../cpu/proposals.h"
 #include "bind.h"
 #include "knn_graph.h"
+#include "matrix_products.h"
 
 namespace mmfast {
 
@@ -50,8 +48,7 @@ class SimilarityTiles {
   // Calls visit(SimilarityTile); the visitor may write to the scores. A row meets its columns in ascending order.
   template <typename Visit>
   void run(const Visit& visit) {
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    const at::NoTF32Guard exact;
+    const FullSums full_sums;
     const int64_t width = features_.size(1);
     bad_ = at::zeros({features_.size(0)}, features_.options().dtype(at::kBool));
     lengths_ = at::empty({features_.size(0)}, options_);
@@ -66,7 +63,8 @@ class SimilarityTiles {
         if (panels[b] < first_new_) continue;
         const at::Tensor columns = a == b ? rows : load(panels[b], panels[b + 1], column_store);
         at::Tensor tile = part(tile_store, rows.size(0), columns.size(0));
-        multiply(rows, columns, tile);
+        const auto type = rounded_ ? at::kBFloat16 : rows.scalar_type();
+        multiply(rows.to(type), columns.to(type), tile);
         const at::Tensor mirror = a == b ? tile : part(mirror_store, columns.size(0), rows.size(0));
         if (a != b) mirror.copy_(tile.t());
         visit(tile_of(tile, rows, panels[a], columns, panels[b]));
@@ -104,14 +102,6 @@ class SimilarityTiles {
     check(knn_normalise(rows.mutable_data_ptr<T>(), end - begin, store.size(1), cosine_,
                         bad_.mutable_data_ptr<bool>() + begin, lengths_.mutable_data_ptr<T>() + begin, stream_));
     return rows;
-  }
-
-  void multiply(const at::Tensor& rows, const at::Tensor& columns, at::Tensor& tile) const {
-    if (rounded_) {
-      tile.copy_(at::mm(rows.to(at::kBFloat16), columns.to(at::kBFloat16).t()));
-    } else {
-      at::mm_out(tile, rows, columns.t());
-    }
   }
 
   SimilarityTile<T> tile_of(const at::Tensor& scores, const at::Tensor& rows, int64_t row, const at::Tensor& columns,

@@ -68,7 +68,7 @@ struct Store {
     for (int i = size; i < size + count; ++i) {
       const T* other = rows.others + (slots[i].id - tile.first_id) * rows.width;
       const T number = decisive_product(rows.x + row * rows.width, other, rows.width, lane);
-      if (lane == 0) slots[i].score = number;
+      if (lane == 0) slots[i].score = rows.to_float ? static_cast<T>(static_cast<float>(number)) : number;
     }
   }
 

@@ -117,6 +117,36 @@ def test_equal_items_have_equal_scores_wherever_they_lie(num_items, distinct, wi
         assert torch.equal(best, matrix.gather(1, order)) and torch.equal(few[few >= 0], order[few >= 0].int())
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("user", "items", "want"),
+    [
+        ([1e20, 1e20], [[1e20, -1e20], [1, 1]], [(1, 2e20), (0, 0)]),
+        ([1e20, 1e20, 1e20], [[-3e18, -3e18, 4e18], [1, 1, 1]], [(1, 3e20), (0, -2e38)]),
+        ([1e-30, 0.5], [[-3.4e38, 1], [1, 1]], [(1, 0.5), (0, -3.4e8)]),
+        ([0, 1], [[3.4e38, 1], [1, 2]], [(1, 2), (0, 1)]),
+        ([3.4e38, 1], [[0, 1], [-1e-30, 2]], [(0, 1), (1, -3.4e8)]),
+        ([3e38, 3e38], [[2, 2], [1, 0], [3, 3]], [(0, float("inf")), (2, float("inf"))]),
+        ([1e-30, 1e-30], [[1e-30, 0], [0, 0], [0, 0]], [(0, 0), (1, 0)]),
+    ],
+)
+def test_numbers_at_the_ends_of_float32(user, items, want, precision):
+    arguments = {**case(1, len(items), 1, 2, most=0), "users": torch.tensor([user]), "items": torch.tensor(items)}
+    arguments = {name: part.float() if name in ("users", "items") else part for name, part in arguments.items()}
+    top, scores, _ = rank(**arguments, precision=precision)
+    assert top.tolist() == [[item for item, _ in want]]
+    torch.testing.assert_close(scores, torch.tensor([[score for _, score in want]], dtype=torch.float32))
+
+
+def test_lengths_that_underflow_still_bound_the_products():
+    generator = torch.Generator().manual_seed(0)
+    users = torch.randn(60, 130, dtype=torch.float64, generator=generator) * 1e-172
+    items = torch.randn(40, 130, dtype=torch.float64, generator=generator)[torch.arange(1500) % 40] * 1e150
+    arguments = {**case(60, 1500, 1, 1500, most=0), "users": users, "items": items}
+    every = rank(**arguments)
+    assert equal(rank(**{**arguments, "k": 1}), [part[:, :1] for part in every])
+
+
 @pytest.mark.parametrize("descending", [True, False])
 def test_sorted_scores(descending):
     # Ascending scores make every item a candidate: the list is cut back again and again.
