@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compute and write the features that the arguments name; print what was written."""
     from mmfast.commands.features_data import check_folders
-    from mmfast.content.features import feature_sources, write_sources
+    from mmfast.content.features import feature_sources, refuse_existing, write_sources
     from mmfast.data.load import prepared_folder
 
     check_folders(args.pictures)
@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if not configs:
         _objects_and_masks(args)
         return 0
+    refuse_existing(args.out)
     folder, source = prepared_folder(args.data, root=args.root)
     # Weights that are not there are told before the long stages.
     sources = feature_sources(folder, configs, pictures=[*args.pictures, source], show=not args.quiet)

@@ -14,6 +14,7 @@ from mmfast.errors import MmfastError
 if TYPE_CHECKING:
     import polars as pl
 
+    from mmfast.content.answers import Usage
     from mmfast.content.images import Pictures
 
 ANSWERS = "answers"  # folder of the store that receives what language models say
@@ -90,3 +91,10 @@ def count_line(what: str, counts: Mapping[str, int]) -> str:
     'labels: 1,200 exact, 3 failed'
     """
     return f"{what}: " + ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items())
+
+
+def usage_lines(usage: Usage) -> list[str]:
+    """Return the lines that say what answers took."""
+    counts = {"new in this run": usage.new, "requests": usage.requests}
+    counts |= {"tokens in": usage.prompt_tokens, "tokens out": usage.completion_tokens}
+    return [count_line("answers, whichever run asked", counts), f"their cost: {usage.cost:.4f}"]

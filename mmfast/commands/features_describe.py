@@ -36,10 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Describe, print what it took, and encode when asked to."""
-    from mmfast.commands.features_data import ANSWERS, count_line, items_of
+    from mmfast.commands.features_data import ANSWERS, count_line, items_of, usage_lines
     from mmfast.config import load_section
     from mmfast.content.describe import DescribeSettings, describe
     from mmfast.content.encoders import EncodeConfig, load_encoder
+    from mmfast.content.features import refuse_existing
     from mmfast.content.store import Store
     from mmfast.features import SHOWN
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     settings = load_section(DescribeSettings, args.settings)
     config = EncodeConfig(model=args.encode, device=args.device or "auto") if args.encode else None
     encoder = load_encoder("text", config) if config else None  # first: describing takes longer than to find no weights
+    refuse_existing(args.out)
     items = items_of(args)
     texts = items.texts() if config else []
     found = describe(items.ids, items.pictures(), settings, Store().folder / ANSWERS, show=not args.quiet)
@@ -57,10 +59,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {item}: {reason}")
     if len(found.failures) > SHOWN:
         print(f"  and {len(found.failures) - SHOWN:,} more: `mmfast features status --json` lists all of them")
-    tokens = {"new in this run": found.usage.new, "requests": found.usage.requests}
-    tokens |= {"tokens in": found.usage.prompt_tokens, "tokens out": found.usage.completion_tokens}
-    print(count_line("answers, whichever run asked", tokens))
-    print(f"their cost: {found.usage.cost:.2f}\nanswers: {found.file}")
+    print("\n".join([*usage_lines(found.usage), f"answers: {found.file}"]))
     if found.failures and not found.texts:
         raise MmfastError("describe: no picture has a description; the reasons are above")
     if config:

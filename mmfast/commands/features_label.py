@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find the objects of the texts, label them, and print how the labels came about."""
-    from mmfast.commands.features_data import ANSWERS, count_line, items_of
+    from mmfast.commands.features_data import ANSWERS, count_line, items_of, usage_lines
     from mmfast.config import load_section
     from mmfast.content.item_texts import need_texts
     from mmfast.content.label import LabelSettings, label
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if found.in_scope is not None:
         print(f"in-scope rate, items asked about that got exactly a candidate: {found.in_scope:.1%}")
     if found.usage is not None:
-        print(f"cost: {found.usage.cost:.2f}\nanswers: {found.file}")
+        print("\n".join([*usage_lines(found.usage), f"answers: {found.file}"]))
     if args.out:
         write_labels(args.out, found.targets.tolist(), listings)
         print(f"written: {args.out}")

@@ -24,6 +24,7 @@ from mmfast.logs import AppendedFile
 Respond = Callable[[Sequence[Question]], list[Reply]]
 Progress = Callable[[int, bool], None]
 Row = Mapping[str, Any]
+COUNTED = ("prompt_tokens", "completion_tokens", "attempts")  # of a reply, added up over the times it was asked for
 SHOWN_LINES = 5  # numbers of damaged lines that a warning names
 
 
@@ -100,7 +101,7 @@ class Answers:
 
     def add(self, asked: Sequence[Asked], replies: Sequence[Reply], tag: str) -> None:
         """Append a line per reply in one write and wait until it is on disk. Raises MmfastError on a full disk."""
-        rows = [_row(one, reply, tag) for one, reply in zip(asked, replies, strict=True)]
+        rows = [_row(one, reply, tag, self.find(one)) for one, reply in zip(asked, replies, strict=True)]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         with self._lock:
             self._file.append(lines.encode())
@@ -206,9 +207,7 @@ def _workers(talker: Talker) -> Iterator[ThreadPoolExecutor]:
 
 
 def _usage(rows: Sequence[Row], talker: Talker, before: int) -> Usage:
-    prompt, completion, requests = (
-        sum(row[name] for row in rows) for name in ("prompt_tokens", "completion_tokens", "attempts")
-    )
+    prompt, completion, requests = (sum(row[name] for row in rows) for name in COUNTED)
     failures = sum(1 for row in rows if row["failure"])
     cost = talker.cost(prompt, completion)
     return Usage(len(rows) - failures, len(rows) - before, failures, requests, prompt, completion, cost)
@@ -222,9 +221,11 @@ def _check_items(asked: Sequence[Asked]) -> None:
         seen.add(one.question.item)
 
 
-def _row(asked: Asked, reply: Reply, tag: str) -> dict[str, Any]:
+def _row(asked: Asked, reply: Reply, tag: str, earlier: Row | None) -> dict[str, Any]:
     about = {"item": asked.question.item, "key": asked.key, "prompt": asked.prompt, "model": tag}
-    return {**about, **asdict(reply), "scores": list(reply.scores), "about": dict(asked.about)}
+    # This line will count alone: what the earlier attempts took, it counts too.
+    took = {name: getattr(reply, name) + (earlier[name] if earlier else 0) for name in COUNTED}
+    return {**about, **asdict(reply), **took, "scores": list(reply.scores), "about": dict(asked.about)}
 
 
 def _damage(path: Path, lines: Sequence[int]) -> str:
@@ -254,7 +255,7 @@ def _parse(line: bytes) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
-    wanted = {"item": str, "key": str, "text": str, "failure": str, "again": bool, "scores": list}
-    wanted |= dict.fromkeys(("prompt_tokens", "completion_tokens", "attempts"), int)
+    wanted = dict.fromkeys(("item", "key", "prompt", "text", "failure"), str)
+    wanted |= {"again": bool, "scores": list, "about": dict, **dict.fromkeys(COUNTED, int)}
     good = isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in wanted.items())
     return row if good else None

@@ -236,8 +236,12 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _address(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
+    except ValueError:  # a port that is no number, a bracket that does not close
+        whole = False
+    if not whole or "@" in parts.netloc:
         shown = f"'{url}'" if "@" not in url else "an address with a name and a password"
         raise MmfastError(
             f"endpoint.url: got {shown}; want one like https://api.openai.com/v1, and the key in a variable"
@@ -276,7 +280,7 @@ def _read_completion(body: bytes) -> Reply:
 
 def _count(usage: Any, name: str) -> int:
     value = usage.get(name) if isinstance(usage, Mapping) else None
-    return value if isinstance(value, int) else 0
+    return int(value) if type(value) in (int, float) and value >= 0 and value == value // 1 else 0
 
 
 def _explanation(error: urllib.error.HTTPError) -> tuple[str, str]:

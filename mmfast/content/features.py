@@ -107,14 +107,19 @@ def feature_source(
     return EncodedFeatures(model, contents, config, store, show)
 
 
+def refuse_existing(out: Path | str | None) -> None:
+    """Raise MmfastError when the copy to be written is there; also for a look before a long stage."""
+    if out is not None and Path(out).exists():
+        raise MmfastError(f"--out: '{out}' exists already; choose another folder")
+
+
 @contextmanager
 def target_folder(folder: Path, out: Path | str | None) -> Iterator[Path]:
     """Yield the folder itself, or a whole copy that becomes `out` when the block ends well."""
     if out is None:
         yield folder
         return
-    if Path(out).exists():
-        raise MmfastError(f"--out: '{out}' exists already; choose another folder")
+    refuse_existing(out)
     with new_folder(Path(out)) as work:
         shutil.copytree(folder, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"{PART}*", "*.part"))
         yield work

@@ -15,6 +15,7 @@ from mmfast.config import Config
 from mmfast.content.encoders import computed_by
 from mmfast.content.hub_models import find_model, load_network, load_part
 from mmfast.content.language_models import pick_device
+from mmfast.errors import MmfastError
 
 if TYPE_CHECKING:
     from mmfast.content.encoders import EncodeConfig, Spec
@@ -119,6 +120,8 @@ def last_token_encoder(spec: Spec, config: EncodeConfig) -> LastTokenEncoder:
     given = {name: getattr(config, name) for name in ("batch_size", "device") if name in config.model_fields_set}
     if "precision" in config.model_fields_set:
         given["dtype"] = config.precision
+    if config.max_length == 1:
+        raise MmfastError("--max-length 1: a last-token encoder needs at least 2, as its end token is one of them")
     if config.max_length is not None:
         given["max_tokens"] = config.max_length
     return LastTokenEncoder(LastTokenSettings(model=spec.rest, **given))

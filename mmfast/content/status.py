@@ -214,8 +214,7 @@ def _answers(catalogue: Catalogue, folder: Path) -> Iterator[Coverage]:
         for path in paths:
             groups: dict[str, dict[str, Row]] = defaultdict(dict)
             for row in read_answers(path):
-                about = row.get("about", {})
-                if row["item"] in current and about.get(field_name) in current[row["item"]]:
+                if row["item"] in current and row["about"].get(field_name) in current[row["item"]]:
                     groups[row["prompt"]][row["item"]] = row
             for prompt, rows in groups.items():
                 yield _answered(catalogue, stage, f"{path.stem}, prompt {prompt[:8]}", rows)

@@ -29,6 +29,10 @@ with Answers(Path(sys.argv[2])) as answers:
     ask_missing(answers, questions(40), talker)
 """
 
+WHOLE = {"item": "item-1", "key": "k", "prompt": "p", "text": "", "failure": "", "again": False, "scores": []}
+WHOLE |= {"prompt_tokens": 0, "completion_tokens": 0, "attempts": 1, "about": {}}
+PARTLY = [json.dumps({**WHOLE, "about": None}), json.dumps({k: v for k, v in WHOLE.items() if k != "prompt"})]
+
 
 def questions(count, key="k"):
     return [Asked(Question(f"item-{n}", f"What is {n}?"), key, "p") for n in range(count)]
@@ -112,7 +116,7 @@ def test_a_torn_last_line_is_cut_off_and_asked_again(tmp_path, tail):
     assert talker.asked[1] == ["item-0", "item-1", "item-2"]
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[1]", '{"item": 3}', '{"item": "item-1", "key": "k"}'])
+@pytest.mark.parametrize("line", ["nonsense", "[1]", '{"item": 3}', '{"item": "item-1", "key": "k"}', *PARTLY])
 def test_a_damaged_line_is_counted_and_its_item_asked_again(tmp_path, line):
     path, talker = tmp_path / "x.jsonl", Echo()
     run(path, questions(2), talker)
@@ -133,6 +137,15 @@ def test_failures_that_may_pass_are_asked_again_and_others_are_not(tmp_path):
     run(path, questions(2), talker)
     assert [row["failure"] for row in read_answers(path)] == ["refused", ""]
     assert len(path.read_text().splitlines()) == 3
+
+
+def test_what_earlier_attempts_took_is_not_forgotten(tmp_path):
+    path = tmp_path / "x.jsonl"
+    for reply in (Reply("", 100, 7, 3, "time-out", again=True), Reply("", 50, 0, 7, "time-out", again=True)):
+        run(path, questions(1), Echo(), respond=lambda asked, reply=reply: [reply])
+    with Answers(path) as answers:
+        usage = ask_missing(answers, questions(1), Echo(), lambda asked: [Reply("a mug", 10, 2)])
+    assert (usage.answers, usage.prompt_tokens, usage.completion_tokens, usage.requests) == (1, 160, 9, 11)
 
 
 def test_what_a_folder_holds_is_counted(tmp_path):

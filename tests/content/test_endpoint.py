@@ -182,6 +182,12 @@ def test_half_a_character_does_not_break_the_answer():
     assert ask([raw(b'{"choices": [{"message": {"content": "mug \\ud83d"}}]}')])[0].text == "mug ?"
 
 
+@pytest.mark.parametrize(("told", "counted"), [(7.0, 7), (True, 0), (-4, 0), (2.5, 0), ("9", 0), (float("inf"), 0)])
+def test_tokens_are_counted_where_their_number_can_be_one(told, counted):
+    reply, _ = ask([say("x", prompt_tokens=told)])
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("x", counted, 3)
+
+
 def test_a_reply_without_usage_counts_nothing():
     body = completion("A mug.")
     del body["usage"]
@@ -221,6 +227,9 @@ def test_pictures_are_sent_as_small_jpegs(tmp_path):
     ("settings", "told"),
     [
         ({"url": "localhost:8000"}, "localhost:8000"),
+        ({"url": "http://127.0.0.1:abc/v1"}, "got 'http://127.0.0.1:abc/v1'; want one like"),
+        ({"url": "http://exa mple/v1"}, "want one like"),
+        ({"url": "http://[::1/v1"}, "want one like"),
         ({"url": "https://me:secret@x.example"}, "key in a variable"),
         ({"model": ""}, "no model"),
         ({"key_variable": KEY}, "name of an environment variable"),

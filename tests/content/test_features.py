@@ -68,6 +68,10 @@ def test_a_copy_leaves_the_data_as_they_are(shop, tmp_path, capsys):
     assert content(folder) == before and read_prepared(out).modalities == ("text",)
     assert main(["features", str(folder), "--text", "light", "--out", str(out)]) == 2
     assert "copy' exists already; choose another folder\n" in capsys.readouterr().err
+    both = ["--text", "light", "--masks", "light", "--out", str(out)]
+    assert main(["features", str(folder), *both]) == 2  # before the masks
+    told = capsys.readouterr()
+    assert "exists already" in told.err and "masks" not in told.out
 
 
 def test_what_nothing_reads_is_refused_and_weights_are_looked_for_before_the_stages(shop, monkeypatch, capsys):

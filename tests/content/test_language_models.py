@@ -205,6 +205,8 @@ def test_vectors_become_features_of_items(folders, tmp_path):
     np.testing.assert_allclose(rows[1], rows[[0, 2, 3]].mean(axis=0), atol=1e-6)
     default = last_token_encoder(Spec("text", "last-token", str(folder)), EncodeConfig(model="last-token:x"))
     assert default.settings["dtype"] == "bfloat16" and default.settings["max_tokens"] == 512
+    with pytest.raises(MmfastError, match="--max-length 1: a last-token encoder needs at least 2"):
+        last_token_encoder(Spec("text", "last-token", str(folder)), EncodeConfig(model="last-token:x", max_length=1))
 
 
 def test_bfloat16_is_near_float32(folders):
