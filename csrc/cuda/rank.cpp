@@ -90,34 +90,38 @@ at::Tensor lengths_of(const at::Tensor& rows, cudaStream_t stream) {
   return lengths;
 }
 
-// Whether no product of float32 rows overflows on its way; not so for NaN.
-bool none_overflows(const at::Tensor& users, const at::Tensor& items, cudaStream_t stream) {
-  const auto longest = lengths_of<float>(users, stream).max().item<double>();
-  const auto other = lengths_of<float>(items, stream).max().item<double>();
-  return longest < kLongest && other < kLongest && longest * other < kLongest;
-}
+// Rows [N, D] and bounds of their lengths.
+template <typename T>
+struct Measured {
+  Measured(const at::Tensor& table, cudaStream_t stream)
+      : rows(table.to(c10::CppTypeToScalarType<T>::value)), lengths(lengths_of<T>(rows, stream)) {}
+
+  double longest() const { return lengths.max().template item<double>(); }
+
+  at::Tensor rows, lengths;
+};
 
 // How products are made and decided: of bfloat16, and rounded to float32 where float64 stands in for it.
-struct Rounding {
+struct Kinds {
   bool proposals, numbers;
 };
 
-// The best places of every user among the rows of the pool; nan receives the users with NaN scores.
+// The best places of every user among the items of the pool; nan receives the users with NaN scores.
 template <typename T>
-void fill(const at::Tensor& users, const at::Tensor& items, const Pool& pool, Rounding rounding,
+void fill(const Measured<T>& all_users, const Measured<T>& all_items, const Pool& pool, Kinds rounded,
           const ItemLists& hidden, const at::Tensor& top, const at::Tensor& best, const at::Tensor& nan,
           cudaStream_t stream) {
+  const at::Tensor &users = all_users.rows, &items = all_items.rows;
   const FullSums full_sums;
   const int64_t num_users = users.size(0), size = items.size(0), k = top.size(1), dim = users.size(1);
   const int64_t columns = std::min(size, kMostColumns);
   const int64_t rows = std::min<int64_t>(num_users, kScoreBytes / sizeof(T) / columns);
   const at::Tensor store = at::empty({rows * columns}, users.options());
   const at::Tensor work = at::empty({topk_work_bytes<T>(rows, k)}, users.options().dtype(at::kByte));
-  const at::Tensor user_lengths = lengths_of<T>(users, stream), lengths = lengths_of<T>(items, stream);
-  const auto type = rounding.proposals ? at::kBFloat16 : users.scalar_type();
+  const auto type = rounded.proposals ? at::kBFloat16 : users.scalar_type();
   const at::Tensor lefts = users.to(type), rights = items.to(type);
-  const double error = rounding.proposals ? bfloat16_product_error(dim) : matrix_product_error<T>(dim);
-  const double deciding_error = rounding.numbers ? std::numeric_limits<float>::epsilon() : 0;
+  const double error = rounded.proposals ? bfloat16_product_error(dim) : matrix_product_error<T>(dim);
+  const double deciding_error = rounded.numbers ? std::numeric_limits<float>::epsilon() : 0;
   for (int64_t row = 0; row < num_users; row += rows) {
     const at::Tensor left = lefts.narrow(0, row, std::min(rows, num_users - row));
     const ItemLists lists{hidden.ptr + row, hidden.items};
@@ -129,11 +133,11 @@ void fill(const at::Tensor& users, const at::Tensor& items, const Pool& pool, Ro
       check(rank_hide(score, height, width, first, lists, pool, stream));
       const TileRows<T> deciding{users.const_data_ptr<T>() + row * dim,
                                  items.const_data_ptr<T>() + first * dim,
-                                 user_lengths.const_data_ptr<T>() + row,
-                                 lengths.const_data_ptr<T>() + first,
+                                 all_users.lengths.template const_data_ptr<T>() + row,
+                                 all_items.lengths.template const_data_ptr<T>() + first,
                                  dim,
                                  static_cast<T>(error + deciding_error),
-                                 rounding.numbers};
+                                 rounded.numbers};
       const TopLists<T> kept{best.mutable_data_ptr<T>() + row * k, top.mutable_data_ptr<int32_t>() + row * k, k, k};
       check(topk_merge(ScoreTile<T>{score, height, width, first, deciding}, kept, nan.mutable_data_ptr<bool>() + row,
                        work.mutable_data_ptr(), stream));
@@ -163,14 +167,23 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rank_op(const at::Tensor& users, 
   const at::Tensor hits = at::empty({num_users, k}, left.options().dtype(at::kBool));
   const at::Tensor nan = at::zeros({num_users}, hits.options());
   if (num_users == 0) return {top, best_of(real), hits};
-  const bool wide = real == at::kDouble || !none_overflows(left, pool.rows, scope.stream());
-  const at::Tensor best = best_of(wide ? at::kDouble : at::kFloat);
-  const auto run = [&]<typename T>(T) {
-    const Rounding rounding{rounded && !wide, wide && real == at::kFloat};
-    fill<T>(left.to(best.scalar_type()), pool.rows.to(best.scalar_type()), pool.view(), rounding, mask.view(), top,
-            best, nan, scope.stream());
+  at::Tensor best;
+  const auto run = [&]<typename T>(const Measured<T>& all_users, const Measured<T>& all_items, Kinds kinds) {
+    best = best_of(all_users.rows.scalar_type());
+    fill(all_users, all_items, pool.view(), kinds, mask.view(), top, best, nan, scope.stream());
   };
-  wide ? run(double{}) : run(float{});
+  const auto run_wide = [&] {
+    run(Measured<double>(left, scope.stream()), Measured<double>(pool.rows, scope.stream()),
+        {false, real == at::kFloat});
+  };
+  if (real == at::kDouble) {
+    run_wide();
+  } else {
+    const Measured<float> all_users(left, scope.stream()), all_items(pool.rows, scope.stream());
+    const double user = all_users.longest(), item = all_items.longest();
+    const bool safe = user < kLongest && item < kLongest && user * item < kLongest;  // not so for NaN
+    safe ? run(all_users, all_items, {rounded, false}) : run_wide();
+  }
   check(rank_finish(top.mutable_data_ptr<int32_t>(), hits.mutable_data_ptr<bool>(), num_users, k, targets.view(),
                     pool.view(), scope.stream()));
   const at::Tensor bad = at::nonzero(nan);
