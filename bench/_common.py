@@ -16,6 +16,7 @@ import torch
 from _origin import json_line
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmfast.device import release_freed_memory
 from mmfast.graph import Graph, user_item_graph
 
 
@@ -92,6 +93,7 @@ def peak_bytes(fn: Callable[[], object], device: str = "cpu") -> int:
         fn()
         return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)  # else freed pages that are kept would be used again, uncounted
+    release_freed_memory()
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # sets the high-water mark back to the present size
     before = _resident("VmRSS")

@@ -5,10 +5,7 @@
 #include <torch/version.h>
 
 #include "cpu/exp.h"
-
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
+#include "cpu/large_blocks.h"
 
 TORCH_LIBRARY(mmfast, m) {
   // Graphs are CSR: ptr int64 [R+1], cols int32 [E] in [0, C); an entry is values[e] (or 1) * row_scale[row] (or 1) *
@@ -168,25 +165,12 @@ TORCH_LIBRARY(mmfast, m) {
 
 namespace py = pybind11;
 
-namespace {
-
-// glibc gives large blocks back to the system when they are freed, and every training step then pays page faults for
-// the same tables again: more than the products that fill them. Returns whether the C library has the setting.
-bool keep_freed_memory() {
-#if defined(__GLIBC__)
-  constexpr int kNever = 1 << 30;
-  return mallopt(M_MMAP_THRESHOLD, kNever) == 1 && mallopt(M_TRIM_THRESHOLD, kNever) == 1;
-#else
-  return false;
-#endif
-}
-
-}  // namespace
-
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native ops of mmfast; they are called through torch.ops.mmfast.";
-  m.def("keep_freed_memory", &keep_freed_memory,
-        "Let this process reuse large freed blocks instead of returning them.");
+  m.def("keep_large_blocks", &mmfast::keep_large_blocks,
+        "Keep freed memory of CPU tensors for the tensors to come; false where the system has no such thing.");
+  m.def("release_large_blocks", &mmfast::release_large_blocks,
+        "Give the kept memory back to the system; returns its bytes.");
   m.def(
       "exp_",
       [](const py::buffer& numbers) {

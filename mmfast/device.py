@@ -54,9 +54,17 @@ def keep_freed_memory() -> None:
     """Let this process reuse large freed blocks: a training step asks for the same tables again and again.
 
     Without it the C library returns them to the system, and every step pays their page faults anew (half the time of a
-    LightGCN epoch on Baby). The process then keeps its peak until it ends.
+    LightGCN epoch on Baby). The process keeps at most a quarter more than its tensors took at their peak.
     """
     from mmfast.ops._backend import _C
 
     if _C is not None:
-        _C.keep_freed_memory()
+        _C.keep_large_blocks()
+
+
+def release_freed_memory() -> None:
+    """Give back to the system what `keep_freed_memory` has kept so far."""
+    from mmfast.ops._backend import _C
+
+    if _C is not None:
+        _C.release_large_blocks()
