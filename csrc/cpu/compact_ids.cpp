@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -12,6 +13,12 @@
 
 namespace mmfast {
 namespace {
+
+// Calls visit(first + b) for every bit b of the word that is set.
+template <typename Visit>
+void for_bits(uint64_t word, int64_t first, Visit visit) {
+  for (; word != 0; word &= word - 1) visit(first + std::countr_zero(word));
+}
 
 std::tuple<at::Tensor, at::Tensor> compact_ids(const at::Tensor& ids, int64_t num_rows) {
   check_dtype(ids, at::kLong, "compact_ids", "ids");
@@ -21,21 +28,25 @@ std::tuple<at::Tensor, at::Tensor> compact_ids(const at::Tensor& ids, int64_t nu
   const int64_t* id = dense.const_data_ptr<int64_t>();
   const int64_t count = dense.numel(), num_words = (num_rows + 63) / 64;
 
-  std::vector<uint64_t> present(num_words, 0);
-  for (int64_t i = 0; i < count; ++i) present[id[i] >> 6] |= uint64_t{1} << (id[i] & 63);
-  std::vector<int64_t> before(num_words);  // ids that occur below each word
+  // One bit for an id that occurs, and one for a word of such bits that has any: empty words are never looked at.
+  std::vector<uint64_t> present(num_words, 0), occupied((num_words + 63) / 64, 0);
   int64_t total = 0;
-  for (int64_t w = 0; w < num_words; ++w) {
-    before[w] = total;
-    total += std::popcount(present[w]);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t w = id[i] >> 6;
+    const uint64_t bit = uint64_t{1} << (id[i] & 63);
+    total += (present[w] & bit) == 0;
+    present[w] |= bit;
+    occupied[w >> 6] |= uint64_t{1} << (w & 63);
   }
 
-  at::Tensor rows = at::empty({total}, ids.options());
-  at::Tensor index = at::empty(ids.sizes(), ids.options());
-  int64_t* row = rows.mutable_data_ptr<int64_t>();
-  for (int64_t w = 0; w < num_words; ++w) {
-    for (uint64_t bits = present[w]; bits != 0; bits &= bits - 1) *row++ = w * 64 + std::countr_zero(bits);
-  }
+  const at::Tensor rows = at::empty({total}, ids.options()), index = at::empty(ids.sizes(), ids.options());
+  int64_t *first = rows.mutable_data_ptr<int64_t>(), *row = first;
+  const auto before = std::make_unique_for_overwrite<int64_t[]>(num_words);  // ids that occur below each word with any
+  const auto add_word = [&](int64_t w) {
+    before[w] = row - first;
+    for_bits(present[w], w * 64, [&](int64_t r) { *row++ = r; });
+  };
+  for (size_t o = 0; o < occupied.size(); ++o) for_bits(occupied[o], static_cast<int64_t>(o) * 64, add_word);
   int64_t* place = index.mutable_data_ptr<int64_t>();
   for (int64_t i = 0; i < count; ++i) {
     const int64_t w = id[i] >> 6;

@@ -36,17 +36,19 @@ MMFAST_INLINE double weighted_squares(const T* x, const T* count, int64_t rows, 
   return total;
 }
 
-// out_r = scale * count[r] * x_r for rows first..last-1; rows that do not occur are not read
+// out_r = scale * count[r] * x_r for rows first..last-1; rows that do not occur are not read, runs of them zeroed at
+// once
 template <typename T>
 MMFAST_INLINE void scaled_rows(const T* x, const T* count, T scale, int64_t first, int64_t last, int64_t dim, T* out) {
-  for (int64_t r = first; r < last; ++r) {
-    if (count[r] == 0) {
-      std::memset(out + r * dim, 0, dim * sizeof(T));
-      continue;
-    }
-    const T weight = scale * count[r];
+  for (int64_t r = first; r < last;) {
+    int64_t end = r;
+    while (end < last && count[end] == 0) ++end;
+    std::memset(out + r * dim, 0, (end - r) * dim * sizeof(T));
+    for (r = end; r < last && count[r] != 0; ++r) {
+      const T weight = scale * count[r];
 #pragma GCC ivdep
-    for (int64_t d = r * dim; d < (r + 1) * dim; ++d) out[d] = weight * x[d];
+      for (int64_t d = r * dim; d < (r + 1) * dim; ++d) out[d] = weight * x[d];
+    }
   }
 }
 
