@@ -8,13 +8,12 @@ Random vectors of width 64 stand for a model: the time of an evaluation does not
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from _common import emit, peak_bytes, shapes
+from _common import emit, median_and_spread, peak_bytes, shapes
 from _data import shaped_dataset
 from _gemm import gemm_flops
 from _plain import PlainModel, evaluation_seconds
@@ -64,7 +63,7 @@ def measured(args: argparse.Namespace) -> dict:
                 others["reference backend"] = min(seconds(lambda: evaluate(model, dataset, "valid"), 1))
             plain = PlainModel("bpr", dataset)
             others["plain eager"] = min(evaluation_seconds(plain, dataset) for _ in range(2))
-    median = statistics.median(times)
+    median, spread = median_and_spread(times)
     num_users = len(set(dataset.valid.users.tolist()))
     flops = 2 * num_users * dataset.num_items * WIDTH
     return {
@@ -75,7 +74,7 @@ def measured(args: argparse.Namespace) -> dict:
         "threads": args.threads,
         "median_s": median,
         "eval_s": median,
-        "spread_s": max(times) - min(times),
+        "spread_s": spread,
         "peak_bytes": peak,
         "least_bytes": 0,
         "least_flops": flops,

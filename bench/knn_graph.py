@@ -1,7 +1,7 @@
 """knn_graph, its update, and the pairs above a threshold, beside torch (blocked, dense) and faiss's exact index.
 
 Run from the repository: `python bench/knn_graph.py [--shapes baby_image elec_text] [--precision bfloat16] [--json]`;
-`--check --json` adds `rows_unlike_float32`, which ties and float32's own rounding alone may make more than 0.
+`--check --json` adds `rows_unlike_float32`, which is 0: one product in one order decides, whatever proposes.
 The least work counts each pair of rows once: size^2 * width operations. `elec_image` (63,001 x 4,096) takes minutes a
 search; `image_20k` has its width at 20,000 rows. A pass of more than `MOST_WORK` operations, an hour and more, is left
 out: of ten times Electronics, the update alone is measured, its lists random.

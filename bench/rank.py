@@ -7,6 +7,7 @@ and items have more than `MOST_PRODUCTS` pairs, the first users alone are ranked
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -50,7 +51,8 @@ def torch_blocks(users, items, mask_ptr, mask_items, block: int) -> torch.Tensor
 def python_hits(top: torch.Tensor, target_ptr, target_items) -> list[list[bool]]:
     """Look every recommended item up in the user's target set, one at a time."""
     bounds, wanted = target_ptr.tolist(), target_items.tolist()
-    return [[i in set(wanted[bounds[u] : bounds[u + 1]]) for i in row] for u, row in enumerate(top.tolist())]
+    sets = [set(wanted[begin:end]) for begin, end in itertools.pairwise(bounds)]
+    return [[i in own for i in row] for own, row in zip(sets, top.tolist(), strict=True)]
 
 
 def tensor_hits(top: torch.Tensor, target_ptr, target_items, num_items: int) -> torch.Tensor:

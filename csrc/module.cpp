@@ -127,9 +127,9 @@ TORCH_LIBRARY(mmfast, m) {
   m.def("dct(Tensor x, int axes, bool inverse) -> Tensor");
 
   // Lists: int32 ids, the best first, the lower id among equals, then -1 with similarity -inf. By cosine an all-zero
-  // row is in no list but its own. precision: "float32", "bfloat16" (proposes; the listed numbers and their order are
-  // float32's) or "auto". knn_update: the lists of the first rows are given, pairs with a later row are new. knn_above:
-  // every other row with similarity > eta, as many as knn_count found, in slots ptr[row] .. ptr[row + 1].
+  // row is in no list but its own. precision: of the products that propose, "float32", "bfloat16" or "auto"; the lists
+  // are the same. knn_update: the lists of the first rows are given, pairs with a later row are new. knn_above: every
+  // other row with similarity > eta, as many as knn_count found, in slots ptr[row] .. ptr[row + 1].
   m.def(
       "knn_graph(Tensor features, int k, bool include_self, str metric, int block_bytes, str precision) "
       "-> (Tensor, Tensor)");

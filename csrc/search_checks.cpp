@@ -45,8 +45,9 @@ void check_known_lists(const at::Tensor& features, const at::Tensor& neighbours,
 void check_precision(c10::string_view precision, at::ScalarType type, const char* op) {
   TORCH_CHECK_VALUE(precision == "auto" || precision == "float32" || precision == "bfloat16", op, ": precision='",
                     precision, "' is unknown; choose auto, float32 or bfloat16");
-  TORCH_CHECK_VALUE(precision != "bfloat16" || type != at::kDouble, op,
-                    ": precision='bfloat16' decides in float32, but the numbers are Double; choose auto or float32");
+  TORCH_CHECK_VALUE(
+      precision != "bfloat16" || type != at::kDouble, op,
+      ": precision='bfloat16' proposes for numbers of up to 32 bits, but these are Double; choose auto or float32");
 }
 
 void check_rank_tables(const at::Tensor& users, const at::Tensor& items, const char* op) {

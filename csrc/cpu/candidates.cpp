@@ -10,7 +10,7 @@
 namespace mmfast {
 namespace {
 
-constexpr int64_t kGroup = 32;  // scores looked at together
+constexpr int64_t kGroup = 32;  // scores looked at together: a bit each
 constexpr int64_t kRoom = 128;  // candidates beyond k before the list is cut back
 
 template <typename T>
@@ -29,32 +29,33 @@ MMFAST_INLINE T score_of(Key<T> key) {
       static_cast<Key<T>>(key ^ ((key >> (8 * sizeof(T) - 1)) & std::numeric_limits<Key<T>>::max())));
 }
 
-// Appends, from `end` on, the ids of scores that are not at or below the limit (so NaN too); returns the new end.
+// Appends, from `size` on, the scores of a group that are not at or below the limit (so NaN too), and their ids.
 template <typename T>
-MMFAST_INLINE int64_t append(const T* scores, int64_t begin, int64_t count, int32_t first_id, T limit, int32_t* ids,
-                             int64_t end) {
-  for (int64_t i = begin; i < count; ++i) {
-    ids[end] = first_id + static_cast<int32_t>(i);
-    end += !(scores[i] <= limit);
+MMFAST_INLINE void append(const T* scores, int64_t count, int32_t first_id, T limit, T* out, int32_t* ids,
+                          int64_t& size) {
+  uint32_t above = 0;
+  for (int64_t j = 0; j < count; ++j) above |= static_cast<uint32_t>(!(scores[j] <= limit)) << j;
+  for (; above; above &= above - 1, ++size) {
+    const int j = std::countr_zero(above);
+    out[size] = scores[j];
+    ids[size] = first_id + j;
   }
-  return end;
 }
 
 // Appends candidates until the list is full, skipping groups without one. Returns the number of scores consumed.
 template <typename T>
 MMFAST_INLINE int64_t fill(const T* scores, int64_t count, int32_t first_id, T limit, T* out, int32_t* ids,
                            int64_t full, int64_t& size) {
-  int64_t i = 0, end = size;
-  for (; i + kGroup <= count && end < full; i += kGroup) {
+  int64_t i = 0;
+  for (; i + kGroup <= count && size < full; i += kGroup) {
     int above = 0;
     for (int64_t j = 0; j < kGroup; ++j) above |= !(scores[i + j] <= limit);
-    if (above) end = append(scores, i, i + kGroup, first_id, limit, ids, end);
+    if (above) append(scores + i, kGroup, first_id + static_cast<int32_t>(i), limit, out, ids, size);
   }
-  if (i + kGroup > count && end < full) {
-    end = append(scores, i, count, first_id, limit, ids, end);
+  if (i + kGroup > count && size < full) {
+    append(scores + i, count - i, first_id + static_cast<int32_t>(i), limit, out, ids, size);
     i = count;
   }
-  for (; size < end; ++size) out[size] = scores[ids[size] - first_id];
   return i;
 }
 
@@ -125,13 +126,13 @@ MMFAST_INLINE T kth(const T* scores, int64_t count, int64_t k, Key<T>* keys) {
 }
 
 MMFAST_CLONES int64_t fill_list(const float* scores, int64_t count, int32_t first_id, float limit, float* out,
-                                int32_t* ids, int64_t full, int64_t& end) {
-  return fill(scores, count, first_id, limit, out, ids, full, end);
+                                int32_t* ids, int64_t full, int64_t& size) {
+  return fill(scores, count, first_id, limit, out, ids, full, size);
 }
 
 MMFAST_CLONES int64_t fill_list(const double* scores, int64_t count, int32_t first_id, double limit, double* out,
-                                int32_t* ids, int64_t full, int64_t& end) {
-  return fill(scores, count, first_id, limit, out, ids, full, end);
+                                int32_t* ids, int64_t full, int64_t& size) {
+  return fill(scores, count, first_id, limit, out, ids, full, size);
 }
 
 MMFAST_CLONES float opening_limit(const float* scores, int64_t count, int64_t k, int64_t shares, float* best,

@@ -104,7 +104,7 @@ MMFAST_CLONES void offer_all(Proposals& lists, const Strip<float>& strip) {
 
 void Proposals::scan(const Strip<float>& strip) { offer_all(*this, strip); }
 
-// Returns for every row how far its products can be off.
+// Returns for every row how far its products can be off. Those of an all-zero row, which is NaN, let nothing in.
 std::vector<double> product_errors(FeatureRows<float>& features, int64_t block_bytes) {
   const int64_t size = features.size(), width = features.width();
   const int64_t step = std::clamp<int64_t>(block_bytes / std::max<int64_t>(1, 4 * width), 1, size);
@@ -118,9 +118,11 @@ std::vector<double> product_errors(FeatureRows<float>& features, int64_t block_b
     for (int64_t r = 0; r < rows.size(0); ++r) roundings[begin + r] = rounding_of(x + r * width, width);
   }
   Rounding worst;
-  for (const Rounding& rounding : roundings) worst.join(rounding);
+  for (const Rounding& rounding : roundings) worst.join(rounding);  // which passes NaN over
   std::vector<double> errors(size);
-  for (int64_t row = 0; row < size; ++row) errors[row] = product_error(roundings[row], worst, width);
+  for (int64_t row = 0; row < size; ++row) {
+    errors[row] = std::isnan(roundings[row].norm) ? 0 : product_error(roundings[row], worst, width);
+  }
   return errors;
 }
 
@@ -165,7 +167,8 @@ void search_piece(const at::Tensor& queries, const int32_t* rows, const at::Tens
                   NeighbourLists<float>& lists) {
   for (int64_t begin = 0; begin < panel.size(0); begin += kColumns) {
     const int64_t width = std::min(kColumns, panel.size(0) - begin), column = first_column + begin;
-    const auto tile = at::mm(queries, panel.narrow(0, begin, width).t());
+    auto tile = at::empty({queries.size(0), width}, queries.options());
+    at::mm_out(tile, queries, panel.narrow(0, begin, width).t());  // autocast leaves it alone
     float* score = tile.mutable_data_ptr<float>();
     const float* x = queries.const_data_ptr<float>();
     const float* others = panel.const_data_ptr<float>() + begin * panel.size(1);

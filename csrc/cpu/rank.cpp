@@ -28,9 +28,10 @@ namespace mmfast {
 namespace {
 
 constexpr const char* kOp = "rank";
-constexpr int64_t kUsers = 256;   // users of a piece of work
-constexpr int64_t kItems = 1024;  // items scored at a time: the tile of scores stays in the cache
-constexpr int64_t kSpare = 14;    // proposals kept beyond the items wanted; bfloat16 keeps twice as many in all
+constexpr int64_t kUsers = 256;                  // users of a piece of work, at most
+constexpr int64_t kItems = 1024;                 // items scored at a time: the tile of scores stays in the cache
+constexpr int64_t kMostKept = int64_t{1} << 19;  // proposals that a worker keeps at a time, beyond those of one user
+constexpr int64_t kSpare = 14;  // proposals kept beyond the items wanted; bfloat16 keeps twice as many in all
 
 // One ascending list of item ids per user.
 struct Lists {
@@ -83,17 +84,18 @@ class Ranking {
     };
     if (rounded) propose(at::kBFloat16, 2 * (k + kSpare), kBFloat16Output, product_error);
     propose(users.scalar_type(), k + kSpare, 0, matrix_error<T>);
+    piece_ = std::clamp<int64_t>(kMostKept / std::max<int64_t>(1, passes_.front().kept), 1, kUsers);
   }
 
   // Returns the first user row with a NaN score, or -1.
   int64_t run() {
     const int64_t num_users = users_.size(0);
-    Pieces pieces((num_users + kUsers - 1) / kUsers);
+    Pieces pieces((num_users + piece_ - 1) / piece_);
     int64_t first_nan = num_users;
     for_workers([&] {
       const at::AutoDispatchBelowADInplaceOrView below_autograd;
       Worker worker(*this);
-      for (int64_t piece; pieces.take(piece);) worker.run(piece * kUsers, std::min(num_users, (piece + 1) * kUsers));
+      for (int64_t piece; pieces.take(piece);) worker.run(piece * piece_, std::min(num_users, (piece + 1) * piece_));
 #pragma omp critical(mmfast_rank)
       first_nan = std::min(first_nan, worker.first_nan);
     });
@@ -104,7 +106,7 @@ class Ranking {
   struct Worker {
     explicit Worker(const Ranking& ranking)
         : all(ranking),
-          scores(at::empty({kUsers * kItems}, ranking.users_.options())),
+          scores(at::empty({ranking.piece_ * kItems}, ranking.users_.options())),
           every(all.k_),
           best(std::max(all.k_, all.passes_.front().kept)),
           places(best.size()),
@@ -112,8 +114,8 @@ class Ranking {
       for (const Proposing& pass : all.passes_) {
         products.push_back(pass.users.scalar_type() == scores.scalar_type()
                                ? scores
-                               : at::empty({kUsers * kItems}, pass.users.options()));
-        proposals.emplace_back(kUsers, Candidates<T>(pass.kept));
+                               : at::empty({all.piece_ * kItems}, pass.users.options()));
+        proposals.emplace_back(all.piece_, Candidates<T>(pass.kept));
       }
     }
 
@@ -252,6 +254,7 @@ class Ranking {
   const int64_t k_;
   const Output out_;
   std::vector<Proposing> passes_;
+  int64_t piece_;  // users of a piece of work
 };
 
 Pool make_pool(const at::Tensor& items, const std::optional<at::Tensor>& candidates, at::ScalarType real) {

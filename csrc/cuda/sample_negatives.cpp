@@ -11,6 +11,7 @@ namespace mmfast {
 namespace {
 
 constexpr const char* kOp = "sample_negatives";
+constexpr int64_t kItemIds = int64_t{1} << 31;  // of int32
 
 // Raises for the first entry without a negative.
 void refuse(const at::Tensor& drawn, const at::Tensor& users, const at::Tensor& user_ptr, int64_t num_pairs,
@@ -39,8 +40,10 @@ at::Tensor sample_negatives(const at::Tensor& users, const at::Tensor& user_ptr,
   if (drawn.numel() == 0) return drawn;
   check_on_device(
       [&] {
-        return device_check_rising(allowed.const_data_ptr<int32_t>(), allowed.numel(), label_of(kOp, "candidates"),
-                                   scope.stream());
+        const auto* ids = allowed.const_data_ptr<int32_t>();
+        const Label label = label_of(kOp, "candidates");
+        const cudaError_t range = device_check_ids(ids, allowed.numel(), kItemIds, label, scope.stream());
+        return range == cudaSuccess ? device_check_rising(ids, allowed.numel(), label, scope.stream()) : range;
       },
       [&] { check_candidates(allowed.cpu().const_data_ptr<int32_t>(), allowed.numel(), kOp); });
   check(sample_negatives_forward(entries.const_data_ptr<int64_t>(), entries.numel(), ptr.const_data_ptr<int64_t>(),

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmfast.errors import MmfastError
@@ -75,6 +76,13 @@ def call_native(op: str, *arguments: Any) -> Any:
         if not str(error).startswith(f"{op}: "):
             raise
         raise MmfastError(str(error).splitlines()[0]) from None
+
+
+def check_whole(op: str, **numbers: Any) -> None:
+    """Raise MmfastError naming the first of the numbers that is not a whole one."""
+    for name, number in numbers.items():
+        if not isinstance(number, (int, np.integer, torch.SymInt)):
+            raise MmfastError(f"{op}: {name} is {number!r}; wanted a whole number")
 
 
 def absence(op: str, device: str) -> str:

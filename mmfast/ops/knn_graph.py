@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._backend import call_native, check_whole, native, register
 
 METRICS = ("cosine", "inner")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -131,6 +131,9 @@ def checked_features(op: str, features: Tensor | np.ndarray, metric: str) -> Ten
         with warnings.catch_warnings():  # torch warns that the array is read-only; nothing here writes to it
             warnings.simplefilter("ignore", UserWarning)
             features = _tensor_of(op, features)
+    if not isinstance(features, Tensor) or features.layout != torch.strided:
+        got = f"{features.layout} tensor" if isinstance(features, Tensor) else type(features).__name__
+        raise MmfastError(f"{op}: features is a {got}; wanted a dense tensor or array [items, width]")
     types = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     if features.dim() != 2 or features.shape[1] == 0 or features.dtype not in types:
         raise MmfastError(
@@ -158,6 +161,7 @@ def similarity_type(features: Tensor) -> torch.dtype:
 
 
 def _check_k(op: str, k: int, num_items: int, include_self: bool) -> None:
+    check_whole(op, k=k)
     most = max(num_items - (not include_self), 0)
     if most == 0:
         alone = "" if include_self else " beside the item itself"

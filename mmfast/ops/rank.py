@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._backend import call_native, check_whole, native, register
 from mmfast.ops.knn_graph import PRECISIONS
 
 
@@ -39,7 +39,10 @@ def rank(
     >>> top_items.tolist(), top_scores.tolist(), hits.tolist()
     ([[2, 1, -1]], [[2.0, 1.0, -inf]], [[False, False, False]])
     """
+    check_whole("rank", k=k)
     most, what = (items, "items") if candidates is None else (candidates, "candidates")
+    if most.dim() == 0:
+        raise MmfastError(f"rank: {what} is {list(most.shape)}; wanted items [I, D], candidates [C]")
     if not 1 <= k <= most.shape[0]:
         raise MmfastError(f"rank: k={k} but there are only {len(most)} {what}; choose 1 <= k <= {len(most)}")
     if precision not in PRECISIONS:

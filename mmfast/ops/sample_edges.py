@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._backend import call_native, check_whole, native, register
 from mmfast.ops._philox import philox, uniform
 
 
@@ -25,6 +25,7 @@ def sample_edges(weights: Tensor, num_kept: int, seed: int, stream: int = 0) -> 
     >>> sample_edges(torch.ones(3), 3, seed=1)
     tensor([0, 1, 2])
     """
+    check_whole("sample_edges", num_kept=num_kept, seed=seed, stream=stream)
     if not 0 <= seed < 2**63 or not 0 <= stream < 2**63:
         raise MmfastError(f"sample_edges: seed={seed}, stream={stream}; give integers from 0 to 2**63 - 1")
     if not 0 <= num_kept <= weights.numel():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._backend import call_native, check_whole, native, register
 from mmfast.ops._philox import below, philox
 
 REJECTIONS = 64  # the kernel's bound: after so many refused draws the exact complement is counted
@@ -28,6 +28,7 @@ def sample_negatives(
     >>> sample_negatives(torch.tensor([0, 0]), ptr, items, torch.tensor([0, 1, 2], dtype=torch.int32), seed=1)
     tensor([1, 1])
     """
+    check_whole("sample_negatives", seed=seed, offset=offset)
     if not 0 <= seed < 2**63 or not 0 <= offset < 2**63:
         raise MmfastError(f"sample_negatives: seed={seed}, offset={offset}; give integers from 0 to 2**63 - 1")
     if candidates.numel() == 0:
@@ -44,6 +45,8 @@ def sample_negatives_reference(
     user, ptr, items, allowed = (t.cpu().numpy() for t in (users, user_ptr, user_items, candidates))
     if (np.diff(allowed) <= 0).any():
         raise MmfastError("sample_negatives: candidates do not ascend; sort them and leave repeated ones out")
+    if allowed.min(initial=0) < 0:
+        raise MmfastError(f"sample_negatives: candidates holds {allowed[0]}; wanted item ids from 0 on")
     for one in np.unique(user):
         if (np.diff(items[ptr[one] : ptr[one + 1]]) <= 0).any():
             raise MmfastError(

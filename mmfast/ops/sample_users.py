@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._backend import call_native, check_whole, native, register
 from mmfast.ops._philox import below, philox
 
 
@@ -87,6 +87,7 @@ def _draw_users(size: int, count: int, draws: int, seed: int, first_draw: int) -
 
 
 def _check(op: str, users: Tensor, num_entries: int, num_draws: int, seed: int, first_draw: int) -> None:
+    check_whole(op, num_entries=num_entries, num_draws=num_draws, seed=seed, first_draw=first_draw)
     if users.dim() != 1 or users.dtype != torch.int64:
         raise MmfastError(f"{op}: users is {users.dtype} {list(users.shape)}; wanted int64 [A]")
     if num_entries < 0 or num_draws < 0 or (users.numel() == 0 and num_entries and num_draws):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mmfast import ops
+from mmfast.errors import MmfastError
 from mmfast.graph import user_item_graph
 from tests.ops.cases import CASES, ids, lists, randn
 
@@ -163,5 +164,5 @@ def test_a_wild_id_is_named_and_stops_the_device():
 
 def test_tensors_of_two_devices_are_refused():
     table, index = torch.ones(4, 2, device="cuda"), torch.tensor([0, 1])
-    with pytest.raises(RuntimeError, match="user_index is on cpu; wanted cuda:0"):
+    with pytest.raises(MmfastError, match="user_index is on cpu, users on cuda:0"):
         ops.bpr_loss(table, table, index, index, index)

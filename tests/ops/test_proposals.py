@@ -6,7 +6,7 @@ import torch
 
 from mmfast.errors import MmfastError
 from mmfast.ops import knn_graph, knn_threshold, rank
-from tests.kernels import fewer
+from tests.kernels import DEVICE, EMULATED, fewer
 
 SMALL_PANELS = 300_000
 USERS = fewer(600)
@@ -108,6 +108,27 @@ def test_zero_rows_and_memory_maps(tmp_path):
     same_up_to_float32(got, want, (exact @ exact.T))
 
 
+def products(features, precision):
+    with torch.profiler.profile() as profile:
+        knn_graph(features, 10, precision=precision)
+    return sum(event.count for event in profile.key_averages() if event.key == "aten::mm")
+
+
+@pytest.mark.skipif(bool(EMULATED) or DEVICE != "cpu", reason="CUDA makes other products")
+def test_zero_rows_leave_the_others_to_proposals():
+    features = table(3000, 130)
+    features[[5, 70]] = 0
+    assert products(features, "bfloat16") < products(features, "float32")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_neighbours_under_autocast(precision):
+    features = clustered(fewer(1100), 130, 0.3, 0.06)  # some rows are searched again
+    want = knn_graph(features, 10, precision=precision)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert equal(knn_graph(features, 10, precision=precision), want)
+
+
 @pytest.mark.parametrize("k", [1, 2])
 def test_the_shortest_lists(k):
     features = table(200, 64)
@@ -180,5 +201,7 @@ def test_scores_beyond_bfloat16():
 
 
 def test_float64_takes_no_proposals():
-    with pytest.raises(MmfastError, match="precision='bfloat16' decides in float32, but the numbers are Double"):
+    with pytest.raises(
+        MmfastError, match="precision='bfloat16' proposes for numbers of up to 32 bits, but these are Double"
+    ):
         knn_graph(table(9, 4).double(), 3, precision="bfloat16")

@@ -236,6 +236,10 @@ def test_strided_tables_and_the_reference_backend():
     [
         ({"k": 6}, "rank: k=6 but there are only 5 items; choose 1 <= k <= 5"),
         ({"k": 0}, "k=0"),
+        ({"k": "2"}, "rank: k is '2'; wanted a whole number"),
+        ({"k": 2.0}, r"rank: k is 2\.0; wanted a whole number"),
+        ({"items": torch.tensor(1.0)}, r"rank: items is \[\]; wanted items \[I, D\]"),
+        ({"candidates": torch.tensor(1, dtype=torch.int32)}, r"rank: candidates is \[\]; wanted"),
         ({"precision": "int8"}, "precision='int8' is unknown; choose one of auto, float32, bfloat16"),
         ({"candidates": torch.tensor([3], dtype=torch.int32)}, "k=2 but there are only 1 candidates; choose 1 <= k"),
         ({"candidates": torch.tensor([3, 1], dtype=torch.int32)}, "candidates do not ascend; sort them"),

@@ -94,6 +94,8 @@ def test_a_bad_weight_is_named(backend, bad):
 def test_bad_arguments():
     with pytest.raises(MmfastError, match="num_kept=4 but there are 3 edges; choose 0 to 3"):
         sample_edges(torch.ones(3), 4, seed=0)
+    with pytest.raises(MmfastError, match=r"sample_edges: num_kept is 1\.0; wanted a whole number"):
+        sample_edges(torch.ones(3), 1.0, seed=0)
     with pytest.raises(MmfastError, match="give integers from 0"):
         sample_edges(torch.ones(3), 1, seed=-1)
     with pytest.raises(MmfastError, match="weights is Int; wanted Float or Double"):

@@ -124,11 +124,12 @@ def test_bad_arguments(change, message):
     [
         ({"candidates": ids(1, 3, 2)}, "candidates do not ascend; sort them and leave repeated ones out"),
         ({"candidates": ids(1, 2, 2)}, "candidates do not ascend"),
+        ({"candidates": ids(-2, 5)}, "candidates holds -2; wanted item ids from 0 on"),
         ({"user_items": ids(5, 4, 0)}, "the user_items of user 1 do not ascend; sort them and leave repeated ones out"),
         ({"user_items": ids(5, 4, 4)}, "the user_items of user 1 do not ascend"),
     ],
 )
-def test_lists_that_do_not_ascend_are_refused(backend, change, message):
+def test_lists_of_no_use_are_refused(backend, change, message):
     ptr, items = rows([[5], [0, 4]])
     arguments = {"users": torch.tensor([0, 1]), "user_ptr": ptr, "user_items": items, "candidates": ids(1, 2, 3)}
     with _backend.use_backend(backend):
