@@ -186,6 +186,8 @@ class _Failing:
     def count(self, asked: Sequence[Asked], replies: Sequence[Reply]) -> None:
         with self._lock:
             for one, reply in zip(asked, replies, strict=True):
+                if reply.attempts == 0:  # nobody was asked
+                    continue
                 self._row = self._row + 1 if reply.again else 0
                 if self._row >= self._most:
                     raise MmfastError(

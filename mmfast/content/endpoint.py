@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import socket
 import threading
 import time
 import urllib.error
@@ -31,6 +32,7 @@ MOST_REPLY_BYTES = 8 << 20
 SHOWN_CHARACTERS = 300  # of a server's own words in a message
 HOPELESS = (301, 302, 303, 307, 308, 401, 402, 404, 405)  # nothing about one question: the settings are wrong
 PASSING = (408, 409, 423, 425, 429)  # and every 5xx
+NOBODY = (ConnectionRefusedError, socket.gaierror)  # no server listens, no such host
 JPEG_QUALITY = 92
 
 
@@ -107,6 +109,7 @@ class Endpoint:
             "max_new_tokens": max_new_tokens,
             **settings.model_dump(include={"temperature", "image_side", "extra"}),
         }
+        self._found = False  # whether a server was ever there
         self._stopped, self._lock, self._next_start = threading.Event(), threading.Lock(), 0.0
         self._opener, self._random = urllib.request.build_opener(_NoRedirects), random.Random()
 
@@ -177,10 +180,16 @@ class Endpoint:
         try:
             deadline = time.monotonic() + self._options.timeout_seconds
             with self._opener.open(request, timeout=self._options.timeout_seconds) as response:
+                self._found = True
                 return _read_completion(_read_all(response, deadline))
         except urllib.error.HTTPError as error:
+            self._found = True
             return self._judge(error)
         except (OSError, HTTPException) as error:
+            if not self._found and isinstance(getattr(error, "reason", error), NOBODY):
+                raise MmfastError(
+                    f"nobody answers at {self._url}: {_words(error)}; start the server, or check endpoint.url"
+                ) from None
             # A reset, a refused connection and a time-out are all an OSError; a cut-off reply is an HTTPException.
             raise _Passing(f"no reply from {self._url}: {_words(error)}") from None
 

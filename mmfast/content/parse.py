@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from mmfast.content.bpe import clean_text
 from mmfast.content.progress import Meter
 from mmfast.content.store import Store, content_key
 from mmfast.content.weights import need_package
+from mmfast.content.worker_pool import worker_pool
 from mmfast.data.hashing import hash_file, hash_json
 from mmfast.errors import MmfastError
 
@@ -173,7 +172,7 @@ def _parse_blocks(
     """Yield the entry of each block; batches never cross them, so that a block does not depend on the others."""
     processes = min(config.processes, len(blocks))
     if processes > 1:
-        with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (config,)) as pool:
+        with worker_pool(processes, _start_worker, config) as pool:
             yield from pool.map(partial(_parse_there, relations), blocks)
     else:
         yield from (_parse_block(nlp, relations, block) for block in blocks)

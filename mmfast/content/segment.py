@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from mmfast.content.rle import encode_runs
 from mmfast.content.segment_light import LightSegmenter
 from mmfast.content.segment_sam import SamSegmenter
 from mmfast.content.store import Store, content_key
+from mmfast.content.worker_pool import worker_pool
 from mmfast.errors import MmfastError
 
 KIND = "segment"
@@ -119,7 +119,7 @@ def _compute(
         return
     if processes > 1 and isinstance(segmenter, LightSegmenter):
         arguments = (segmenter.side, most_pixels)
-        with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (segmenter,)) as pool:
+        with worker_pool(processes, _start_worker, segmenter) as pool:
             yield from _ahead(pool, _read_and_segment, jobs, arguments, 4 * processes)
         return
     masks_of = segmenter.load()

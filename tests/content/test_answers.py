@@ -155,6 +155,14 @@ def test_what_a_folder_holds_is_counted(tmp_path):
     assert count_answers(tmp_path) == {"label-org-model-12-3.jsonl": {"answers": 1, "failures": 1, "again": 1}}
 
 
+def test_items_that_nobody_was_asked_about_do_not_break_the_row_of_failures(tmp_path):
+    unread = Reply(failure="picture: torn", attempts=0)
+    replies = iter([Reply(failure="time-out", again=True), unread] * 3)
+    talker = Echo()
+    with Answers(tmp_path / "x.jsonl") as answers, pytest.raises(MmfastError, match="3 questions in a row failed"):
+        ask_missing(answers, questions(6), talker, lambda asked: [next(replies) for _ in asked], stop_after=3)
+
+
 def test_too_many_failures_in_a_row_end_the_run_and_keep_the_answers(tmp_path):
     with ChatServer([say("x")] * 5 + [fail(503, "overloaded")]) as server:
         talker = Endpoint(EndpointSettings(url=server.url, model="m", retries=0, concurrency=1), 8)

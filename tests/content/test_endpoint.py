@@ -95,9 +95,22 @@ def test_a_request_that_takes_too_long_is_given_up(slow):
     assert time.monotonic() - start < 15
 
 
-def test_nobody_listening_is_a_failure_that_may_pass():
+def test_an_address_where_nobody_ever_was_ends_the_run():
+    with ChatServer([say("x")]) as server:
+        talker = endpoint(server)
+    with pytest.raises(MmfastError, match=r"nobody answers at http://127.*refused; start the server, or check"):
+        talker.reply([Question("a", "What?")])
+    talker = Endpoint(EndpointSettings(url="http://no-such-host.invalid/v1", model="m"), max_new_tokens=16)
+    with pytest.raises(MmfastError, match=r"nobody answers at http://no-such-host\.invalid/v1"):
+        talker.reply([Question("a", "What?")])
+    assert talker.requests == 1
+
+
+def test_a_server_that_is_gone_is_a_failure_that_may_pass():
     with ChatServer([say("x")]) as server:
         talker = endpoint(server, retries=1)
+        talker.reply([Question("b", "What?")])
+        talker.requests = 0
     reply = talker.reply([Question("a", "What?")])[0]
     assert reply.again and "no reply from http://127.0.0.1" in reply.failure
     assert talker.requests == 2

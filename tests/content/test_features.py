@@ -15,6 +15,7 @@ import pytest
 
 from mmfast import neighbours
 from mmfast.cli import main
+from mmfast.content import encode
 from mmfast.content.encoders import EncodeConfig
 from mmfast.content.features import write_features
 from mmfast.content.store import Store
@@ -23,7 +24,7 @@ from mmfast.data.manifest import read_manifest
 from mmfast.data.prepared import read_prepared, read_rows, verify_prepared, write_prepared
 from mmfast.device import cpu_threads
 from mmfast.errors import MmfastError
-from tests.content import tiny
+from tests.content import killing, tiny
 from tests.content.killing import OPTIONS
 
 KILLS = int(os.environ.get("MMFAST_KILLS", "2"))  # 50 for the whole proof: MMFAST_KILLS=50 pytest -k kills
@@ -171,7 +172,7 @@ def test_another_encoder_is_another_data_set_with_other_graphs(shop, sentence_fo
     assert read_prepared(folder).fingerprint == prints[0]
 
 
-def test_kills_at_random_moments_end_in_the_same_bytes(tmp_path, clip_folder, sentence_folder):
+def test_kills_at_random_moments_end_in_the_same_bytes(tmp_path, clip_folder, sentence_folder, monkeypatch):
     start, photos = tiny.write_shop(tmp_path / "start", 40)
     (photos / "7.png").write_bytes(b"no picture")
     write_features(start, {"text": EncodeConfig(model="light")}, store=Store(tmp_path / "light"))
@@ -186,7 +187,8 @@ def test_kills_at_random_moments_end_in_the_same_bytes(tmp_path, clip_folder, se
         "image": EncodeConfig(model=f"clip:{clip_folder}", **OPTIONS),
         "text": EncodeConfig(model=f"sentence:{sentence_folder}", **OPTIONS),
     }
-    with cpu_threads(1):  # as there: a product's bits may depend on the number of threads
+    monkeypatch.setattr(encode, "BLOCK", killing.BLOCK)
+    with cpu_threads(1):  # as there: a product's bits may depend on its size and on the number of threads
         write_features(start, configs, pictures=[photos])
     data = read_prepared(start)
     assert data.missing["image"].tolist() == [7]
