@@ -39,18 +39,21 @@ def rank(
     >>> top_items.tolist(), top_scores.tolist(), hits.tolist()
     ([[2, 1, -1]], [[2.0, 1.0, -inf]], [[False, False, False]])
     """
-    check_whole("rank", k=k)
-    most, what = (items, "items") if candidates is None else (candidates, "candidates")
-    if most.dim() == 0:
-        raise MmfastError(f"rank: {what} is {list(most.shape)}; wanted items [I, D], candidates [C]")
-    if not 1 <= k <= most.shape[0]:
-        raise MmfastError(f"rank: k={k} but there are only {len(most)} {what}; choose 1 <= k <= {len(most)}")
-    if precision not in PRECISIONS:
-        raise MmfastError(f"rank: precision='{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
+    _check(items if candidates is None else candidates, "items" if candidates is None else "candidates", k, precision)
     arguments = (users.detach(), items.detach(), mask_ptr, mask_items, target_ptr, target_items)
     if not native("rank", users):
         return rank_reference(*arguments, k, candidates)
     return call_native("rank", *arguments, candidates, k, precision)
+
+
+def _check(pool: Tensor, what: str, k: int, precision: str) -> None:
+    check_whole("rank", k=k)
+    if pool.dim() == 0:
+        raise MmfastError(f"rank: {what} is {list(pool.shape)}; wanted items [I, D], candidates [C]")
+    if not 1 <= k <= pool.shape[0]:
+        raise MmfastError(f"rank: k={k} but there are only {len(pool)} {what}; choose 1 <= k <= {len(pool)}")
+    if precision not in PRECISIONS:
+        raise MmfastError(f"rank: precision='{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
 
 
 def rank_reference(
