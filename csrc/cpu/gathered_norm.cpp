@@ -5,9 +5,9 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <tuple>
 
 #include "../check.h"
@@ -43,7 +43,7 @@ MMFAST_INLINE void scaled_rows(const T* x, const T* count, T scale, int64_t firs
   for (int64_t r = first; r < last;) {
     int64_t end = r;
     while (end < last && count[end] == 0) ++end;
-    std::memset(out + r * dim, 0, (end - r) * dim * sizeof(T));
+    std::fill_n(out + r * dim, (end - r) * dim, T(0));
     for (r = end; r < last && count[r] != 0; ++r) {
       const T weight = scale * count[r];
 #pragma GCC ivdep
