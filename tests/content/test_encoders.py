@@ -134,6 +134,35 @@ def test_a_plain_transformers_folder_is_mean_pooled(tmp_path):
     np.testing.assert_allclose(rows[0], expected, atol=1e-6)
 
 
+def without(folder, drop):
+    """Take the tensors that `drop` chooses out of a folder's weights."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    save_file({name: one for name, one in load_file(file).items() if not drop(name)}, file, {"format": "pt"})
+
+
+def test_a_sentence_encoder_whose_file_lacks_tensors_is_refused(tmp_path):
+    from transformers import PreTrainedModel
+
+    load = PreTrainedModel.__dict__["from_pretrained"]
+    folder = tiny.save_sentence(tmp_path / "model")
+    without(folder, lambda name: "layer.0.attention.self" in name)
+    told = r"model/model.safetensors' lacks 6 tensors of BertModel: encoder.layer.0.*self.key.bias, .*; give a folder"
+    with pytest.raises(MmfastError, match=told):
+        load_encoder("text", EncodeConfig(model=f"sentence:{folder}", device="cpu"))
+    assert PreTrainedModel.__dict__["from_pretrained"] is load
+
+
+def test_a_sentence_encoder_needs_no_pooler(sentence_folder, tmp_path):
+    folder = tiny.save_sentence(tmp_path / "model")
+    without(folder, lambda name: name.startswith("pooler."))
+    configs = [EncodeConfig(model=f"sentence:{one}", device="cpu") for one in (folder, folder, sentence_folder)]
+    first, second, whole = [load_encoder("text", config) for config in configs]
+    np.testing.assert_array_equal(first.encode(["a red kite"]), whole.encode(["a red kite"]))
+    assert first.settings == second.settings
+
+
 def test_the_real_minilm(tmp_path):
     rows, missing, source = written("minilm", ["a warm hat", "a cosy cap for winter", "", "a steel ladder"], tmp_path)
     assert rows.shape == (4, 384) and missing == [2]
