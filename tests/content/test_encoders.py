@@ -143,10 +143,10 @@ def without(folder, drop):
 
 
 def test_a_sentence_encoder_whose_file_lacks_tensors_is_refused(tmp_path):
+    folder = tiny.save_sentence(tmp_path / "model")
     from transformers import PreTrainedModel
 
     load = PreTrainedModel.__dict__["from_pretrained"]
-    folder = tiny.save_sentence(tmp_path / "model")
     without(folder, lambda name: "layer.0.attention.self" in name)
     told = r"model/model.safetensors' lacks 6 tensors of BertModel: encoder.layer.0.*self.key.bias, .*; give a folder"
     with pytest.raises(MmfastError, match=told):
@@ -344,6 +344,22 @@ def test_weights_that_are_not_there_name_file_page_and_the_light_way(monkeypatch
         load_encoder("image", EncodeConfig(model="clip:ViT-B-3:openai"))
     with pytest.raises(MmfastError, match=r"'opnai' is neither a file nor a tag of ViT-B-32. Did you mean 'openai'"):
         load_encoder("image", EncodeConfig(model="clip:ViT-B-32:opnai"))
+
+
+@pytest.mark.parametrize(
+    ("modality", "name", "repository"),
+    [
+        ("text", "sentence:my model", "my model"),
+        ("text", "sentence:org/na me", "org/na me"),
+        ("text", "sentence:bad--name", "bad--name"),
+        ("text", "last-token:bad..name", "bad..name"),
+        ("image", "clip:hf-hub:bad name", "bad name"),
+    ],
+)
+def test_a_name_that_no_hub_takes_is_told(modality, name, repository):
+    told = f"cannot be loaded: '{repository}' is neither a folder that exists nor a name on Hugging Face"
+    with pytest.raises(MmfastError, match=told):
+        load_encoder(modality, EncodeConfig(model=name))
 
 
 def test_a_clip_folder_without_weights_is_refused(clip_folder, tmp_path):
