@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfast.content.devices import enough_memory
 from mmfast.content.encoders import EncodeConfig, Spec, autocast, computed_by, hash_weights
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
 from mmfast.data.hashing import hash_json
@@ -84,7 +85,8 @@ def _load(spec: Spec, device: str) -> Any:
         raise MmfastError(f"text encoder '{spec.name}': there is no folder '{folder}'. {instead}")
     else:
         need_hub_file(name, ["modules.json", "config.json"], spec.name, instead, WHOLE)
-    with loading(spec.name, WHOLE, page, instead), _quiet(), _whole(spec.name):
+    memory = enough_memory(spec.name)
+    with memory, loading(spec.name, WHOLE, page, instead), _quiet(), _whole(spec.name):
         return SentenceTransformer(name, device=device)
 
 

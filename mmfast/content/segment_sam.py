@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from mmfast.config import Config
+from mmfast.content.devices import enough_memory
 from mmfast.content.weights import loading, missing_weights, need_package
 from mmfast.data.cache import cache_root
 from mmfast.data.hashing import hash_file
@@ -90,10 +92,18 @@ class SamSegmenter(Config):
         with loading(f"SAM {self.model}", FILES[self.model], PAGE, INSTEAD):
             model = sam_model_registry[self.model](checkpoint=path)
         options = self.model_dump(exclude={"kind", "model", "checkpoint", "side", "device"})
-        generator = SamAutomaticMaskGenerator(
-            model.to(resolve_device(self.device)), **options, output_mode="binary_mask"
-        )
-        return lambda image: _masks(generator, image)
+        with self._enough_memory():
+            model = model.to(resolve_device(self.device))
+        generator = SamAutomaticMaskGenerator(model, **options, output_mode="binary_mask")
+
+        def masks_of(image: np.ndarray) -> list[np.ndarray]:
+            with self._enough_memory():
+                return _masks(generator, image)
+
+        return masks_of
+
+    def _enough_memory(self) -> AbstractContextManager[None]:
+        return enough_memory(f"SAM {self.model}", "a smaller points_per_batch")
 
 
 def _masks(generator: Any, image: np.ndarray) -> list[np.ndarray]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlparse
 
+import torch
+
 from mmfast.content.torchvision_ops import prepare_torchvision
 from mmfast.doctor import install_line
 from mmfast.errors import MmfastError
@@ -64,7 +66,7 @@ def loading(name: str, file: str, page: str, instead: str) -> Iterator[None]:
     """Turn whatever a library raises while it fetches or loads weights into one sentence."""
     try:
         yield
-    except MmfastError:
+    except (MmfastError, torch.OutOfMemoryError):  # a full GPU is no matter of the weights
         raise
     except Exception as error:  # each library has error types of its own, network errors among them
         # What follows the first sentence is advice of the library's, such as to load without its safeguards.

@@ -313,8 +313,36 @@ class Full(Constant):
 
 def test_a_full_device_is_told(tmp_path):
     source = EncodedFeatures(Full(0), ["a"], EncodeConfig(model="full", batch_size=7), Store(tmp_path))
-    with pytest.raises(MmfastError, match="too little memory for 7 inputs at once; choose a smaller --batch-size"):
+    told = "7 inputs at once .*: the device has too little memory; choose a smaller --batch-size, .* or device=cpu"
+    with pytest.raises(MmfastError, match=told):
         source.write(tmp_path / "rows.npy", "text", np.arange(1), pl.Series(["a"]))
+
+
+def full(*arguments, device=None, **options):
+    if device is not None:  # open_clip itself moves a model to the CPU
+        return arguments[0]
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_an_encoder_that_does_not_fit_is_told(clip_folder, sentence_folder, monkeypatch, tmp_path):
+    from torchvision import models
+
+    torch.save(models.shufflenet_v2_x0_5(weights=None).state_dict(), tmp_path / "net.pth")
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    for modality, name in (
+        ("image", f"clip:{clip_folder}"),
+        ("text", f"sentence:{sentence_folder}"),
+        ("image", f"torchvision:shufflenet_v2_x0_5:{tmp_path}/net.pth"),
+    ):
+        with pytest.raises(MmfastError, match=r"^[a-z]*:.*: the device has too little memory; choose a smaller model"):
+            load_encoder(modality, EncodeConfig(model=name, device="cpu"))
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_first_picture_or_text_that_does_not_fit_is_told(clip_folder, monkeypatch, modality):
+    monkeypatch.setattr("mmfast.content.encode_clip.run_model", full)
+    with pytest.raises(MmfastError, match=r"^clip:.*: the device has too little memory; choose a smaller model"):
+        load_encoder(modality, EncodeConfig(model=f"clip:{clip_folder}", device="cpu"))
 
 
 def test_rows_of_zeros_are_missing_and_no_number_is_infinite(tmp_path):

@@ -214,6 +214,34 @@ def test_bfloat16_is_near_float32(folders):
     assert rough.dtype == np.float32 and (exact * rough).sum(axis=1).min() > 0.98
 
 
+def full(*arguments, **options):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("place", ["to", "forward", "generate"])
+def test_a_full_device_is_told(folders, pictures, monkeypatch, place):
+    talker, sighted, embedder = chat(folders["llama"][1]), vision(folders["mllama"][1]), encoder(folders["mistral"][1])
+    ways = {
+        "forward": [lambda: talker.choose("Which?", ("mug", "rug"))],
+        "generate": [
+            lambda: talker.reply([Question("a", "Which?")]),
+            lambda: sighted.reply([Question("a", "Describe.", pictures[0])]),
+        ],
+    }
+    if place == "to":
+        monkeypatch.setattr(torch.nn.Module, "to", full)
+        monkeypatch.setattr(type(folders["llama"][0]), "to", full)
+        monkeypatch.setattr(type(folders["mllama"][0]), "to", full)
+        monkeypatch.setattr(type(folders["mistral"][0]), "to", full)
+        ways["to"] = [*ways["forward"], *ways["generate"], lambda: embedder.encode(["mug"])]
+    else:
+        monkeypatch.setattr(talker.model, place, full)
+        monkeypatch.setattr(sighted.model, place, full)
+    for ask in ways[place]:
+        with pytest.raises(MmfastError, match=r"too little memory; choose a .*smaller model or device=cpu$"):
+            ask()
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_missing_weights_name_their_page_and_what_to_do_instead(name):
     with pytest.raises(MmfastError) as error:

@@ -135,6 +135,25 @@ def test_a_checkpoint_of_another_model_is_one_sentence(checkpoint):
         settings(checkpoint).load()
 
 
+def full(*arguments, **options):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_full_device_is_told(checkpoint, monkeypatch):
+    from segment_anything import SamAutomaticMaskGenerator
+
+    told = (
+        "^SAM vit_b: the device has too little memory; choose a smaller points_per_batch, a smaller model or device=cpu"
+    )
+    monkeypatch.setattr(SamAutomaticMaskGenerator, "generate", full)
+    masks_of = settings(checkpoint).load()
+    with pytest.raises(MmfastError, match=told):
+        masks_of(picture())
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(MmfastError, match=told):
+        settings(checkpoint).load()
+
+
 def test_small_regions_need_opencv(checkpoint, monkeypatch):
     monkeypatch.setattr("mmfast.content.segment_sam.find_spec", lambda name: None)
     with pytest.raises(MmfastError, match="needs OpenCV"):
