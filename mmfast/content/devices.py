@@ -7,7 +7,20 @@ from contextlib import contextmanager
 
 import torch
 
+from mmfast.device import resolve_device
 from mmfast.errors import MmfastError
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called auto, cpu, cuda or cuda:N; auto is CUDA where torch sees a GPU.
+
+    Training's auto also asks for mmfast's own CUDA kernels; pretrained models need none of them. Raises MmfastError for
+    a name that is none of these or a GPU that is not there.
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
+    return resolve_device("cuda" if name == "auto" and torch.cuda.is_available() else name)
 
 
 @contextmanager

@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmfast.content.devices import enough_memory
+from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.encoders import EncodeConfig, Spec, computed_by, hash_weights, run_model
 from mmfast.content.weights import loading, need_package
-from mmfast.device import resolve_device
 from mmfast.errors import MmfastError, suggest
 
 
@@ -25,7 +24,7 @@ class BackboneEncoder:
         import torchvision
 
         self.name = spec.label
-        self._device, self._precision = resolve_device(config.device), config.precision
+        self._device, self._precision = pick_device(config.device), config.precision
         network, self.transform = _load(spec)
         with enough_memory(self.name):
             self._network = _without_classifier(network, self.name).eval().to(self._device)

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmfast.content.devices import enough_memory
+from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.encoders import EncodeConfig, Spec, computed_by, hash_weights, parse_encoder, run_model
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
 from mmfast.data.hashing import hash_file, hash_json
-from mmfast.device import resolve_device
 from mmfast.errors import MmfastError, suggest
 
 CONFIG_FILE = "open_clip_config.json"
@@ -37,7 +36,7 @@ class ClipEncoder:
         import open_clip
 
         self.name, self.modality = spec.label, spec.modality
-        self._device, self._precision = resolve_device(config.device), config.precision
+        self._device, self._precision = pick_device(config.device), config.precision
         model, transform, source, built = _load(spec, _instead(spec))
         with enough_memory(self.name):
             self._tower = model.eval().to(self._device)

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mmfast.content.devices import enough_memory
+from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.encoders import EncodeConfig, Spec, autocast, computed_by, hash_weights
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
 from mmfast.data.hashing import hash_json
-from mmfast.device import resolve_device
 from mmfast.errors import MmfastError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -35,7 +34,7 @@ class SentenceEncoder:
         import transformers
 
         self.name = spec.label
-        self._device, self._precision = resolve_device(config.device), config.precision
+        self._device, self._precision = pick_device(config.device), config.precision
         self._batch_size = config.batch_size
         self._model = _load(spec, str(self._device)).eval()
         if config.max_length is not None:

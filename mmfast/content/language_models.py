@@ -14,10 +14,9 @@ from pydantic import Field
 
 from mmfast.config import Config
 from mmfast.content.chat import Question, Reply
-from mmfast.content.devices import enough_memory
+from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.hub_models import find_model, load_network, load_part
 from mmfast.content.images import Unreadable, open_picture
-from mmfast.device import resolve_device
 from mmfast.errors import MmfastError
 
 # LLaMA-2 chat's own form of one question, for tokenizers saved without a template.
@@ -250,11 +249,3 @@ class LocalVision(_Local):
         )
         inputs = inputs.to(self.device, dtype=self.model.dtype)
         return self._generate(self.model, self.processor.tokenizer, dict(inputs))
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device called auto, cpu, cuda or cuda:N; auto is CUDA where torch sees a GPU.
-
-    Raises MmfastError for a name that is none of these or a GPU that is not there.
-    """
-    return resolve_device("cuda" if name == "auto" and torch.cuda.is_available() else name)

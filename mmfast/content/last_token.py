@@ -12,10 +12,9 @@ import torch
 from pydantic import Field
 
 from mmfast.config import Config
-from mmfast.content.devices import enough_memory
+from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.encoders import computed_by
 from mmfast.content.hub_models import find_model, load_network, load_part
-from mmfast.content.language_models import pick_device
 from mmfast.errors import MmfastError
 
 if TYPE_CHECKING:

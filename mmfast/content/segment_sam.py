@@ -12,11 +12,10 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from mmfast.config import Config
-from mmfast.content.devices import enough_memory
+from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.weights import loading, missing_weights, need_package
 from mmfast.data.cache import cache_root
 from mmfast.data.hashing import hash_file
-from mmfast.device import resolve_device
 from mmfast.errors import MmfastError
 
 FILES = {"vit_h": "sam_vit_h_4b8939.pth", "vit_l": "sam_vit_l_0b3195.pth", "vit_b": "sam_vit_b_01ec64.pth"}
@@ -61,7 +60,7 @@ class SamSegmenter(Config):
     min_mask_region_area: int = Field(0, ge=0)
     """Smaller holes and islands of a mask are removed; more than 0 needs OpenCV."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto (CUDA where torch sees a GPU, else the CPU), cpu, cuda or cuda:N."""
 
     def path(self) -> Path:
         """Return the file of the weights. Raises MmfastError naming file, page and alternative when it is not there."""
@@ -93,7 +92,7 @@ class SamSegmenter(Config):
             model = sam_model_registry[self.model](checkpoint=path)
         options = self.model_dump(exclude={"kind", "model", "checkpoint", "side", "device"})
         with self._enough_memory():
-            model = model.to(resolve_device(self.device))
+            model = model.to(pick_device(self.device))
         generator = SamAutomaticMaskGenerator(model, **options, output_mode="binary_mask")
 
         def masks_of(image: np.ndarray) -> list[np.ndarray]:
