@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any, Literal
 
 import torch
@@ -59,6 +60,7 @@ class _Local:
         self.settings = {
             "max_new_tokens": max_new_tokens,
             **settings.model_dump(include={"dtype", "batch_size", "template"}),
+            "transformers": version("transformers"),
         }
 
     def stop(self) -> None:

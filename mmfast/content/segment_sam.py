@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from pydantic import Field, PositiveInt
 
 from mmfast.config import Config
 from mmfast.content.devices import enough_memory, pick_device
+from mmfast.content.encoders import computed_by
 from mmfast.content.weights import loading, missing_weights, need_package
 from mmfast.data.cache import cache_root
 from mmfast.data.hashing import hash_file
@@ -72,8 +74,15 @@ class SamSegmenter(Config):
         return path
 
     def identity(self) -> str:
-        """Model and hash of its weights: part of every key in the store."""
-        return f"sam-{self.model}:{hash_file(self.path())}"
+        """Model, hash of its weights, and what computes them: part of every key in the store.
+
+        Masks are kept by thresholds and by their overlap, which the last digits of a device or a release can cross.
+        Raises MmfastError as `load` does.
+        """
+        need_package("segment_anything", "masks of SAM")
+        by = computed_by(pick_device(self.device))
+        made = f"segment-anything-{version('segment-anything')}:torch-{by['torch']}:{by['device']}"
+        return f"sam-{self.model}:{hash_file(self.path())}:{made}"
 
     def load(self) -> Callable[[np.ndarray], list[np.ndarray]]:
         """Return the function from a picture uint8 [H, W, 3] to its masks bool [H, W], the largest first.
