@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--missing", help="row of an item without content: mean or zero")
     parser.add_argument("--max-length", type=int, help="most tokens of a text (the model's own)")
     parser.add_argument("--workers", type=int, help="processes that decode pictures (by their number and the cores)")
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", help="auto (CUDA where torch sees a GPU), cpu, cuda or cuda:N")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 

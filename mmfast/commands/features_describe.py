@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encode", metavar="ENCODER", help="text encoder: descriptions to image, texts to text feature"
     )
     parser.add_argument("--out", help="write the features into this copy and leave the data as they are")
-    parser.add_argument("--device", help="of the encoder: auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", help="of the encoder: auto (CUDA where torch sees a GPU), cpu, cuda or cuda:N")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmfast.content.blocks import Blocks, Range
+from mmfast.content.devices import enough_memory
 from mmfast.content.encoders import EncodeConfig, Encoder, WholeEncoder
 from mmfast.content.images import DECODER, Pictures, Unreadable, hash_picture, open_picture
 from mmfast.content.progress import Meter
@@ -74,15 +76,9 @@ class EncodedFeatures:
         Raises MmfastError when no item has one, or when the model gave a number that is not finite.
         """
         known = np.zeros(len(ids), bool)
-        try:
-            # A number beyond float16 becomes infinite and is refused below with its row.
-            with np.errstate(over="ignore"):
-                target = self._rows(path, known)
-        except torch.OutOfMemoryError:
-            raise MmfastError(
-                f"features '{modality}': the device has too little memory for {self.config.batch_size} inputs at once; "
-                "choose a smaller --batch-size, or --precision bfloat16. Finished blocks are kept"
-            ) from None
+        # A number beyond float16 becomes infinite and is refused below with its row.
+        with np.errstate(over="ignore"), self._enough_memory(modality):
+            target = self._rows(path, known)
         if not known.any():
             raise MmfastError(f"features '{modality}': none of the {len(ids)} items could be encoded")
         zeros, missing = zero_rows(f"{modality}' of '{self.model.name}", target), np.flatnonzero(~known)
@@ -93,6 +89,10 @@ class EncodedFeatures:
         else:
             self.unreadable = {ids[n]: self.reasons[ids[n]] for n in missing.tolist() if ids[n] in self.reasons}
         return np.union1d(missing, zeros).astype(np.int64)
+
+    def _enough_memory(self, modality: str) -> AbstractContextManager[None]:
+        purpose = f"features '{modality}', {self.config.batch_size} inputs at once (finished blocks are kept)"
+        return enough_memory(purpose, "a smaller --batch-size", "--precision bfloat16")
 
     def _rows(self, path: Path, known: np.ndarray) -> np.ndarray:
         """Return the new file [I, F] with the rows of the `known` items in it."""

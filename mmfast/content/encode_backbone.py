@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.encoders import EncodeConfig, Spec, computed_by, hash_weights, run_model
 from mmfast.content.weights import loading, need_package
-from mmfast.device import resolve_device
 from mmfast.errors import MmfastError, suggest
 
 
@@ -24,9 +24,10 @@ class BackboneEncoder:
         import torchvision
 
         self.name = spec.label
-        self._device, self._precision = resolve_device(config.device), config.precision
+        self._device, self._precision = pick_device(config.device), config.precision
         network, self.transform = _load(spec)
-        self._network = _without_classifier(network, self.name).eval().to(self._device)
+        with enough_memory(self.name):
+            self._network = _without_classifier(network, self.name).eval().to(self._device)
         self.settings: dict[str, Any] = {
             "encoder": self.name,
             "weights": hash_weights(network),
@@ -35,7 +36,8 @@ class BackboneEncoder:
             "precision": self._precision,
             **computed_by(self._device),
         }
-        self.dim = self.encode(self.transform(Image.new("RGB", (8, 8)))[None]).shape[1]
+        with enough_memory(self.name):
+            self.dim = self.encode(self.transform(Image.new("RGB", (8, 8)))[None]).shape[1]
 
     def encode(self, batch: torch.Tensor) -> np.ndarray:
         """Return rows float32 [n, D] of pixels [n, 3, H, W]."""

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.encoders import EncodeConfig, Spec, computed_by, hash_weights, parse_encoder, run_model
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
 from mmfast.data.hashing import hash_file, hash_json
-from mmfast.device import resolve_device
 from mmfast.errors import MmfastError, suggest
 
 CONFIG_FILE = "open_clip_config.json"
@@ -36,9 +36,10 @@ class ClipEncoder:
         import open_clip
 
         self.name, self.modality = spec.label, spec.modality
-        self._device, self._precision = resolve_device(config.device), config.precision
+        self._device, self._precision = pick_device(config.device), config.precision
         model, transform, source, built = _load(spec, _instead(spec))
-        self._tower = model.eval().to(self._device)
+        with enough_memory(self.name):
+            self._tower = model.eval().to(self._device)
         self.transform: Callable[[Image.Image], torch.Tensor] | None = transform if spec.modality == "image" else None
         self.settings: dict[str, Any] = {
             "encoder": self.name,
@@ -55,7 +56,8 @@ class ClipEncoder:
             with loading(self.name, "its tokenizer", source, f"Without it: --{spec.modality} light"):
                 self._tokenizer = open_clip.get_tokenizer(source)
             self.settings["tokenizer"] = _tokenizer(self._tokenizer)
-        self.dim = len(self._encode_one())
+        with enough_memory(self.name):
+            self.dim = len(self._encode_one())
 
     def encode(self, batch: Any) -> np.ndarray:
         """Return rows float32 [n, D] of pixels [n, 3, H, W] or of a list of texts."""

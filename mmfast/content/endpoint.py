@@ -18,7 +18,7 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import Field
 
@@ -247,13 +247,15 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 def _address(url: str) -> str:
     try:
         parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
-    except ValueError:  # a port that is no number, a bracket that does not close
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and re.fullmatch("[!-~]+", url)
+        unquote(parts.hostname or "").encode("idna")  # as it is looked up
+    except ValueError:  # a port that is no number, a bracket that does not close, a part of a name that cannot be one
         whole = False
     if not whole or "@" in parts.netloc:
         shown = f"'{url}'" if "@" not in url else "an address with a name and a password"
         raise MmfastError(
-            f"endpoint.url: got {shown}; want one like https://api.openai.com/v1, and the key in a variable"
+            f"endpoint.url: got {shown}; want one like https://api.openai.com/v1, of ASCII characters (others as "
+            "%C3%BC in a path and as xn-- in a name), and the key in a variable"
         )
     path = parts.path.rstrip("/")
     return urlunsplit(parts._replace(path=path if path.endswith(PATH) else path + PATH, fragment=""))

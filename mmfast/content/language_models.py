@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any, Literal
 
 import torch
@@ -13,9 +15,9 @@ from pydantic import Field
 
 from mmfast.config import Config
 from mmfast.content.chat import Question, Reply
+from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.hub_models import find_model, load_network, load_part
 from mmfast.content.images import Unreadable, open_picture
-from mmfast.device import resolve_device
 from mmfast.errors import MmfastError
 
 # LLaMA-2 chat's own form of one question, for tokenizers saved without a template.
@@ -58,6 +60,7 @@ class _Local:
         self.settings = {
             "max_new_tokens": max_new_tokens,
             **settings.model_dump(include={"dtype", "batch_size", "template"}),
+            "transformers": version("transformers"),
         }
 
     def stop(self) -> None:
@@ -73,7 +76,13 @@ class _Local:
         return pick_device(self._options.device)
 
     def _load(self, kind: Any) -> Any:
-        return load_network(kind, self._files, self._options.dtype).to(self.device)
+        network = load_network(kind, self._files, self._options.dtype)
+        with self._memory():
+            return network.to(self.device)
+
+    def _memory(self) -> AbstractContextManager[None]:
+        halved = ["dtype=bfloat16"] if self._options.dtype == "float32" else []
+        return enough_memory(f"'{self._options.model}'", "a smaller batch_size", *halved)
 
     def _too_long(self, model: Any, prompt_tokens: int, new_tokens: int) -> str:
         most = model.config.get_text_config().max_position_embeddings
@@ -144,7 +153,8 @@ class LocalChat(_Local):
         prompts = [self.tokens(question.prompt) for question in questions]
         reasons = [self._too_long(self.model, len(prompt), self.max_new_tokens) for prompt in prompts]
         short = [prompt for prompt, reason in zip(prompts, reasons, strict=True) if not reason]
-        answers = iter(self._generate(self.model, self.tokenizer, self._padded(short)) if short else [])
+        with self._memory():
+            answers = iter(self._generate(self.model, self.tokenizer, self._padded(short)) if short else [])
         return [Reply(failure=reason) if reason else next(answers) for reason in reasons]
 
     @torch.inference_mode()
@@ -157,7 +167,8 @@ class LocalChat(_Local):
         words = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in candidates]
         if reason := self._too_long(self.model, len(ids), max(map(len, words))):
             return Reply(failure=reason)
-        log_p = self._log_probabilities(ids, words)
+        with self._memory():
+            log_p = self._log_probabilities(ids, words)
         scores = tuple(sum(row) / (len(row) if mean else 1) for row in log_p)
         if not all(map(math.isfinite, scores)):
             return Reply(failure=f"the model's probabilities are no numbers in {self._options.dtype}; try bfloat16")
@@ -224,7 +235,8 @@ class LocalVision(_Local):
                 continue
             content = [{"type": "image"}, {"type": "text", "text": question.prompt}]
             chats.append([{"role": "user", "content": content}])
-        answers = iter(self._continue(pictures, chats) if chats else [])
+        with self._memory():
+            answers = iter(self._continue(pictures, chats) if chats else [])
         return [reply if reply.failure else next(answers) for reply in replies]
 
     def _continue(self, pictures: list[Image.Image], chats: list[list[dict[str, Any]]]) -> list[Reply]:
@@ -239,11 +251,3 @@ class LocalVision(_Local):
         )
         inputs = inputs.to(self.device, dtype=self.model.dtype)
         return self._generate(self.model, self.processor.tokenizer, dict(inputs))
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device called auto, cpu, cuda or cuda:N; auto is CUDA where torch sees a GPU.
-
-    Raises MmfastError for a name that is none of these or a GPU that is not there.
-    """
-    return resolve_device("cuda" if name == "auto" and torch.cuda.is_available() else name)

@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 
 from mmfast.config import Config
+from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.encoders import computed_by
 from mmfast.content.hub_models import find_model, load_network, load_part
-from mmfast.content.language_models import pick_device
 from mmfast.errors import MmfastError
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ class LastTokenEncoder:
         """The model without its language head, loaded at first use."""
         from transformers import AutoModel
 
-        return load_network(AutoModel, self._files, self._options.dtype).to(pick_device(self._options.device))
+        network = load_network(AutoModel, self._files, self._options.dtype)
+        with enough_memory(self.name):
+            return network.to(pick_device(self._options.device))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 [n, F]; texts of like length share a batch, so the bits depend on all texts of the call."""

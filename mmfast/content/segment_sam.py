@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +13,11 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from mmfast.config import Config
+from mmfast.content.devices import enough_memory, pick_device
+from mmfast.content.encoders import computed_by
 from mmfast.content.weights import loading, missing_weights, need_package
 from mmfast.data.cache import cache_root
 from mmfast.data.hashing import hash_file
-from mmfast.device import resolve_device
 from mmfast.errors import MmfastError
 
 FILES = {"vit_h": "sam_vit_h_4b8939.pth", "vit_l": "sam_vit_l_0b3195.pth", "vit_b": "sam_vit_b_01ec64.pth"}
@@ -59,7 +62,7 @@ class SamSegmenter(Config):
     min_mask_region_area: int = Field(0, ge=0)
     """Smaller holes and islands of a mask are removed; more than 0 needs OpenCV."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto (CUDA where torch sees a GPU, else the CPU), cpu, cuda or cuda:N."""
 
     def path(self) -> Path:
         """Return the file of the weights. Raises MmfastError naming file, page and alternative when it is not there."""
@@ -71,8 +74,15 @@ class SamSegmenter(Config):
         return path
 
     def identity(self) -> str:
-        """Model and hash of its weights: part of every key in the store."""
-        return f"sam-{self.model}:{hash_file(self.path())}"
+        """Model, hash of its weights, and what computes them: part of every key in the store.
+
+        Masks are kept by thresholds and by their overlap, which the last digits of a device or a release can cross.
+        Raises MmfastError as `load` does.
+        """
+        need_package("segment_anything", "masks of SAM")
+        by = computed_by(pick_device(self.device))
+        made = f"segment-anything-{version('segment-anything')}:torch-{by['torch']}:{by['device']}"
+        return f"sam-{self.model}:{hash_file(self.path())}:{made}"
 
     def load(self) -> Callable[[np.ndarray], list[np.ndarray]]:
         """Return the function from a picture uint8 [H, W, 3] to its masks bool [H, W], the largest first.
@@ -90,10 +100,18 @@ class SamSegmenter(Config):
         with loading(f"SAM {self.model}", FILES[self.model], PAGE, INSTEAD):
             model = sam_model_registry[self.model](checkpoint=path)
         options = self.model_dump(exclude={"kind", "model", "checkpoint", "side", "device"})
-        generator = SamAutomaticMaskGenerator(
-            model.to(resolve_device(self.device)), **options, output_mode="binary_mask"
-        )
-        return lambda image: _masks(generator, image)
+        with self._enough_memory():
+            model = model.to(pick_device(self.device))
+        generator = SamAutomaticMaskGenerator(model, **options, output_mode="binary_mask")
+
+        def masks_of(image: np.ndarray) -> list[np.ndarray]:
+            with self._enough_memory():
+                return _masks(generator, image)
+
+        return masks_of
+
+    def _enough_memory(self) -> AbstractContextManager[None]:
+        return enough_memory(f"SAM {self.model}", "a smaller points_per_batch")
 
 
 def _masks(generator: Any, image: np.ndarray) -> list[np.ndarray]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlparse
 
+import torch
+
 from mmfast.content.torchvision_ops import prepare_torchvision
 from mmfast.doctor import install_line
 from mmfast.errors import MmfastError
@@ -32,12 +34,19 @@ def need_hub_file(repo: str, files: Sequence[str], name: str, instead: str, want
     """Raise MmfastError at once when none of `files` of a hub repository is in the cache and the hub is out of reach.
 
     The libraries' own retries take a minute before they say so. want: the weights, for the message, where `files` are
-    small ones that come with them.
+    small ones that come with them. Raises it also for a name that no repository can have.
     """
     from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    if any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
-        return
+    try:
+        if any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
+            return
+    except HFValidationError:
+        raise MmfastError(
+            f"the weights of '{name}' cannot be loaded: '{repo}' is neither a folder that exists nor a name on Hugging "
+            f"Face (MODEL or OWNER/MODEL of letters, digits, '-', '_' and '.', but no '--' or '..'). {instead}"
+        ) from None
     offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else None
     reason = offline or _unreachable(os.environ.get("HF_ENDPOINT") or HUB)
     if reason is not None:
@@ -57,7 +66,7 @@ def loading(name: str, file: str, page: str, instead: str) -> Iterator[None]:
     """Turn whatever a library raises while it fetches or loads weights into one sentence."""
     try:
         yield
-    except MmfastError:
+    except (MmfastError, torch.OutOfMemoryError):  # a full GPU is no matter of the weights
         raise
     except Exception as error:  # each library has error types of its own, network errors among them
         # What follows the first sentence is advice of the library's, such as to load without its safeguards.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import numpy as np
 import polars as pl
 import pytest
@@ -123,7 +125,8 @@ def test_settings_and_weights_make_the_tag(folders, tmp_path):
     first = chat(folders["llama"][1])
     save_llama(tmp_path / "llama", seed=1)
     assert first.tag.startswith("llama@") and chat(tmp_path / "llama").tag != first.tag
-    assert first.settings == {"max_new_tokens": 8, "dtype": "float32", "batch_size": 8, "template": "own"}
+    own = {"max_new_tokens": 8, "dtype": "float32", "batch_size": 8, "template": "own"}
+    assert first.settings == {**own, "transformers": version("transformers")}
 
 
 def vision(folder, **changes):
@@ -212,6 +215,34 @@ def test_vectors_become_features_of_items(folders, tmp_path):
 def test_bfloat16_is_near_float32(folders):
     exact, rough = (encoder(folders["mistral"][1], dtype=kind).encode(TEXTS) for kind in ("float32", "bfloat16"))
     assert rough.dtype == np.float32 and (exact * rough).sum(axis=1).min() > 0.98
+
+
+def full(*arguments, **options):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("place", ["to", "forward", "generate"])
+def test_a_full_device_is_told(folders, pictures, monkeypatch, place):
+    talker, sighted, embedder = chat(folders["llama"][1]), vision(folders["mllama"][1]), encoder(folders["mistral"][1])
+    ways = {
+        "forward": [lambda: talker.choose("Which?", ("mug", "rug"))],
+        "generate": [
+            lambda: talker.reply([Question("a", "Which?")]),
+            lambda: sighted.reply([Question("a", "Describe.", pictures[0])]),
+        ],
+    }
+    if place == "to":
+        monkeypatch.setattr(torch.nn.Module, "to", full)
+        monkeypatch.setattr(type(folders["llama"][0]), "to", full)
+        monkeypatch.setattr(type(folders["mllama"][0]), "to", full)
+        monkeypatch.setattr(type(folders["mistral"][0]), "to", full)
+        ways["to"] = [*ways["forward"], *ways["generate"], lambda: embedder.encode(["mug"])]
+    else:
+        monkeypatch.setattr(talker.model, place, full)
+        monkeypatch.setattr(sighted.model, place, full)
+    for ask in ways[place]:
+        with pytest.raises(MmfastError, match=r"too little memory; choose a .*smaller model or device=cpu$"):
+            ask()
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -121,6 +121,18 @@ def test_other_weights_are_another_key(checkpoint, tmp_path):
     assert settings(checkpoint).identity() != before
 
 
+def test_another_device_or_release_is_another_key(checkpoint, monkeypatch):
+    before = settings(checkpoint).identity()
+    release = ".".join(torch.__version__.split(".")[:2])
+    assert before.endswith(f":segment-anything-1.0:torch-{release}:cpu")
+    monkeypatch.setattr(torch, "__version__", "99.1.0")
+    assert settings(checkpoint).identity() == before.replace(f"torch-{release}", "torch-99.1")
+    monkeypatch.setattr("mmfast.content.segment_sam.pick_device", lambda name: torch.device("cuda:1"))
+    assert settings(checkpoint).identity() == before.replace(f"torch-{release}:cpu", "torch-99.1:cuda")
+    monkeypatch.setattr("mmfast.content.segment_sam.version", lambda name: "2.0")
+    assert ":segment-anything-2.0:" in settings(checkpoint).identity()
+
+
 def test_absent_weights_name_file_page_and_alternative(tmp_path, monkeypatch):
     monkeypatch.setenv("MMFAST_CACHE", str(tmp_path))
     with pytest.raises(MmfastError) as error:
@@ -132,6 +144,25 @@ def test_absent_weights_name_file_page_and_alternative(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_model_is_one_sentence(checkpoint):
     torch.save({"a": torch.zeros(2)}, checkpoint)
     with pytest.raises(MmfastError, match=r"SAM vit_b.*Error.*loading state_dict.*light segmenter"):
+        settings(checkpoint).load()
+
+
+def full(*arguments, **options):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_full_device_is_told(checkpoint, monkeypatch):
+    from segment_anything import SamAutomaticMaskGenerator
+
+    told = (
+        "^SAM vit_b: the device has too little memory; choose a smaller points_per_batch, a smaller model or device=cpu"
+    )
+    monkeypatch.setattr(SamAutomaticMaskGenerator, "generate", full)
+    masks_of = settings(checkpoint).load()
+    with pytest.raises(MmfastError, match=told):
+        masks_of(picture())
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(MmfastError, match=told):
         settings(checkpoint).load()
 
 

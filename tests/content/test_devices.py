@@ -1,0 +1,77 @@
+"""Where pretrained models go: `auto` is one rule for all of them, whatever kernels mmfast itself was built with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mmfast.device
+from mmfast.content.devices import pick_device
+from mmfast.content.encoders import EncodeConfig, load_encoder
+from mmfast.content.language_models import LocalChat, LocalSettings
+from mmfast.content.segment_sam import SamSegmenter
+from mmfast.content.weights import need_package
+from mmfast.device import resolve_device
+from mmfast.errors import MmfastError
+from tests.content.test_sam import build_tiny
+from tests.content.tiny_models import save_llama, save_mistral
+
+
+class Placed(BaseException):
+    """Raised in the place of moving a model; not an Exception, which loading would put into words."""
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A torch that sees one GPU, an mmfast without CUDA kernels, and models that stop where they are moved to."""
+
+    def to(self, *where, **options):
+        if where and not isinstance(where[0], torch.dtype):
+            raise Placed(str(where[0]))
+        return self
+
+    need_package("transformers", "language models")
+    from transformers import PreTrainedModel
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(mmfast.device, "has_cuda_kernels", lambda: False)
+    return lambda: [monkeypatch.setattr(kind, "to", to) for kind in (torch.nn.Module, PreTrainedModel)]
+
+
+def test_auto_is_cuda_where_torch_sees_a_gpu(gpu):
+    assert [pick_device(name).type for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
+    assert resolve_device("auto").type == "cpu"  # what trains needs the kernels
+    with pytest.raises(MmfastError, match="'cuda:1' was asked but"):
+        pick_device("cuda:1")
+
+
+def test_auto_is_the_cpu_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto").type == "cpu"
+
+
+def test_every_model_follows_that_rule(gpu, clip_folder, sentence_folder, monkeypatch, tmp_path):
+    from segment_anything import sam_model_registry
+    from torchvision import models
+
+    torch.save(models.shufflenet_v2_x0_5(weights=None).state_dict(), tmp_path / "net.pth")
+    save_llama(tmp_path / "llama")
+    save_mistral(tmp_path / "mistral")
+    monkeypatch.setitem(sam_model_registry, "vit_b", build_tiny)
+    torch.save(build_tiny().state_dict(), tmp_path / "sam.pth")
+    names = {
+        f"clip:{clip_folder}": "image",
+        f"sentence:{sentence_folder}": "text",
+        f"torchvision:shufflenet_v2_x0_5:{tmp_path}/net.pth": "image",
+        f"last-token:{tmp_path}/mistral": "text",
+    }
+    ways = [
+        lambda: LocalChat(LocalSettings(model=str(tmp_path / "llama")), 8, "").model,
+        SamSegmenter(model="vit_b", checkpoint=str(tmp_path / "sam.pth")).load,
+        *(lambda n=n, m=m: load_encoder(m, EncodeConfig(model=n)).encode(["a mug"]) for n, m in names.items()),
+    ]
+    gpu()
+    for way in ways:
+        with pytest.raises(Placed, match=r"^cuda$"):
+            way()
