@@ -46,7 +46,7 @@ def replace_features(folder: Path | str, sources: Mapping[str, FeatureSource]) -
     try:
         with _part_folder(folder) as part:
             described = {m: _describe(part, m, source, ids) for m, source in sorted(sources.items())}
-            with _locked(folder):
+            with locked(folder):
                 return _publish(folder, part, described)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -103,16 +103,16 @@ def _files_of(about: Mapping[str, Any] | None, files: Mapping[str, Any]) -> list
 def _part_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder inside `folder` for files that are being written; those that killed processes left are removed."""
     with ExitStack() as stack:
-        with _locked(folder):
+        with locked(folder):
             _sweep(folder)
             part = Path(tempfile.mkdtemp(prefix=PART, dir=folder))
-            stack.enter_context(_locked(part))
+            stack.enter_context(locked(part))
         stack.callback(shutil.rmtree, part, ignore_errors=True)
         yield part
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, which ends with the process that holds it."""
     handle = os.open(folder, os.O_RDONLY)
     try:

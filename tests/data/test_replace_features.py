@@ -124,7 +124,7 @@ def test_what_a_killed_process_left_is_removed(folder, tmp_path):
     (folder / f"feature_image-{'0' * 16}.npy").write_bytes(b"named by no manifest")
     alive = folder / f"{module.PART}alive"
     alive.mkdir()
-    with module._locked(alive):
+    with module.locked(alive):
         replace_features(folder, {"image": matrix(tmp_path, "a.npy", numbered(9, 4))})
     assert alive.is_dir()
     replace_features(folder, {"image": matrix(tmp_path, "a.npy", numbered(9, 4))})
