@@ -16,7 +16,8 @@ from mmfast.data.manifest import read_manifest
 from mmfast.data.prepared import read_table
 from mmfast.data.raw import MatrixFile
 from mmfast.data.readers.files import sidecar
-from mmfast.data.replace_features import locked, replace_features
+from mmfast.data.replace_features import replace_features
+from mmfast.data.storage import locked
 from mmfast.errors import MmfastError
 
 FEATURE_FILES = (".npy", ".b", ".json")  # of features and of what lies beside them

@@ -64,8 +64,10 @@ def test_a_copy_leaves_the_data_as_they_are(shop, tmp_path, capsys):
     folder, _ = shop
     before = content(folder)
     out = tmp_path / "copy"
+    (tmp_path / ".copy.k1ll3d_0.part").mkdir()
     assert main(["features", str(folder), "--text", "light", "--out", str(out), "--quiet"]) == 0
     assert content(folder) == before and read_prepared(out).modalities == ("text",)
+    assert not list(tmp_path.glob(".copy.*"))  # what a killed run left
     assert main(["features", str(folder), "--text", "light", "--out", str(out)]) == 2
     assert "copy' exists already; choose another folder\n" in capsys.readouterr().err
     both = ["--text", "light", "--masks", "light", "--out", str(out)]
