@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,16 @@ def run(args: argparse.Namespace) -> int:
             "such as --text minilm"
         )
     _refuse_unused(args)
+    # Weights that are not there are told before the long stages.
+    if args.masks == "sam":
+        from mmfast.content.segment_sam import SamSegmenter
+
+        SamSegmenter().path()
     if not configs:
         _objects_and_masks(args)
         return 0
     refuse_existing(args.out)
     folder, source = prepared_folder(args.data, root=args.root)
-    # Weights that are not there are told before the long stages.
     sources = feature_sources(folder, configs, pictures=[*args.pictures, source], show=not args.quiet)
     _objects_and_masks(args)
     changed = write_sources(folder, sources, args.out)
@@ -132,7 +137,7 @@ def _objects_and_masks(args: argparse.Namespace) -> None:
     if args.objects:
         from mmfast.commands import features_objects
 
-        common.rule, common.settings = args.rule, [f"parse.pipeline={args.objects}"]
+        common.rule, common.settings = args.rule, [f"parse.pipeline={json.dumps(args.objects, ensure_ascii=False)}"]
         features_objects.run(common)
     if args.masks:
         from mmfast.commands import features_segment

@@ -14,6 +14,7 @@ from mmfast.data.manifest import VERSION, file_record, is_prepared, read_manifes
 from mmfast.data.notes import notes
 from mmfast.data.readers import read_sources
 from mmfast.data.readers.files import Sources
+from mmfast.data.renew_features import renew_features
 
 
 def cache_root() -> Path:
@@ -41,6 +42,8 @@ def prepared_in_cache(
 ) -> Path:
     """Return the prepared folder of `sources` in the cache, preparing it when it is not there yet.
 
+    Features that were replaced in a preparation of the same source under other settings are taken from there
+    (`mmfast.data.renew_features`).
     Of two processes that prepare the same data at once, the first to finish is kept and both use it. After preparing,
     `stage` is also told what was left out and which items lack a feature, one line each (`mmfast.data.notes`).
     """
@@ -53,6 +56,8 @@ def prepared_in_cache(
         build(raw, settings, folder, name=name, source=record, keep_existing=True, stage=stage)
         for note in notes(read_manifest(folder)):
             stage(note)
+    raw = [_relative(path, sources.folder) for path in sources.files.values()]
+    renew_features(folder, record, raw, features, not sources.narrowed, stage)
     return folder
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -21,7 +19,7 @@ from mmfast.data.hashing import hash_file, hash_json
 from mmfast.data.manifest import MANIFEST, file_record, read_manifest
 from mmfast.data.prepared import read_table, write_feature
 from mmfast.data.raw import FeatureSource
-from mmfast.data.storage import replace_file, sync
+from mmfast.data.storage import locked, remove_abandoned, replace_file, sync
 from mmfast.errors import MmfastError, disk_advice
 
 PART = ".features."  # folders of features that are being written
@@ -46,7 +44,7 @@ def replace_features(folder: Path | str, sources: Mapping[str, FeatureSource]) -
     try:
         with _part_folder(folder) as part:
             described = {m: _describe(part, m, source, ids) for m, source in sorted(sources.items())}
-            with _locked(folder):
+            with locked(folder):
                 return _publish(folder, part, described)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -103,45 +101,19 @@ def _files_of(about: Mapping[str, Any] | None, files: Mapping[str, Any]) -> list
 def _part_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder inside `folder` for files that are being written; those that killed processes left are removed."""
     with ExitStack() as stack:
-        with _locked(folder):
+        with locked(folder):
             _sweep(folder)
             part = Path(tempfile.mkdtemp(prefix=PART, dir=folder))
-            stack.enter_context(_locked(part))
+            stack.enter_context(locked(part))
         stack.callback(shutil.rmtree, part, ignore_errors=True)
         yield part
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which ends with the process that holds it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _sweep(folder: Path) -> None:
     """Remove what killed processes left; the lock of the folder is held, so that nobody is publishing."""
     for part in folder.glob(f"{PART}*"):
-        if _abandoned(part):
-            shutil.rmtree(part, ignore_errors=True)
+        remove_abandoned(part)
     named = read_manifest(folder)["files"]
     for path in folder.iterdir():
         if path.name not in named and (BY_CONTENT.fullmatch(path.name) or OLD_PART.fullmatch(path.name)):
             path.unlink(missing_ok=True)
-
-
-def _abandoned(part: Path) -> bool:
-    try:
-        handle = os.open(part, os.O_RDONLY)
-    except FileNotFoundError:  # its writer has just finished
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(handle)
-    return True

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -23,8 +26,9 @@ def new_folder(target: Path, *, replace: bool = False, keep_existing: bool = Fal
     """Yield an empty folder that becomes `target` when the block ends without an error, and vanishes otherwise.
 
     An existing target is refused, replaced (`replace`, prepared folders only), or left as it is and the new folder
-    thrown away (`keep_existing`, for caches that several processes fill at once). Raises MmfastError for a target that
-    may not be replaced, and in the place of an OSError or a polars error, such as a full disk.
+    thrown away (`keep_existing`, for caches that several processes fill at once). What killed processes left of the
+    same target is removed. Raises MmfastError for a target that may not be replaced, and in the place of an OSError or
+    a polars error, such as a full disk.
     """
     target = Path(target)
     if target.is_symlink():
@@ -35,21 +39,48 @@ def new_folder(target: Path, *, replace: bool = False, keep_existing: bool = Fal
         _check_replaceable(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        _sweep(target)
+        part, lock = _part_folder(target)
     except OSError as error:
         raise _cannot_write(target, error, cached=keep_existing) from error
     try:
-        # mkdtemp makes the folder private; what is published should follow the user's own umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        work.chmod(0o777 & ~umask)
+        # Inside: mkdtemp makes a private folder and this one follows the user's umask; others may lock it.
+        work = part / "whole.part"
+        work.mkdir()
         yield work
         _sync(work)
         _publish(work, target, replace, keep_existing)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise _cannot_write(target, error, cached=keep_existing) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(lock)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process that holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(part: Path) -> None:
+    """Remove a folder whose lock no living process holds."""
+    try:
+        handle = os.open(part, os.O_RDONLY)
+    except OSError:  # its writer has just finished, or it is another user's
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(part, ignore_errors=True)
+    except OSError:  # it is being written, or the file system has no locks
+        return
+    finally:
+        os.close(handle)
 
 
 def save_npy(path: Path, array: np.ndarray) -> None:
@@ -98,6 +129,29 @@ def new_matrix(path: Path, dtype: np.dtype, shape: tuple[int, int]) -> np.memmap
     return array
 
 
+def _sweep(target: Path) -> None:
+    """Remove the parts of a target that killed processes left."""
+    part = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.part")
+    for path in target.parent.iterdir():
+        if part.fullmatch(path.name) and path.is_dir():
+            remove_abandoned(path)
+
+
+def _part_folder(target: Path) -> tuple[Path, int]:
+    """Return a private folder beside the target and the handle that holds its lock."""
+    while True:
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        try:
+            lock = os.open(part, os.O_RDONLY)
+        except FileNotFoundError:  # another process swept it before it was locked
+            continue
+        with contextlib.suppress(OSError):  # a file system without locks: then nobody sweeps there either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if part.exists():
+            return part, lock
+        os.close(lock)
+
+
 def _check_replaceable(target: Path) -> None:
     if target.exists() and not is_ours(target):
         raise MmfastError(
@@ -122,7 +176,7 @@ def _publish(work: Path, target: Path, replace: bool, keep_existing: bool) -> No
     old = None
     if replace and target.exists():
         _check_replaceable(target)
-        old = target.with_name(f"{work.name}.old")
+        old = target.with_name(f"{work.parent.name}.old")
         target.rename(old)
     try:
         work.rename(target)

@@ -65,8 +65,10 @@ def test_a_copy_leaves_the_data_as_they_are(shop, tmp_path, capsys):
     folder, _ = shop
     before = content(folder)
     out = tmp_path / "copy"
+    (tmp_path / ".copy.k1ll3d_0.part").mkdir()
     assert main(["features", str(folder), "--text", "light", "--out", str(out), "--quiet"]) == 0
     assert content(folder) == before and read_prepared(out).modalities == ("text",)
+    assert not list(tmp_path.glob(".copy.*"))  # what a killed run left
     assert main(["features", str(folder), "--text", "light", "--out", str(out)]) == 2
     assert "copy' exists already; choose another folder\n" in capsys.readouterr().err
     both = ["--text", "light", "--masks", "light", "--out", str(out)]
@@ -98,6 +100,20 @@ def test_what_nothing_reads_is_refused_and_weights_are_looked_for_before_the_sta
     monkeypatch.setattr("mmfast.commands.features_segment.run", lambda args: pytest.fail("segmented"))
     assert main(["features", str(folder), "--image", "torchvision:resnet0", "--masks", "light"]) == 2
     assert "resnet0" in capsys.readouterr().err
+    monkeypatch.setattr("mmfast.commands.features_objects.run", lambda args: pytest.fail("parsed"))
+    for more in ([], ["--text", "light"]):
+        assert main(["features", str(folder), "--objects", "parser", "--masks", "sam", *more]) == 2
+        assert "sam_vit_h_4b8939.pth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["2024", "1e3", "null", "a: b", "[x]", "pars\U0001f600", 'it\'s "x"'])
+def test_a_parser_may_have_any_name(shop, name, monkeypatch, capsys):
+    def parse(texts, config, *more, **named):
+        raise MmfastError(f"pipeline {config.pipeline}.")
+
+    monkeypatch.setattr("mmfast.commands.features_objects.find_text_objects", parse)
+    assert main(["features", str(shop[0]), "--objects", name]) == 2
+    assert f"pipeline {name}." in capsys.readouterr().err
 
 
 def test_the_published_vectors(shop, tmp_path):

@@ -15,6 +15,7 @@ from mmfast.data.load import load_dataset, prepared_folder
 from mmfast.data.prepared import read_prepared, verify_prepared
 from mmfast.data.raw import MatrixFile
 from mmfast.data.replace_features import replace_features
+from mmfast.data.storage import locked
 from mmfast.errors import MmfastError
 from mmfast.neighbours import item_neighbours
 from mmfast.prepare import prepare
@@ -124,7 +125,7 @@ def test_what_a_killed_process_left_is_removed(folder, tmp_path):
     (folder / f"feature_image-{'0' * 16}.npy").write_bytes(b"named by no manifest")
     alive = folder / f"{module.PART}alive"
     alive.mkdir()
-    with module._locked(alive):
+    with locked(alive):
         replace_features(folder, {"image": matrix(tmp_path, "a.npy", numbered(9, 4))})
     assert alive.is_dir()
     replace_features(folder, {"image": matrix(tmp_path, "a.npy", numbered(9, 4))})
@@ -160,7 +161,3 @@ def test_the_folder_that_a_name_stands_for(folder, tmp_path, monkeypatch):
     assert source == tmp_path / "raw" and made.is_relative_to(tmp_path / "cache")
     replace_features(made, {"image": matrix(tmp_path, "a.npy", numbered(9, 4))})
     assert load_dataset(str(tmp_path / "raw")).features["image"].shape == (9, 4)
-
-
-def test_a_part_that_is_gone_when_it_is_looked_at_is_nobodys(tmp_path):
-    assert not module._abandoned(tmp_path / ".features.gone")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmfast.data.renew_features import FROM_TRAIN
 from mmfast.data.storage import save_npy
 from mmfast.errors import MmfastError
 from mmfast.frameworks.ptmrec.catalogue import kept_features
@@ -42,7 +43,7 @@ class TunedRows:
 
     def sidecar(self) -> dict[str, Any]:
         """Return what the feature's sidecar tells of the run."""
-        return {"settings": self.settings}
+        return {"settings": self.settings, FROM_TRAIN: True}
 
 
 def tuned_features(run: Run) -> dict[str, TunedRows]:
