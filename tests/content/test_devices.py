@@ -1,4 +1,4 @@
-"""Where pretrained models go: `auto` is one rule for all of them, whatever kernels mmfast itself was built with."""
+"""Where pretrained models go, by one rule for all of them, and what is said of those that do not fit there."""
 
 from __future__ import annotations
 
@@ -75,3 +75,30 @@ def test_every_model_follows_that_rule(gpu, clip_folder, sentence_folder, monkey
     for way in ways:
         with pytest.raises(Placed, match=r"^cuda$"):
             way()
+
+
+def full(*arguments, device=None, **options):
+    if device is not None:  # open_clip itself moves a model to the CPU
+        return arguments[0]
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_an_encoder_that_does_not_fit_is_told(clip_folder, sentence_folder, monkeypatch, tmp_path):
+    from torchvision import models
+
+    torch.save(models.shufflenet_v2_x0_5(weights=None).state_dict(), tmp_path / "net.pth")
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    for modality, name in (
+        ("image", f"clip:{clip_folder}"),
+        ("text", f"sentence:{sentence_folder}"),
+        ("image", f"torchvision:shufflenet_v2_x0_5:{tmp_path}/net.pth"),
+    ):
+        with pytest.raises(MmfastError, match=r"^[a-z]*:.*: the device has too little memory; choose a smaller model"):
+            load_encoder(modality, EncodeConfig(model=name, device="cpu"))
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_first_picture_or_text_that_does_not_fit_is_told(clip_folder, monkeypatch, modality):
+    monkeypatch.setattr("mmfast.content.encode_clip.run_model", full)
+    with pytest.raises(MmfastError, match=r"^clip:.*: the device has too little memory; choose a smaller model"):
+        load_encoder(modality, EncodeConfig(model=f"clip:{clip_folder}", device="cpu"))

@@ -134,35 +134,6 @@ def test_a_plain_transformers_folder_is_mean_pooled(tmp_path):
     np.testing.assert_allclose(rows[0], expected, atol=1e-6)
 
 
-def without(folder, drop):
-    """Take the tensors that `drop` chooses out of a folder's weights."""
-    from safetensors.torch import load_file, save_file
-
-    file = folder / "model.safetensors"
-    save_file({name: one for name, one in load_file(file).items() if not drop(name)}, file, {"format": "pt"})
-
-
-def test_a_sentence_encoder_whose_file_lacks_tensors_is_refused(tmp_path):
-    folder = tiny.save_sentence(tmp_path / "model")
-    from transformers import PreTrainedModel
-
-    load = PreTrainedModel.__dict__["from_pretrained"]
-    without(folder, lambda name: "layer.0.attention.self" in name)
-    told = r"model/model.safetensors' lacks 6 tensors of BertModel: encoder.layer.0.*self.key.bias, .*; give a folder"
-    with pytest.raises(MmfastError, match=told):
-        load_encoder("text", EncodeConfig(model=f"sentence:{folder}", device="cpu"))
-    assert PreTrainedModel.__dict__["from_pretrained"] is load
-
-
-def test_a_sentence_encoder_needs_no_pooler(sentence_folder, tmp_path):
-    folder = tiny.save_sentence(tmp_path / "model")
-    without(folder, lambda name: name.startswith("pooler."))
-    configs = [EncodeConfig(model=f"sentence:{one}", device="cpu") for one in (folder, folder, sentence_folder)]
-    first, second, whole = [load_encoder("text", config) for config in configs]
-    np.testing.assert_array_equal(first.encode(["a red kite"]), whole.encode(["a red kite"]))
-    assert first.settings == second.settings
-
-
 def test_the_real_minilm(tmp_path):
     rows, missing, source = written("minilm", ["a warm hat", "a cosy cap for winter", "", "a steel ladder"], tmp_path)
     assert rows.shape == (4, 384) and missing == [2]
@@ -318,33 +289,6 @@ def test_a_full_device_is_told(tmp_path):
         source.write(tmp_path / "rows.npy", "text", np.arange(1), pl.Series(["a"]))
 
 
-def full(*arguments, device=None, **options):
-    if device is not None:  # open_clip itself moves a model to the CPU
-        return arguments[0]
-    raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-def test_an_encoder_that_does_not_fit_is_told(clip_folder, sentence_folder, monkeypatch, tmp_path):
-    from torchvision import models
-
-    torch.save(models.shufflenet_v2_x0_5(weights=None).state_dict(), tmp_path / "net.pth")
-    monkeypatch.setattr(torch.nn.Module, "to", full)
-    for modality, name in (
-        ("image", f"clip:{clip_folder}"),
-        ("text", f"sentence:{sentence_folder}"),
-        ("image", f"torchvision:shufflenet_v2_x0_5:{tmp_path}/net.pth"),
-    ):
-        with pytest.raises(MmfastError, match=r"^[a-z]*:.*: the device has too little memory; choose a smaller model"):
-            load_encoder(modality, EncodeConfig(model=name, device="cpu"))
-
-
-@pytest.mark.parametrize("modality", ["image", "text"])
-def test_a_first_picture_or_text_that_does_not_fit_is_told(clip_folder, monkeypatch, modality):
-    monkeypatch.setattr("mmfast.content.encode_clip.run_model", full)
-    with pytest.raises(MmfastError, match=r"^clip:.*: the device has too little memory; choose a smaller model"):
-        load_encoder(modality, EncodeConfig(model=f"clip:{clip_folder}", device="cpu"))
-
-
 def test_rows_of_zeros_are_missing_and_no_number_is_infinite(tmp_path):
     for value, dtype in ((np.nan, "float32"), (np.inf, "float32"), (1e6, "float16")):
         config = EncodeConfig(model="constant", dtype=dtype)
@@ -353,47 +297,6 @@ def test_rows_of_zeros_are_missing_and_no_number_is_infinite(tmp_path):
             source.write(tmp_path / "rows.npy", "text", np.arange(2), pl.Series(["a", "b"]))
     source = EncodedFeatures(Constant(0), ["a", "b"], EncodeConfig(model="constant"), Store(tmp_path))
     assert source.write(tmp_path / "rows.npy", "text", np.arange(2), pl.Series(["a", "b"])).tolist() == [0, 1]
-
-
-def test_weights_that_are_not_there_name_file_page_and_the_light_way(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    for modality, name, words in (
-        ("image", "clip", ["open_clip_model.safetensors", "huggingface.co/timm/vit_base_patch32_clip_224.openai"]),
-        ("text", "clip:hf-hub:org/own", ["open_clip_config.json from https://huggingface.co/org/own"]),
-        ("text", "stsb-roberta-large", ["modules.json", "huggingface.co/sentence-transformers/stsb-roberta-large"]),
-    ):
-        with pytest.raises(MmfastError) as raised:
-            load_encoder(modality, EncodeConfig(model=name))
-        text = str(raised.value)
-        assert all(word in text for word in [*words, "HF_HUB_OFFLINE is set", f"--{modality} light"]), text
-    with pytest.raises(MmfastError, match=r"there is no folder '/none/here'. With its folder"):
-        load_encoder("text", EncodeConfig(model="sentence:/none/here"))
-    with pytest.raises(MmfastError, match=r"open_clip has no model 'ViT-B-3' and.*\. Did you mean 'ViT-B-32'"):
-        load_encoder("image", EncodeConfig(model="clip:ViT-B-3:openai"))
-    with pytest.raises(MmfastError, match=r"'opnai' is neither a file nor a tag of ViT-B-32. Did you mean 'openai'"):
-        load_encoder("image", EncodeConfig(model="clip:ViT-B-32:opnai"))
-
-
-@pytest.mark.parametrize(
-    ("modality", "name", "repository"),
-    [
-        ("text", "sentence:my model", "my model"),
-        ("text", "sentence:org/na me", "org/na me"),
-        ("text", "sentence:bad--name", "bad--name"),
-        ("text", "last-token:bad..name", "bad..name"),
-        ("image", "clip:hf-hub:bad name", "bad name"),
-    ],
-)
-def test_a_name_that_no_hub_takes_is_told(modality, name, repository):
-    told = f"cannot be loaded: '{repository}' is neither a folder that exists nor a name on Hugging Face"
-    with pytest.raises(MmfastError, match=told):
-        load_encoder(modality, EncodeConfig(model=name))
-
-
-def test_a_clip_folder_without_weights_is_refused(clip_folder, tmp_path):
-    (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
-    with pytest.raises(MmfastError, match=r"the weights of 'clip:.*Required pretrained weights"):
-        load_encoder("image", EncodeConfig(model=f"clip:{tmp_path}"))
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
