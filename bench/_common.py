@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import gc
 import statistics
@@ -92,8 +91,7 @@ def peak_bytes(fn: Callable[[], object], device: str = "cpu") -> int:
         before = torch.cuda.memory_allocated()
         fn()
         return torch.cuda.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)  # else freed pages that are kept would be used again, uncounted
-    release_freed_memory()
+    release_freed_memory()  # else freed pages that are kept would be used again, uncounted
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # sets the high-water mark back to the present size
     before = _resident("VmRSS")

@@ -5,7 +5,7 @@
 #include <torch/version.h>
 
 #include "cpu/exp.h"
-#include "cpu/large_blocks.h"
+#include "cpu/kept_memory.h"
 
 TORCH_LIBRARY(mmfast, m) {
   // Graphs are CSR: ptr int64 [R+1], cols int32 [E] in [0, C); an entry is values[e] (or 1) * row_scale[row] (or 1) *
@@ -167,10 +167,8 @@ namespace py = pybind11;
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native ops of mmfast; they are called through torch.ops.mmfast.";
-  m.def("keep_large_blocks", &mmfast::keep_large_blocks,
-        "Keep freed memory of CPU tensors for the tensors to come; false where the system has no such thing.");
-  m.def("release_large_blocks", &mmfast::release_large_blocks,
-        "Give the kept memory back to the system; returns its bytes.");
+  m.def("keep_freed_memory", &mmfast::keep_freed_memory, "Keep freed memory of CPU tensors for the tensors to come.");
+  m.def("release_freed_memory", &mmfast::release_freed_memory, "Give what is free back to the system.");
   m.def(
       "exp_",
       [](const py::buffer& numbers) {

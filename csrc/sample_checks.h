@@ -28,11 +28,11 @@ inline void check_sample_negatives(const at::Tensor& users, const at::Tensor& us
   TORCH_CHECK(user_ptr.numel() > 0, op, ": user_ptr is empty; wanted num_users + 1 offsets");
 }
 
-// The candidates, on the CPU: at least one.
+// The candidates, on the CPU.
 inline void check_candidates(const int32_t* ids, int64_t count, const char* op) {
   TORCH_CHECK(std::adjacent_find(ids, ids + count, std::greater_equal<>()) == ids + count, op,
               ": candidates do not ascend; sort them and leave repeated ones out");
-  TORCH_CHECK(ids[0] >= 0, op, ": candidates holds ", ids[0], "; wanted item ids from 0 on");
+  TORCH_CHECK(count == 0 || ids[0] >= 0, op, ": candidates holds ", ids[0], "; wanted item ids from 0 on");
 }
 
 inline void check_sample_users(const at::Tensor& users, int64_t num_entries, int64_t num_draws, const char* op) {

@@ -54,12 +54,13 @@ def keep_freed_memory() -> None:
     """Let this process reuse large freed blocks: a training step asks for the same tables again and again.
 
     Without it the C library returns them to the system, and every step pays their page faults anew (half the time of a
-    LightGCN epoch on Baby). The process keeps at most a quarter more than its tensors took at their peak.
+    LightGCN epoch on Baby). The process then keeps its peak, until
+    `release_freed_memory`.
     """
     from mmfast.ops._backend import _C
 
     if _C is not None:
-        _C.keep_large_blocks()
+        _C.keep_freed_memory()
 
 
 def release_freed_memory() -> None:
@@ -67,4 +68,4 @@ def release_freed_memory() -> None:
     from mmfast.ops._backend import _C
 
     if _C is not None:
-        _C.release_large_blocks()
+        _C.release_freed_memory()

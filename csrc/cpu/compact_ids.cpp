@@ -28,7 +28,7 @@ std::tuple<at::Tensor, at::Tensor> compact_ids(const at::Tensor& ids, int64_t nu
   const int64_t* id = dense.const_data_ptr<int64_t>();
   const int64_t count = dense.numel(), num_words = (num_rows + 63) / 64;
 
-  // One bit for an id that occurs, and one for a word of such bits that has any: empty words are never looked at.
+  // One bit for an id that occurs, and one for a word of such bits that has any: empty words are not read again.
   std::vector<uint64_t> present(num_words, 0), occupied((num_words + 63) / 64, 0);
   int64_t total = 0;
   for (int64_t i = 0; i < count; ++i) {

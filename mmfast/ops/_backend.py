@@ -81,7 +81,7 @@ def call_native(op: str, *arguments: Any) -> Any:
 def check_whole(op: str, **numbers: Any) -> None:
     """Raise MmfastError naming the first of the numbers that is not a whole one."""
     for name, number in numbers.items():
-        if not isinstance(number, (int, np.integer, torch.SymInt)):
+        if isinstance(number, bool) or not isinstance(number, (int, np.integer, torch.SymInt)):
             raise MmfastError(f"{op}: {name} is {number!r}; wanted a whole number")
 
 

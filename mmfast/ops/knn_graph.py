@@ -48,7 +48,7 @@ def knn_graph(
     >>> neighbours.tolist(), similarities.tolist()
     ([[0, 1], [1, 0], [2, 0]], [[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
     """
-    features = checked_features("knn_graph", features, metric)
+    features = checked_features("knn_graph", features, metric, block_bytes)
     _check_k("knn_graph", k, features.shape[0], include_self)
     if precision not in PRECISIONS:
         raise MmfastError(f"knn_graph: precision='{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
@@ -83,7 +83,7 @@ def knn_update(
     >>> knn_update(features, *knn_graph(features[:2], k=2))[0].tolist()
     [[0, 2], [1, 2], [2, 0]]
     """
-    features = checked_features("knn_update", features, metric)
+    features = checked_features("knn_update", features, metric, block_bytes)
     if neighbours.dim() != 2 or neighbours.shape != similarities.shape:
         raise MmfastError(
             f"knn_update: neighbours has shape {tuple(neighbours.shape)} and similarities {tuple(similarities.shape)}; "
@@ -125,7 +125,7 @@ def similarity_matrix(op: str, features: Tensor, metric: str) -> Tensor:
     return (x @ x.T).masked_fill_(apart, -torch.inf)
 
 
-def checked_features(op: str, features: Tensor | np.ndarray, metric: str) -> Tensor:
+def checked_features(op: str, features: Tensor | np.ndarray, metric: str, block_bytes: int) -> Tensor:
     """Return the features as a tensor without gradient; raises MmfastError for what no op of this family takes."""
     if isinstance(features, np.ndarray):
         with warnings.catch_warnings():  # torch warns that the array is read-only; nothing here writes to it
@@ -140,6 +140,7 @@ def checked_features(op: str, features: Tensor | np.ndarray, metric: str) -> Ten
             f"{op}: features has shape {tuple(features.shape)} and type {features.dtype}; "
             "wanted [items, width] in float16, bfloat16, float32 or float64"
         )
+    check_whole(op, block_bytes=block_bytes)
     if metric not in METRICS:
         raise MmfastError(f"{op}: metric='{metric}' is unknown; choose {' or '.join(METRICS)}")
     return features.detach()

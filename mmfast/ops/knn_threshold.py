@@ -36,7 +36,7 @@ def knn_threshold(
     >>> knn_threshold(features, eta=0.5, cap=1)[1].tolist()
     [1, 3, 1]
     """
-    features = checked_features("knn_threshold", features, metric)
+    features = checked_features("knn_threshold", features, metric, block_bytes)
     _check_eta("knn_threshold", eta)
     if features.is_meta:
         raise MmfastError("knn_threshold: the number of edges depends on the rows, which a meta tensor does not hold")
@@ -64,7 +64,7 @@ def knn_count(
     >>> knn_count(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), eta=0.5).tolist()
     [1, 1, 0]
     """
-    features = checked_features("knn_count", features, metric)
+    features = checked_features("knn_count", features, metric, block_bytes)
     _check_eta("knn_count", eta)
     if not native("knn_count", features):
         return _others_above(similarity_matrix("knn_count", features, metric), eta).sum(1)

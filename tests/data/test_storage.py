@@ -26,11 +26,13 @@ def test_parts_of_killed_writers_are_removed_and_those_of_living_ones_are_not(tm
     other.mkdir()  # of another target
     command = [sys.executable, "-c", WRITER, target]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as writer:
-        part = Path(writer.stdout.readline().rstrip("\n"))
-        with pytest.raises(ZeroDivisionError), storage.new_folder(target):
-            assert (part / "half").is_file()
-            raise ZeroDivisionError
-        writer.kill()
+        try:
+            part = Path(writer.stdout.readline().rstrip("\n"))
+            with pytest.raises(ZeroDivisionError), storage.new_folder(target):
+                assert (part / "half").is_file()
+                raise ZeroDivisionError
+        finally:
+            writer.kill()
     assert (part / "half").is_file()
     with storage.new_folder(target):
         assert not part.parent.exists()

@@ -205,6 +205,8 @@ def test_nan_names_the_row(backend, bad):
         ({"k": 20, "include_self": False}, "k=20 but there are only 20 items; choose k <= 19"),
         ({"k": 0}, "k=0 but every item needs a neighbour; choose 1 <= k <= 20"),
         ({"metric": "dot"}, "metric='dot' is unknown; choose cosine or inner"),
+        ({"k": True}, "k is True; wanted a whole number"),
+        ({"block_bytes": 1e6}, r"block_bytes is 1000000\.0; wanted a whole number"),
         ({"k": 2.5}, r"k is 2\.5; wanted a whole number"),
         ({"features": [[1.0, 2.0]]}, "features is a list; wanted a dense tensor or array"),
         ({"features": torch.eye(20).to_sparse()}, "features is a torch.sparse_coo tensor; wanted a dense"),

@@ -109,8 +109,13 @@ def test_zero_rows_and_memory_maps(tmp_path):
 
 
 def products(features, precision):
-    with torch.profiler.profile() as profile:
-        knn_graph(features, 10, precision=precision)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # the profiler sees the calling thread alone
+    try:
+        with torch.profiler.profile() as profile:
+            knn_graph(features, 10, precision=precision)
+    finally:
+        torch.set_num_threads(before)
     return sum(event.count for event in profile.key_averages() if event.key == "aten::mm")
 
 
@@ -118,7 +123,7 @@ def products(features, precision):
 def test_zero_rows_leave_the_others_to_proposals():
     features = table(3000, 130)
     features[[5, 70]] = 0
-    assert products(features, "bfloat16") < products(features, "float32")
+    assert 2 * products(features, "bfloat16") < products(features, "float32")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmfast.data.renew_features import FROM_TRAIN
 from mmfast.data.storage import save_npy
 from mmfast.errors import MmfastError
 from mmfast.frameworks.ptmrec.catalogue import kept_features
@@ -43,7 +42,7 @@ class TunedRows:
 
     def sidecar(self) -> dict[str, Any]:
         """Return what the feature's sidecar tells of the run."""
-        return {"settings": self.settings, FROM_TRAIN: True}
+        return {"settings": self.settings}
 
 
 def tuned_features(run: Run) -> dict[str, TunedRows]:

@@ -1,0 +1,67 @@
+"""Features that were replaced in one preparation of a source are not silently missing under its other settings."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from mmfast.data.load import load_dataset, prepared_folder
+from mmfast.data.raw import MatrixFile
+from mmfast.data.replace_features import replace_features
+from tests.data.sources import numbered, plain_rows, write_plain
+
+pytestmark = pytest.mark.filterwarnings("ignore:the features 'text'")
+SETTINGS = [
+    {"split": "lattice"},
+    {"split_seed": 7},
+    {"k_core": 2},
+    {"cold_users": "keep"},
+    {"features": ["text"]},
+]
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    """A plain folder of 10 items, the last of them with a single row, and a cache of its own."""
+    monkeypatch.setenv("MMFAST_CACHE", str(tmp_path / "cache"))
+    features = {"image_feat": numbered(10, 3), "text_feat": numbered(10, 2)}
+    return write_plain(tmp_path / "shop", rows=[*plain_rows(), (0, 9)], features=features)
+
+
+def replace(folder, encoder="light", **changes):
+    """Replace the text features of the preparation under some settings."""
+    made, _ = prepared_folder(str(folder), **changes)
+    np.save(folder.parent / "new.npy", numbered(10, 5))
+    replace_features(made, {"text": MatrixFile(folder.parent / "new.npy", 10, encoder=encoder)})
+    return made
+
+
+def told(folder, **changes):
+    """Return what is warned of when a data set is loaded."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        load_dataset(str(folder), **changes)
+    return [str(one.message) for one in found]
+
+
+@pytest.mark.parametrize("changes", SETTINGS, ids=str)
+def test_other_settings_tell_of_the_features_they_do_not_have(raw, changes):
+    replace(raw)
+    made, _ = prepared_folder(str(raw), **changes)
+    (message,) = told(raw, **changes)
+    assert message.startswith("the features 'text' of 'shop' are those of its files under these settings; under others")
+    assert f"they were replaced (light). To have that encoder's here too, run `mmfast features '{made}'`" in message
+    assert told(raw) == []
+    replace(raw, encoder="minilm", **changes)
+    assert told(raw, **changes) == told(raw) == []
+
+
+def test_what_does_not_concern_the_others_is_not_told(raw):
+    replace(raw, encoder="CLIP tuned by ptmrec")
+    assert told(raw, split_seed=7) == []  # it belongs to the train rows of its split
+    replace(raw, k_core=2)
+    rows = (raw / "interactions.csv").read_text().splitlines()
+    (raw / "interactions.csv").write_text("\n".join([rows[0], *rows[:0:-1]]) + "\n")
+    assert told(raw, split_seed=7) == []  # the replaced features are of another source
