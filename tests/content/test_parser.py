@@ -10,6 +10,7 @@ import spacy
 from spacy.tokens import Doc
 
 from mmfast.content import parse as parsing
+from mmfast.content import worker_pool
 from mmfast.content.parse import POS, ParseConfig, load_pipeline, parse_texts, relation_of
 from mmfast.content.store import Store
 from mmfast.content.train_parser import ParserSettings, train_parser
@@ -140,7 +141,7 @@ def test_a_new_text_parses_its_own_block_anew(parse, loaded, tmp_path, monkeypat
 
 def test_several_processes_parse_alike(parse, loaded, tmp_path, monkeypatch):
     # Forked: a spawned process spends seconds on its imports.
-    monkeypatch.setattr(parsing, "get_context", lambda name: get_context("fork"))
+    monkeypatch.setattr(worker_pool, "get_context", lambda name: get_context("fork"))
     monkeypatch.setattr(parsing, "BLOCK", 1)
     one = parse_texts(TEXTS, parse, store=Store(tmp_path / "one"))
     here, whole = [], parsing._parse_block

@@ -86,12 +86,16 @@ def literal_texts_after_sot(clip, prompts, tokens):
 
 def test_without_tuning_both_towers_are_open_clips(clip, pixels):
     nothing = untuned(clip)
-    torch.testing.assert_close(encode_images(clip, nothing["image"], pixels), clip.encode_image(pixels), **CLOSE)
-    torch.testing.assert_close(encode_texts(clip, nothing["text"], TEXTS), clip.encode_text(TEXTS), **CLOSE)
-    torch.testing.assert_close(encode_texts(clip, nothing["text"], SHORT), clip.encode_text(SHORT), **CLOSE)
+    same_rows(encode_images(clip, nothing["image"], pixels), clip.encode_image(pixels))
+    same_rows(encode_texts(clip, nothing["text"], TEXTS), clip.encode_text(TEXTS))
+    same_rows(encode_texts(clip, nothing["text"], SHORT), clip.encode_text(SHORT))
 
 
-CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+def same_rows(got, want):
+    """Compare rows to 1e-6 of their lengths: float32 sums in another order, which another CPU rounds otherwise."""
+    assert got.shape == want.shape and ((got - want).norm(dim=1) <= 1e-6 * want.norm(dim=1)).all()
+
+
 EXACT = {"rtol": 1e-5, "atol": 1e-5}  # features are float32, of literal ones in float64
 
 
@@ -170,8 +174,8 @@ def test_adapters_stand_after_attention_and_mlp(clip, pixels):
 @pytest.mark.parametrize("method", ["lora", "adapter"])
 def test_lora_and_adapters_start_at_clip(clip, pixels, method):
     tuning = build_tuning(clip, TuningConfig(method=method), torch.Generator().manual_seed(0))
-    torch.testing.assert_close(encode_images(clip, tuning["image"], pixels), clip.encode_image(pixels), **CLOSE)
-    torch.testing.assert_close(encode_texts(clip, tuning["text"], TEXTS), clip.encode_text(TEXTS), **CLOSE)
+    same_rows(encode_images(clip, tuning["image"], pixels), clip.encode_image(pixels))
+    same_rows(encode_texts(clip, tuning["text"], TEXTS), clip.encode_text(TEXTS))
 
 
 @pytest.mark.parametrize("after_sot", [False, True])
