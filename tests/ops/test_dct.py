@@ -11,6 +11,7 @@ from mmfast.errors import MmfastError
 from mmfast.ops import dct, idct
 from mmfast.ops._backend import use_backend
 from mmfast.ops.dct import dct_reference
+from tests.kernels import DEVICE, EMULATED
 
 # every short length; mixed radices; primes above 31 with and without a smooth neighbour; squares and doubles of them
 LENGTHS = [*range(1, 70), 251, 257, 384, 502, 512, 521, 1000, 1031, 4093, 4096, 7050, 10_007]
@@ -35,7 +36,8 @@ def test_every_kind_of_length_agrees_with_scipy(size, inverse):
     ours = idct if inverse else dct
     x = random(11, size)
     exact = scipy_transform(x, 1, inverse)
-    torch.testing.assert_close(ours(x), exact, rtol=0, atol=1e-14)
+    # The CUDA kernels stand on a library's FFT, whose rounding differs from CPU to CPU where they are emulated.
+    torch.testing.assert_close(ours(x), exact, rtol=0, atol=1e-13 if EMULATED or DEVICE != "cpu" else 1e-14)
     x32 = x.float().double()  # the same numbers for every precision
     exact = scipy_transform(x32, 1, inverse)
     theirs = scipy_transform(x32, 1, inverse, np.float32)
