@@ -54,8 +54,7 @@ def keep_freed_memory() -> None:
     """Let this process reuse large freed blocks: a training step asks for the same tables again and again.
 
     Without it the C library returns them to the system, and every step pays their page faults anew (half the time of a
-    LightGCN epoch on Baby). The process then keeps its peak, until
-    `release_freed_memory`.
+    LightGCN epoch on Baby). The process then keeps its peak, until `release_freed_memory`.
     """
     from mmfast.ops._backend import _C
 

@@ -36,8 +36,7 @@ MMFAST_INLINE double weighted_squares(const T* x, const T* count, int64_t rows, 
   return total;
 }
 
-// out_r = scale * count[r] * x_r for rows first..last-1; rows that do not occur are not read, runs of them zeroed at
-// once
+// out_r = scale * count[r] * x_r for rows first..last-1; rows that do not occur are not read, their runs zeroed at once
 template <typename T>
 MMFAST_INLINE void scaled_rows(const T* x, const T* count, T scale, int64_t first, int64_t last, int64_t dim, T* out) {
   for (int64_t r = first; r < last;) {

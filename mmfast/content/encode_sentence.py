@@ -109,7 +109,6 @@ def _whole(name: str) -> Iterator[None]:
     from transformers import PreTrainedModel
 
     lacking: list[str] = []
-    original = PreTrainedModel.__dict__["from_pretrained"]
 
     def load(cls: type, *args: Any, **options: Any) -> Any:
         asked = options.pop("output_loading_info", False)
@@ -126,6 +125,7 @@ def _whole(name: str) -> Iterator[None]:
         return (network, info) if asked else network
 
     with _loading:
+        original = PreTrainedModel.__dict__["from_pretrained"]
         PreTrainedModel.from_pretrained = classmethod(load)
         try:
             yield

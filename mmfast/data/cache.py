@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,20 +63,11 @@ def prepared_in_cache(
 
 def _warn_of_replaced(folder: Path, record: dict[str, Any]) -> None:
     """Say which features of the folder were replaced elsewhere: the user may believe that they are in use here."""
-    own, prefix = read_manifest(folder), folder.name.rpartition("-")[0]
-    siblings = (p for p in folder.parent.iterdir() if re.fullmatch(re.escape(prefix) + r"-[0-9a-f]{20}", p.name))
-    for sibling in sorted(set(siblings) - {folder}):
-        try:
-            other = read_manifest(sibling)
-        except (MmfastError, OSError):  # damaged, or being written
-            continue
-        files = other["source"].get("files", {})
-        if other["source"].get("format") != record["format"] or any(
-            files[name] != about for name, about in record["files"].items() if name in files
-        ):
-            continue
+    own = read_manifest(folder)
+    for other in _other_preparations(folder, record):
         for modality in sorted(own["features"].keys() & other["features"].keys()):
             encoder = other["features"][modality]["encoder"]
+            # What PTMRec tuned knows the train rows of its own split.
             if _is_replaced(other, modality) and not _is_replaced(own, modality) and "tuned by" not in encoder:
                 warnings.warn(
                     f"the features '{modality}' of '{own['name']}' are those of its files under these settings; "
@@ -84,6 +75,22 @@ def _warn_of_replaced(folder: Path, record: dict[str, Any]) -> None:
                     f"`mmfast features '{folder}'` with the same options, and --pictures for where the photos lie",
                     stacklevel=2,
                 )
+
+
+def _other_preparations(folder: Path, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the manifests of what the cache holds of the same source under other settings."""
+    name = re.compile(re.escape(folder.name.rpartition("-")[0]) + r"-[0-9a-f]{20}")
+    for path in sorted(folder.parent.iterdir()):
+        if path == folder or not name.fullmatch(path.name):
+            continue
+        try:
+            manifest = read_manifest(path)
+        except (MmfastError, OSError):  # damaged, or being written
+            continue
+        source = manifest["source"]
+        common = record["files"].keys() & source.get("files", {}).keys()
+        if source.get("format") == record["format"] and all(source["files"][n] == record["files"][n] for n in common):
+            yield manifest
 
 
 def _is_replaced(manifest: dict[str, Any], modality: str) -> bool:
