@@ -40,6 +40,8 @@ inline void check_sample_users(const at::Tensor& users, int64_t num_entries, int
   check_dtype(users, at::kLong, op, "users");
   TORCH_CHECK(num_entries >= 0 && num_draws >= 0, op, ": num_entries=", num_entries, ", num_draws=", num_draws,
               "; wanted 0 or more");
+  TORCH_CHECK(num_draws < std::numeric_limits<uint32_t>::max(), op, ": num_draws=", num_draws,
+              "; wanted fewer than 2^32 - 1");
   TORCH_CHECK(users.numel() < std::numeric_limits<uint32_t>::max(), op, ": there are ", users.numel(),
               " users; wanted fewer than 2^32");
   TORCH_CHECK(users.numel() > 0 || num_entries * num_draws == 0, op, ": users is empty; wanted at least one user");

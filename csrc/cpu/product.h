@@ -27,11 +27,13 @@ struct Operands {
 template <typename In, typename Out = In>
 struct Product : Operands<In> {
   Out* out;
-  bool stream;  // write `out` past the caches
+  bool stream;        // write `out` past the caches
+  int64_t width = 0;  // columns of the tables that multiply_range computes, the first ones
 };
 
-// Computes `count` rows: those of p.rows, or all of A. With `check`, a piece of the rows with a column outside the
-// table is left out, and the result is false.
+// Computes `count` rows: those of p.rows, or all of A. Wide tables are computed a few columns at a time, so that what
+// is gathered from stays in the caches. With `check`, a piece of the rows with a column outside the table is left out,
+// and the result is false.
 template <typename In, typename Out>
 bool multiply(const Product<In, Out>& p, int64_t count, bool check);
 

@@ -121,7 +121,7 @@ template <typename In, typename Out>
 MMFAST_INLINE void tail(const Product<In, Out>& p, int64_t i, int64_t node, int64_t column) {
   using T = Sum<In>;
   const T scale = p.alpha * (p.graph.row_scale ? p.graph.row_scale[node] : T(1));
-  for (; column < p.dim; ++column) {
+  for (; column < p.width; ++column) {
     T sum = 0;
     for (int64_t e = p.graph.ptr[node]; e < p.graph.ptr[node + 1]; ++e) {
       const int64_t row = p.sparse_in ? p.slot[p.graph.cols[e]] : p.graph.cols[e];
@@ -148,7 +148,7 @@ MMFAST_INLINE void blocks(const Product<In, Out>& p, int64_t first, int64_t last
   constexpr int64_t kWidth = V * Simd<Sum<In>>::kLanes;
   const bool chosen = kKind == Kind::kAny && p.rows;
   const int64_t limit = chosen ? 0 : p.graph.ptr[last];
-  for (; column + kWidth <= p.dim; column += kWidth) {
+  for (; column + kWidth <= p.width; column += kWidth) {
     for (int64_t i = first; i < last; ++i) {
       if (chosen) prefetch_next<V>(p, i, last, column);
       block<kKind, V>(p, i, chosen ? p.rows[i] : i, limit, column);
@@ -179,7 +179,7 @@ MMFAST_INLINE void multiply_rows(const Product<In, Out>& product, int64_t first,
   blocks<Kind::kAny, 2>(p, first, last, column);
   blocks<Kind::kAny, 1>(p, first, last, column);
   if (p.stream) end_stream();
-  if (column == p.dim) return;
+  if (column == p.width) return;
   for (int64_t i = first; i < last; ++i) tail(p, i, p.rows ? p.rows[i] : i, column);
 }
 

@@ -21,44 +21,63 @@ namespace {
 constexpr int64_t kDepth = 128;     // features summed apart before they join: short sums round less
 constexpr int64_t kBatch = 256;     // rows summed apart for the weight's gradient
 constexpr int64_t kFeatures = 192;  // features that are packed together for the weight's gradient
+constexpr int64_t kGroup = 24;      // rows that share a panel while both lie in the nearest cache
+constexpr int64_t kAhead = 12;      // rows between the asking for a row's features and their use
 
-// sums[m][v] = sum of a[m * stride_a + k * step_a] * b[k * V vectors + v] over k in [0, depth): M x V vectors of sums.
-template <typename T, int M, int V>
-MMFAST_INLINE void multiply_tile(const T* const (&a)[M], int64_t step_a, const T* b, int64_t depth,
-                                 typename Simd<T>::Vector (&sums)[M][V]) {
-  constexpr int kLanes = Simd<T>::kLanes;
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) {
+int64_t round_up(int64_t size, int64_t step) { return (size + step - 1) / step * step; }
+
+// Tiles of kRows rows by kVectors vectors of sums. A panel holds kWide outputs (or features) side by side, zeros beyond
+// the last, one group per step of the product.
+template <typename Number, int kBytes, int kRows, int kVectors>
+struct Tile {
+  using T = Number;
+  using Lanes = Simd<T, kBytes>;
+  using Row = typename Lanes::Vector[kVectors];
+  using Sums = Row[kRows];
+  static constexpr int64_t kLanes = Lanes::kLanes, kAcross = kVectors, kWide = kAcross * kLanes, kTall = kRows;
+
+  static int64_t panels(int64_t width) { return (width + kWide - 1) / kWide; }
+};
+
+// sums[m] += a[m][k * step_a] * b[k * kWide ...] over k in [0, depth).
+template <typename S, typename T = typename S::T>
+MMFAST_INLINE void multiply_tile(const T* const (&a)[S::kTall], int64_t step_a, const T* b, int64_t depth,
+                                 typename S::Sums& sums) {
+  for (int64_t k = 0; k < depth; ++k, b += S::kWide) {
+    typename S::Row right;
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sums[m][v] = typename Simd<T>::Vector{};
-  }
-  for (int64_t k = 0; k < depth; ++k, b += V * kLanes) {
-    typename Simd<T>::Vector right[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) right[v] = Simd<T>::at(b + v * kLanes);
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
+    for (int v = 0; v < S::kAcross; ++v) right[v] = S::Lanes::at(b + v * S::kLanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < S::kTall; ++m) {
       const T left = a[m][k * step_a];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sums[m][v] += left * right[v];
+      for (int v = 0; v < S::kAcross; ++v) sums[m][v] += left * right[v];
     }
+  }
+}
+
+template <typename S>
+MMFAST_INLINE void clear(typename S::Sums& sums) {
+#pragma GCC unroll 16
+  for (int m = 0; m < S::kTall; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < S::kAcross; ++v) sums[m][v] = typename S::Lanes::Vector{};
   }
 }
 
 // Writes the first `width` numbers of a tile's row, or adds them to what is there: blocks are summed apart, then
 // joined.
-template <typename T, int V>
-MMFAST_INLINE void put_row(const typename Simd<T>::Vector (&sums)[V], int64_t width, bool add, T* out) {
-  constexpr int kLanes = Simd<T>::kLanes;
-  if (width == V * kLanes) {
+template <typename S, typename T = typename S::T>
+MMFAST_INLINE void put_row(const typename S::Row& sums, int64_t width, bool add, T* out) {
+  if (width == S::kWide) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      auto& to = Simd<T>::at(out + v * kLanes);
+    for (int v = 0; v < S::kAcross; ++v) {
+      auto& to = S::Lanes::at(out + v * S::kLanes);
       to = add ? to + sums[v] : sums[v];
     }
     return;
   }
-  for (int64_t j = 0; j < width; ++j) out[j] = sums[j / kLanes][j % kLanes] + (add ? out[j] : T(0));
+  for (int64_t j = 0; j < width; ++j) out[j] = sums[j / S::kLanes][j % S::kLanes] + (add ? out[j] : T(0));
 }
 
 template <typename T>
@@ -71,26 +90,18 @@ struct Operands {
   const T* row(int64_t r) const { return table + rows[r] * features; }
 };
 
-// A panel holds kWide outputs (or features) side by side, zeros beyond the last, one group per step of the product.
+// packed[panel][k][j] = source[(panel * wide + j) * stride + first + k]: the transpose of `outputs` rows of a weight.
 template <typename T>
-constexpr int64_t kWide = 2 * Simd<T>::kLanes;
-constexpr int kTall = 6;
-constexpr int64_t kGroup = 4 * kTall;  // rows that share a panel while both lie in the nearest cache
-constexpr int64_t kAhead = 2 * kTall;  // rows between the asking for a row's features and their use
-
-template <typename T>
-int64_t panels_of(int64_t width) {
-  return (width + kWide<T> - 1) / kWide<T>;
-}
-
-// packed[panel][k][j] = source[(panel * kWide + j) * stride + first + k]: the transpose of `outputs` rows of a weight.
-template <typename T>
-void pack_transposed(const T* source, int64_t outputs, int64_t stride, int64_t first, int64_t depth, T* packed) {
-  for (int64_t d = 0; d < panels_of<T>(outputs) * kWide<T>; ++d) {
-    T* to = packed + d / kWide<T> * depth * kWide<T> + d % kWide<T>;
-    for (int64_t k = 0; k < depth; ++k) to[k * kWide<T>] = d < outputs ? source[d * stride + first + k] : T(0);
+void pack_transposed(const T* source, int64_t outputs, int64_t stride, int64_t first, int64_t depth, int64_t wide,
+                     T* packed) {
+  for (int64_t d = 0; d < round_up(outputs, wide); ++d) {
+    T* to = packed + d / wide * depth * wide + d % wide;
+    for (int64_t k = 0; k < depth; ++k) to[k * wide] = d < outputs ? source[d * stride + first + k] : T(0);
   }
 }
+
+template <typename T>
+constexpr int64_t kLine = 64 / sizeof(T);  // numbers of a cache line
 
 // Asks for `depth` features of a row ahead of their use: pieces this short are over before the hardware foresees them.
 template <typename T>
@@ -99,82 +110,121 @@ MMFAST_INLINE void fetch(const T* row, int64_t depth) {
 }
 
 // out[r] (+)= features [first, first + depth) of row r times the packed weight, for r in [begin, end).
-template <typename T>
+template <typename S, typename T = typename S::T>
 MMFAST_INLINE void forward_of(const Operands<T>& o, const T* packed, int64_t first, int64_t depth, int64_t begin,
                               int64_t end, T* out) {
   for (int64_t group = begin; group < end; group += kGroup) {
     const int64_t last = std::min(end, group + kGroup);
-    for (int64_t r = group; r < last; ++r) fetch(o.row(std::min(r + kGroup, end - 1)) + first, depth);
-    for (int64_t panel = 0; panel < panels_of<T>(o.outputs); ++panel) {
-      const int64_t column = panel * kWide<T>, width = std::min(kWide<T>, o.outputs - column);
-      for (int64_t r = group; r < last; r += kTall) {
-        const T* left[kTall];
-        for (int m = 0; m < kTall; ++m) left[m] = o.row(std::min(r + m, last - 1)) + first;  // repeats past the end
-        typename Simd<T>::Vector sums[kTall][2];
-        multiply_tile<T, kTall, 2>(left, 1, packed + panel * depth * kWide<T>, depth, sums);
-        for (int m = 0; m < kTall && r + m < last; ++m) {
-          put_row<T, 2>(sums[m], width, first > 0, out + (r + m) * o.outputs + column);
+    for (int64_t panel = 0; panel < S::panels(o.outputs); ++panel) {
+      const int64_t column = panel * S::kWide, width = std::min(S::kWide, o.outputs - column);
+      for (int64_t r = group; r < last; r += S::kTall) {
+        typename S::Sums sums;
+        clear<S>(sums);
+        const T* b = packed + panel * depth * S::kWide;
+        for (int64_t k = 0; k < depth; k += kLine<T>) {
+          const T* left[S::kTall];
+          for (int m = 0; m < S::kTall; ++m) {
+            left[m] = o.row(std::min(r + m, last - 1)) + first + k;  // repeats past the end
+            if (panel == 0) __builtin_prefetch(o.row(std::min(r + m + kGroup, end - 1)) + first + k, 0, 2);
+          }
+          multiply_tile<S>(left, 1, b + k * S::kWide, std::min(kLine<T>, depth - k), sums);
         }
+        for (int m = 0; m < S::kTall && r + m < last; ++m) {
+          put_row<S>(sums[m], width, first > 0, out + (r + m) * o.outputs + column);
+        }
+      }
+    }
+  }
+}
+
+// packed[panel][r][j] = features [first, first + depth) of `count` rows, from the begin-th on.
+template <typename S, typename T = typename S::T>
+MMFAST_INLINE void pack_rows(const Operands<T>& o, int64_t begin, int64_t count, int64_t first, int64_t depth,
+                             T* packed) {
+  for (int64_t r = 0; r < count; ++r) {
+    const T* row = o.row(begin + r) + first;
+    fetch(o.row(std::min(begin + r + kAhead, o.num_rows - 1)) + first, depth);
+    for (int64_t panel = 0; panel < S::panels(depth); ++panel, row += S::kWide) {
+      T* to = packed + (panel * count + r) * S::kWide;
+      const int64_t width = std::min(S::kWide, depth - panel * S::kWide);
+      if (width == S::kWide) {
+        for (int v = 0; v < S::kAcross; ++v) S::Lanes::at(to + v * S::kLanes) = S::Lanes::at(row + v * S::kLanes);
+      } else {
+        for (int64_t j = 0; j < S::kWide; ++j) to[j] = j < width ? row[j] : T(0);
       }
     }
   }
 }
 
 // Features [first, first + depth) of the weight's gradient [D, F]: the sum over rows of grad[r] times the row.
-template <typename T>
+template <typename S, typename T = typename S::T>
 MMFAST_INLINE void weight_gradient_of(const Operands<T>& o, const T* packed_grad, int64_t first, int64_t depth,
                                       T* packed, T* out) {
-  const int64_t panels = panels_of<T>(depth), tall = (o.outputs + kTall - 1) / kTall * kTall;
+  const int64_t tall = round_up(o.outputs, S::kTall);
   for (int64_t begin = 0; begin < o.num_rows; begin += kBatch) {
     const int64_t count = std::min(kBatch, o.num_rows - begin);
-    for (int64_t r = 0; r < count; ++r) {
-      const T* row = o.row(begin + r) + first;
-      fetch(o.row(std::min(begin + r + kAhead, o.num_rows - 1)) + first, depth);
-      for (int64_t panel = 0; panel < panels; ++panel, row += kWide<T>) {
-        T* to = packed + (panel * count + r) * kWide<T>;
-        const int64_t width = std::min(kWide<T>, depth - panel * kWide<T>);
-        if (width == kWide<T>) {
-          for (int v = 0; v < 2; ++v) Simd<T>::at(to + v * Simd<T>::kLanes) = Simd<T>::at(row + v * Simd<T>::kLanes);
-        } else {
-          for (int64_t j = 0; j < kWide<T>; ++j) to[j] = j < width ? row[j] : T(0);
-        }
-      }
-    }
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      const int64_t column = first + panel * kWide<T>, width = std::min(kWide<T>, depth - panel * kWide<T>);
-      for (int64_t d = 0; d < o.outputs; d += kTall) {
-        const T* left[kTall];
-        for (int m = 0; m < kTall; ++m) left[m] = packed_grad + (begin * tall + d * count) + m;
-        typename Simd<T>::Vector sums[kTall][2];
-        multiply_tile<T, kTall, 2>(left, kTall, packed + panel * count * kWide<T>, count, sums);
-        for (int m = 0; m < kTall && d + m < o.outputs; ++m) {
-          put_row<T, 2>(sums[m], width, begin > 0, out + (d + m) * o.features + column);
+    pack_rows<S>(o, begin, count, first, depth, packed);
+    for (int64_t panel = 0; panel < S::panels(depth); ++panel) {
+      const int64_t column = first + panel * S::kWide, width = std::min(S::kWide, depth - panel * S::kWide);
+      for (int64_t d = 0; d < o.outputs; d += S::kTall) {
+        const T* left[S::kTall];
+        for (int m = 0; m < S::kTall; ++m) left[m] = packed_grad + (begin * tall + d * count) + m;
+        typename S::Sums sums;
+        clear<S>(sums);
+        multiply_tile<S>(left, S::kTall, packed + panel * count * S::kWide, count, sums);
+        for (int m = 0; m < S::kTall && d + m < o.outputs; ++m) {
+          put_row<S>(sums[m], width, begin > 0, out + (d + m) * o.features + column);
         }
       }
     }
   }
 }
 
-#define MMFAST_INSTANTIATE(T)                                                                                          \
-  MMFAST_CLONES void forward_range(const Operands<T>& o, const T* packed, int64_t first, int64_t depth, int64_t begin, \
-                                   int64_t end, T* out) {                                                              \
-    forward_of(o, packed, first, depth, begin, end, out);                                                              \
-  }                                                                                                                    \
-  MMFAST_CLONES void weight_range(const Operands<T>& o, const T* packed_grad, int64_t first, int64_t depth, T* packed, \
-                                  T* out) {                                                                            \
-    weight_gradient_of(o, packed_grad, first, depth, packed, out);                                                     \
-  }
-MMFAST_INSTANTIATE(float)
-MMFAST_INSTANTIATE(double)
+// The two products as this CPU computes them best. A number is summed in the same order by all.
+template <typename T>
+struct Kernels {
+  int64_t tall, wide;
+  void (*forward)(const Operands<T>&, const T*, int64_t, int64_t, int64_t, int64_t, T*);
+  void (*weight)(const Operands<T>&, const T*, int64_t, int64_t, T*, T*);
+};
+
+#define MMFAST_INSTANTIATE(T, level, attribute, S)                                                                   \
+  attribute void forward_##level(const Operands<T>& o, const T* packed, int64_t first, int64_t depth, int64_t begin, \
+                                 int64_t end, T* out) {                                                              \
+    forward_of<S>(o, packed, first, depth, begin, end, out);                                                         \
+  }                                                                                                                  \
+  attribute void weight_##level(const Operands<T>& o, const T* packed_grad, int64_t first, int64_t depth, T* packed, \
+                                T* out) {                                                                            \
+    weight_gradient_of<S>(o, packed_grad, first, depth, packed, out);                                                \
+  }                                                                                                                  \
+  Kernels<T> kernels_##level(T) { return {S::kTall, S::kWide, &forward_##level, &weight_##level}; }
+template <typename T>
+using Narrow = Tile<T, 32, 6, 2>;
+MMFAST_INSTANTIATE(float, any, MMFAST_CLONES, Narrow<float>)
+MMFAST_INSTANTIATE(double, any, MMFAST_CLONES, Narrow<double>)
+#ifdef MMFAST_WIDE
+template <typename T>
+using Wide = Tile<T, 64, 6, 4>;
+MMFAST_INSTANTIATE(float, wide, MMFAST_WIDE, Wide<float>)
+MMFAST_INSTANTIATE(double, wide, MMFAST_WIDE, Wide<double>)
+#endif
+
+template <typename T>
+Kernels<T> kernels() {
+#ifdef MMFAST_WIDE
+  if (has_wide()) return kernels_wide(T());
+#endif
+  return kernels_any(T());
+}
 
 // Threads own rows in whole tiles, so the order in which a number is summed never depends on their count.
 template <typename Body>
-void over_rows(int64_t num_rows, const Body& body) {
-  const int64_t tiles = (num_rows + kTall - 1) / kTall, threads = at::get_num_threads();
+void over_rows(int64_t num_rows, int64_t tall, const Body& body) {
+  const int64_t tiles = (num_rows + tall - 1) / tall, threads = at::get_num_threads();
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t thread = 0; thread < threads; ++thread) {
-    const int64_t begin = tiles * thread / threads * kTall;
-    const int64_t end = std::min(num_rows, tiles * (thread + 1) / threads * kTall);
+    const int64_t begin = tiles * thread / threads * tall;
+    const int64_t end = std::min(num_rows, tiles * (thread + 1) / threads * tall);
     if (begin < end) body(begin, end);
   }
 }
@@ -182,29 +232,30 @@ void over_rows(int64_t num_rows, const Body& body) {
 template <typename T>
 void forward(const Operands<T>& o, const T* weight, T* out) {
   if (o.features == 0) std::fill(out, out + o.num_rows * o.outputs, T(0));
-  const int64_t block = panels_of<T>(o.outputs) * kWide<T>;  // packed numbers per feature
+  const Kernels<T> use = kernels<T>();
+  const int64_t block = round_up(o.outputs, use.wide);  // packed numbers per feature
   std::vector<T> packed(block * o.features);
   for (int64_t first = 0; first < o.features; first += kDepth) {
-    pack_transposed(weight, o.outputs, o.features, first, std::min(kDepth, o.features - first),
+    pack_transposed(weight, o.outputs, o.features, first, std::min(kDepth, o.features - first), use.wide,
                     packed.data() + first * block);
   }
-  over_rows(o.num_rows, [&](int64_t begin, int64_t end) {
+  over_rows(o.num_rows, use.tall, [&](int64_t begin, int64_t end) {
     for (int64_t first = 0; first < o.features; first += kDepth) {
       const int64_t depth = std::min(kDepth, o.features - first);
-      forward_range(o, packed.data() + first * block, first, depth, begin, end, out);
+      use.forward(o, packed.data() + first * block, first, depth, begin, end, out);
     }
   });
 }
 
-// packed[batch][tile][r][m] = grad[r][tile * kTall + m], zeros beyond the last output.
+// packed[batch][tile][r][m] = grad[r][tile * tall + m], zeros beyond the last output.
 template <typename T>
-std::vector<T> pack_gradient(const T* grad, int64_t num_rows, int64_t outputs) {
-  const int64_t tall = (outputs + kTall - 1) / kTall * kTall;
-  std::vector<T> packed(num_rows * tall);
+std::vector<T> pack_gradient(const T* grad, int64_t num_rows, int64_t outputs, int64_t tall) {
+  const int64_t padded = round_up(outputs, tall);
+  std::vector<T> packed(num_rows * padded);
   for (int64_t r = 0; r < num_rows; ++r) {
     const int64_t begin = r / kBatch * kBatch, count = std::min(kBatch, num_rows - begin);
-    T* to = packed.data() + begin * tall + (r - begin) * kTall;
-    for (int64_t d = 0; d < outputs; ++d) to[d / kTall * kTall * count + d % kTall] = grad[r * outputs + d];
+    T* to = packed.data() + begin * padded + (r - begin) * tall;
+    for (int64_t d = 0; d < outputs; ++d) to[d / tall * tall * count + d % tall] = grad[r * outputs + d];
   }
   return packed;
 }
@@ -213,14 +264,15 @@ template <typename T>
 void weight_gradient(const Operands<T>& o, const T* grad, T* out) {
   const int64_t blocks = (o.features + kFeatures - 1) / kFeatures;
   if (o.num_rows == 0) std::fill(out, out + o.outputs * o.features, T(0));
-  const std::vector<T> packed_grad = pack_gradient(grad, o.num_rows, o.outputs);
+  const Kernels<T> use = kernels<T>();
+  const std::vector<T> packed_grad = pack_gradient(grad, o.num_rows, o.outputs, use.tall);
 #pragma omp parallel num_threads(at::get_num_threads())
   {
-    std::vector<T> packed(panels_of<T>(kFeatures) * kWide<T> * kBatch);
+    std::vector<T> packed(round_up(kFeatures, use.wide) * kBatch);
 #pragma omp for schedule(dynamic)
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t first = block * kFeatures, depth = std::min(kFeatures, o.features - first);
-      weight_range(o, packed_grad.data(), first, depth, packed.data(), out);
+      use.weight(o, packed_grad.data(), first, depth, packed.data(), out);
     }
   }
 }

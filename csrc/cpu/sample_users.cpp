@@ -25,24 +25,56 @@ Draws checked(const char* op, const at::Tensor& users, int64_t num_entries, int6
   return {users.numel(), num_entries, num_draws, static_cast<uint64_t>(seed), static_cast<uint64_t>(first_draw)};
 }
 
-// Calls put(entry, place of the user, words) for every entry of every draw. Independent uniform attempts of which each
+// The users of one draw: a table of places, hashed, with the draw beside the user, so that no draw has to empty it.
+class Taken {
+ public:
+  explicit Taken(int64_t entries) {
+    while (int64_t{1} << bits_ < 2 * entries) ++bits_;
+    places_.assign(size_t{1} << bits_, 0);
+  }
+
+  // Whether the user is new to the draw, which is counted from 1.
+  bool take(uint32_t draw, uint32_t user) {
+    const uint64_t mask = places_.size() - 1, wanted = static_cast<uint64_t>(draw) << 32 | user;
+    for (uint64_t at = user * 0x9E3779B97F4A7C15u >> (64 - bits_);; at = (at + 1) & mask) {
+      if (places_[at] == wanted) return false;
+      if (places_[at] >> 32 == draw) continue;
+      places_[at] = wanted;
+      return true;
+    }
+  }
+
+ private:
+  int bits_ = 1;
+  std::vector<uint64_t> places_;
+};
+
+// One entry of a draw: the place of its user, and the words of the attempt.
+struct Entry {
+  uint32_t place;
+  Philox4 words;
+};
+
+// Calls put(number of the entry, entry) for every entry of every draw. Independent uniform attempts of which each
 // user's first counts are uniform draws without replacement; a draw larger than the users takes every attempt.
 template <typename Put>
 void draw_users(const Draws& d, const Put& put) {
   const bool distinct = d.num_entries <= d.num_users;
 #pragma omp parallel num_threads(at::get_num_threads()) if (d.num_draws > 1)
   {
-    std::vector<int64_t> taken_by(distinct ? d.num_users : 0, -1);
+    Taken taken(distinct ? d.num_entries : 0);
+    std::vector<Entry> entries(d.num_entries);
 #pragma omp for schedule(static)
     for (int64_t s = 0; s < d.num_draws; ++s) {
       uint64_t attempt = 0;
       for (int64_t b = 0; b < d.num_entries; ++attempt) {
         const Philox4 words = philox(d.seed, attempt, d.first_draw + static_cast<uint64_t>(s));
-        const uint32_t user = below(words.word[0], static_cast<uint32_t>(d.num_users));
-        if (distinct && taken_by[user] == s) continue;
-        if (distinct) taken_by[user] = s;
-        put(s * d.num_entries + b++, user, words);
+        const uint32_t place = below(words.word[0], static_cast<uint32_t>(d.num_users));
+        if (distinct && !taken.take(static_cast<uint32_t>(s) + 1, place)) continue;
+        entries[b++] = {place, words};
       }
+      // Apart from the attempts, so that many users are waited for at once.
+      for (int64_t b = 0; b < d.num_entries; ++b) put(s * d.num_entries + b, entries[b]);
     }
   }
 }
@@ -64,9 +96,9 @@ at::Tensor sample_user_rows(const at::Tensor& user_ptr, const at::Tensor& users,
   }
   at::Tensor out = at::empty({num_draws * num_entries}, users.options());
   int64_t* rows = out.mutable_data_ptr<int64_t>();
-  draw_users(draws, [&](int64_t entry, uint32_t place, const Philox4& words) {
-    const int64_t begin = first[user[place]];
-    rows[entry] = begin + below(words.word[1], static_cast<uint32_t>(first[user[place] + 1] - begin));
+  draw_users(draws, [&](int64_t number, const Entry& entry) {
+    const int64_t u = user[entry.place];
+    rows[number] = first[u] + below(entry.words.word[1], static_cast<uint32_t>(first[u + 1] - first[u]));
   });
   return out;
 }
@@ -82,10 +114,10 @@ at::Tensor sample_triples(const at::Tensor& users, int64_t num_items, int64_t nu
   const int64_t size = num_draws * num_entries;
   at::Tensor out = at::empty({3, size}, users.options());
   int64_t* triples = out.mutable_data_ptr<int64_t>();
-  draw_users(draws, [&](int64_t entry, uint32_t place, const Philox4& words) {
-    triples[entry] = user[place];
+  draw_users(draws, [&](int64_t number, const Entry& entry) {
+    triples[number] = user[entry.place];
     for (int side = 1; side < 3; ++side) {
-      triples[side * size + entry] = below(words.word[side], static_cast<uint32_t>(num_items));
+      triples[side * size + number] = below(entry.words.word[side], static_cast<uint32_t>(num_items));
     }
   });
   return out;

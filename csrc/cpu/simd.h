@@ -4,6 +4,7 @@
 #pragma once
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
 #define MMFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define MMFAST_WIDE __attribute__((target("arch=x86-64-v4")))
 #else
 #define MMFAST_CLONES
 #endif
@@ -11,12 +12,20 @@
 
 namespace mmfast {
 
-// 32 bytes of T. Vectors are passed by reference only: by value their ABI would differ between the clones.
-template <typename T>
+#ifdef MMFAST_WIDE
+inline bool has_wide() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd");
+}
+#endif
+
+// A vector of T. Vectors are passed by reference only: by value their ABI would differ between the clones. Those of
+// 64 bytes are for functions that are MMFAST_WIDE and called where has_wide(): elsewhere they would live in memory.
+template <typename T, int kBytes = 32>
 struct Simd {
-  typedef T Vector __attribute__((vector_size(32)));
-  typedef T Unaligned __attribute__((vector_size(32), aligned(alignof(T)), may_alias));
-  static constexpr int kLanes = 32 / sizeof(T);
+  typedef T Vector __attribute__((vector_size(kBytes)));
+  typedef T Unaligned __attribute__((vector_size(kBytes), aligned(alignof(T)), may_alias));
+  static constexpr int kLanes = kBytes / sizeof(T);
 
   static MMFAST_INLINE const Unaligned& at(const T* p) { return *reinterpret_cast<const Unaligned*>(p); }
   static MMFAST_INLINE Unaligned& at(T* p) { return *reinterpret_cast<Unaligned*>(p); }
