@@ -95,7 +95,7 @@ template <typename T>
 void backward(const at::Tensor& grad, const at::Tensor& norm, const at::Tensor& counts, const at::Tensor& table,
               at::Tensor& out) {
   const T length = norm.item<T>();
-  const T scale = length > 0 ? grad.item<T>() / length : T(0);  // the norm has a corner at zero
+  const T scale = length == 0 ? T(0) : grad.item<T>() / length;  // the norm has a corner at zero
   const T *x = table.const_data_ptr<T>(), *count = counts.const_data_ptr<T>();
   T* result = out.mutable_data_ptr<T>();
   const int64_t dim = table.size(1);

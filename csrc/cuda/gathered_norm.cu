@@ -56,9 +56,10 @@ template <typename T>
 __global__ void backward_kernel(const T* grad, const T* norm, const T* counts, const T* table, int64_t rows,
                                 int64_t dim, T* out) {
   const T length = *norm;
-  const T scale = length > 0 ? *grad / length : T(0);  // the norm has a corner at zero
+  const T scale = length == 0 ? T(0) : *grad / length;  // the norm has a corner at zero
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * dim; i += int64_t{gridDim.x} * kThreads) {
-    out[i] = scale * counts[i / dim] * table[i];
+    const T count = counts[i / dim];
+    out[i] = count == 0 ? T(0) : scale * count * table[i];
   }
 }
 

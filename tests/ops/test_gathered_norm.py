@@ -52,6 +52,17 @@ def test_gradcheck_opcheck_and_zero_norm():
     assert torch.equal(grad, torch.zeros(4, 3))
 
 
+@pytest.mark.parametrize("wild", [float("nan"), float("inf")])
+def test_a_norm_that_is_no_number_has_the_gradient_of_torch(wild):
+    table, index = case(6, 3, 4)
+    table[2, 1], index = wild, torch.tensor([1, 2, 2, 4])
+    table.requires_grad_()
+    (grad,) = torch.autograd.grad(gathered_norm(table, index), table)
+    (want,) = torch.autograd.grad(gathered_norm_reference(table, index), table)
+    assert torch.equal(grad.isnan(), want.isnan()) and grad.isnan().any()
+    assert torch.equal(grad.nan_to_num(), want.nan_to_num())
+
+
 def test_strided_and_half_precision_tables():
     table, index = case(12, 16, 30, torch.float32)
     strided = table.t().contiguous().t()
