@@ -92,19 +92,23 @@ TORCH_LIBRARY(mmfast, m) {
   m.def("gathered_norm(Tensor table, Tensor index) -> (Tensor, Tensor)");
   m.def("gathered_norm_backward(Tensor grad, Tensor norm, Tensor counts, Tensor table) -> Tensor");
 
+  // A number that changes from call to call is a SymInt: a compiled graph then takes it as an argument.
   m.def("compact_ids(Tensor ids, int num_rows) -> (Tensor, Tensor)");
   m.def(
-      "sample_negatives(Tensor users, Tensor user_ptr, Tensor user_items, Tensor candidates, int seed, int offset) "
+      "sample_negatives(Tensor users, Tensor user_ptr, Tensor user_items, Tensor candidates, SymInt seed, SymInt "
+      "offset) "
       "-> Tensor");
-  m.def("sample_edges(Tensor weights, int num_kept, int seed, int stream) -> Tensor");
+  m.def("sample_edges(Tensor weights, SymInt num_kept, SymInt seed, SymInt stream) -> Tensor");
   // Draw s of entries b takes attempts i = 0, 1, ... from philox(seed, i, first_draw + s): word 0 chooses one of
   // `users`, words 1 and 2 what goes with it. An attempt that repeats a user of its draw is refused while num_entries
   // <= number of users. Rows are entries of user_ptr's lists, int64 [num_draws * num_entries]; triples int64 [3, same].
   m.def(
-      "sample_user_rows(Tensor user_ptr, Tensor users, int num_entries, int num_draws, int seed, int first_draw) "
+      "sample_user_rows(Tensor user_ptr, Tensor users, SymInt num_entries, SymInt num_draws, SymInt seed, SymInt "
+      "first_draw) "
       "-> Tensor");
   m.def(
-      "sample_triples(Tensor users, int num_items, int num_entries, int num_draws, int seed, int first_draw) "
+      "sample_triples(Tensor users, SymInt num_items, SymInt num_entries, SymInt num_draws, SymInt seed, SymInt "
+      "first_draw) "
       "-> Tensor");
 
   // A graph's entries e by row (ptr, cols) and by column (ptr_t, rows_t, edges_t): the t-th entry of the transposed

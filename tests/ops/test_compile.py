@@ -5,7 +5,19 @@ from __future__ import annotations
 import torch
 
 from mmfast.graph import user_item_graph
-from mmfast.ops import bpr_loss, gathered_norm, knn_count, knn_graph, knn_update, project_rows, rank
+from mmfast.ops import (
+    bpr_loss,
+    gathered_norm,
+    knn_count,
+    knn_graph,
+    knn_update,
+    project_rows,
+    rank,
+    sample_edges,
+    sample_negatives,
+    sample_triples,
+    sample_user_rows,
+)
 
 
 def test_a_training_loss_compiles_whole():
@@ -39,3 +51,27 @@ def test_searches_compile_whole():
 
     compiled = torch.compile(search, fullgraph=True, backend="aot_eager")
     assert all(torch.equal(a, b) for a, b in zip(compiled(features), search(features), strict=True))
+
+
+def compiled_as_called(function, numbers):
+    """Compare one compiled function of tensors and a number with the function itself, for every number."""
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for number in numbers:
+        for got, want in zip(compiled(number), function(number), strict=True):
+            assert torch.equal(got, want)
+
+
+def test_samplers_compile_once_for_every_draw():
+    users, ptr, items = torch.arange(9), torch.arange(10), torch.arange(9, dtype=torch.int32)
+
+    def draw(number):
+        triples = sample_triples(users, 7, 4, 2, seed=number, first_draw=2 * number)
+        rows = sample_user_rows(ptr, users, 4, 2, seed=number, first_draw=2 * number)
+        return triples, rows, sample_negatives(users, ptr, items, items, seed=number, offset=9 * number)
+
+    compiled_as_called(draw, range(12))
+
+
+def test_edges_are_sampled_by_one_graph_for_every_epoch_and_number():
+    weights = torch.rand(40, generator=torch.Generator().manual_seed(0)) + 0.1
+    compiled_as_called(lambda n: [sample_edges(weights, 20 + n, seed=5, stream=n)], range(12))
