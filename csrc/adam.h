@@ -2,10 +2,13 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "philox.h"
 
 namespace mmfast {
+
+constexpr int64_t kMostSteps = std::numeric_limits<int32_t>::max();  // what the steps of rows are kept in
 
 struct AdamSettings {
   double lr, beta1, beta2, eps;
@@ -19,7 +22,7 @@ struct AdamStep {
   T size;        // lr / (1 - beta1^step)
   T correction;  // sqrt(1 - beta2^step)
 
-  AdamStep(const AdamSettings& set, int64_t step)
+  MMFAST_HOST_DEVICE AdamStep(const AdamSettings& set, int64_t step)
       : beta2(static_cast<T>(set.beta2)),
         rest1(static_cast<T>(1 - set.beta1)),
         rest2(static_cast<T>(1 - set.beta2)),

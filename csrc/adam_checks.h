@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "adam.h"
 #include "check.h"
 
 namespace mmfast {
@@ -20,13 +21,12 @@ inline void check_adam(const at::Tensor& param, const at::Tensor& exp_avg, const
   }
 }
 
-inline void check_row_steps(const at::Tensor& row_steps, const at::Tensor& param, int64_t step, const char* op) {
+inline void check_row_steps(const at::Tensor& row_steps, const at::Tensor& param, const char* op) {
   check_dtype(row_steps, at::kInt, op, "row_steps");
   check_device(row_steps, param, op, "row_steps");
   TORCH_CHECK(
       row_steps.is_contiguous() && row_steps.dim() == 2 && row_steps.size(0) == param.size(0) && row_steps.size(1) == 2,
       op, ": row_steps is ", row_steps.sizes(), "; wanted a contiguous [", param.size(0), ", 2]");
-  TORCH_CHECK(step >= 0 && step < (int64_t{1} << 31), op, ": step is ", step, "; wanted 0 to 2^31 - 1");
 }
 
 // No row of `rows` (all where null; on the CPU) is made up to a later step than `most`: its steps would be made twice.
@@ -39,9 +39,8 @@ inline void check_made(const int32_t* row_steps, const int64_t* rows, int64_t co
   }
 }
 
-// The gradient [B, D] of B rows, and the number of its step.
-inline void check_adam_step(const at::Tensor& rows, const at::Tensor& grad, const at::Tensor& param, int64_t step,
-                            const char* op) {
+// The gradient [B, D] of B rows.
+inline void check_rows_grad(const at::Tensor& rows, const at::Tensor& grad, const at::Tensor& param, const char* op) {
   check_dim(rows, 1, op, "rows");
   check_dtype(rows, at::kLong, op, "rows");
   check_device(rows, param, op, "rows");
@@ -49,7 +48,21 @@ inline void check_adam_step(const at::Tensor& rows, const at::Tensor& grad, cons
   check_like(grad, param, op, "grad");
   check_size(grad, 0, rows.numel(), op, "grad");
   check_size(grad, 1, param.size(1), op, "grad");
-  TORCH_CHECK(step >= 1, op, ": step is ", step, "; wanted 1 for the first step");
+}
+
+// The tensor of a step's number, whose value is left to the device.
+inline void check_step(const at::Tensor& step, const at::Tensor& param, const char* op) {
+  check_dtype(step, at::kLong, op, "step");
+  check_device(step, param, op, "step");
+  TORCH_CHECK(step.numel() == 1, op, ": step holds ", step.numel(), " numbers; wanted one");
+}
+
+// That number, on the CPU.
+inline int64_t checked_step(const at::Tensor& step, const at::Tensor& param, int64_t least, const char* op) {
+  check_step(step, param, op);
+  const auto number = step.item<int64_t>();
+  check_number(number, least, kMostSteps, op, "step");
+  return number;
 }
 
 }  // namespace mmfast

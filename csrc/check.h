@@ -36,6 +36,10 @@ inline void check_size(const at::Tensor& t, int64_t axis, int64_t size, const ch
               size);
 }
 
+inline void check_number(int64_t number, int64_t least, int64_t most, const char* op, const char* name) {
+  TORCH_CHECK(number >= least && number <= most, op, ": ", name, " is ", number, "; wanted ", least, " to ", most);
+}
+
 // Ids must lie in [0, size): a wild id would read foreign memory.
 void check_ids(const at::Tensor& ids, int64_t size, const char* op, const char* name);
 

@@ -148,9 +148,10 @@ TORCH_LIBRARY(mmfast, m) {
       "rank(Tensor users, Tensor items, Tensor mask_ptr, Tensor mask_items, Tensor target_ptr, Tensor target_items, "
       "Tensor? candidates, int k, str precision) -> (Tensor, Tensor, Tensor)");
 
+  // step: one int64 on the device of the table, so that a captured graph may count it up.
   m.def(
       "adam_rows_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, Tensor grad, float lr, "
-      "float beta1, float beta2, float eps, float weight_decay, int step) -> ()");
+      "float beta1, float beta2, float eps, float weight_decay, Tensor step) -> ()");
 
   // Row-lazy Adam. row_steps, int32 [N, 2]: the step up to which a row's parameters (0) and moments (1) are made; 0
   // for moments that are zero since the start. catch_up makes the zero-gradient steps up to `step`: of the parameters
@@ -158,10 +159,10 @@ TORCH_LIBRARY(mmfast, m) {
   // and then that step; its rows are sorted and unique.
   m.def(
       "adam_catch_up_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) row_steps, "
-      "Tensor? rows, float lr, float beta1, float beta2, float eps, int step) -> ()");
+      "Tensor? rows, float lr, float beta1, float beta2, float eps, Tensor step) -> ()");
   m.def(
       "adam_lazy_(Tensor(a!) param, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) row_steps, Tensor rows, "
-      "Tensor grad, float lr, float beta1, float beta2, float eps, int step) -> ()");
+      "Tensor grad, float lr, float beta1, float beta2, float eps, Tensor step) -> ()");
 
   // A copy of x [R, D]: the pattern of a new op, docs/adding_an_op.md.
   m.def("template_op(Tensor x) -> Tensor");

@@ -212,39 +212,41 @@ at::Tensor checked_ids(const char* op, const at::Tensor& rows, const at::Tensor&
 
 void adam_catch_up(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, at::Tensor& row_steps,
                    const std::optional<at::Tensor>& rows, double lr, double beta1, double beta2, double eps,
-                   int64_t step) {
+                   const at::Tensor& step) {
   const char* op = "adam_catch_up_";
   check_adam(param, exp_avg, exp_avg_sq, op);
-  check_row_steps(row_steps, param, step, op);
+  check_row_steps(row_steps, param, op);
+  const int64_t last = checked_step(step, param, 0, op);
   const at::Tensor ids = rows ? checked_ids(op, *rows, param) : at::Tensor();
   const int64_t* r = rows ? ids.const_data_ptr<int64_t>() : nullptr;
   const int64_t count = rows ? ids.numel() : param.size(0);
-  check_made(row_steps.const_data_ptr<int32_t>(), r, count, step, step, op);
+  check_made(row_steps.const_data_ptr<int32_t>(), r, count, last, last, op);
   const AdamSettings set{lr, beta1, beta2, eps};
   if (param.scalar_type() == at::kFloat) {
-    catch_up(table_of<float>(param, exp_avg, exp_avg_sq, row_steps), r, count, set, step);
+    catch_up(table_of<float>(param, exp_avg, exp_avg_sq, row_steps), r, count, set, last);
   } else {
-    catch_up(table_of<double>(param, exp_avg, exp_avg_sq, row_steps), r, count, set, step);
+    catch_up(table_of<double>(param, exp_avg, exp_avg_sq, row_steps), r, count, set, last);
   }
 }
 
 void adam_lazy(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, at::Tensor& row_steps,
                const at::Tensor& rows, const at::Tensor& grad, double lr, double beta1, double beta2, double eps,
-               int64_t step) {
+               const at::Tensor& step) {
   const char* op = "adam_lazy_";
   check_adam(param, exp_avg, exp_avg_sq, op);
-  check_row_steps(row_steps, param, step, op);
-  check_adam_step(rows, grad, param, step, op);
+  check_row_steps(row_steps, param, op);
+  check_rows_grad(rows, grad, param, op);
+  const int64_t number = checked_step(step, param, 1, op);
   const at::Tensor ids = checked_rows(rows, param.size(0), op, "coalesce the gradient"), dense = grad.contiguous();
   const int64_t* r = ids.const_data_ptr<int64_t>();
-  check_made(row_steps.const_data_ptr<int32_t>(), r, ids.numel(), step - 1, step, op);
+  check_made(row_steps.const_data_ptr<int32_t>(), r, ids.numel(), number - 1, number, op);
   const AdamSettings set{lr, beta1, beta2, eps};
   if (param.scalar_type() == at::kFloat) {
     step_rows(table_of<float>(param, exp_avg, exp_avg_sq, row_steps), r, ids.numel(), dense.const_data_ptr<float>(),
-              set, step);
+              set, number);
   } else {
     step_rows(table_of<double>(param, exp_avg, exp_avg_sq, row_steps), r, ids.numel(), dense.const_data_ptr<double>(),
-              set, step);
+              set, number);
   }
 }
 

@@ -67,15 +67,16 @@ void run(const Table<T>& table, int64_t count) {
 
 void adam_rows(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, const at::Tensor& rows,
                const at::Tensor& grad, double lr, double beta1, double beta2, double eps, double weight_decay,
-               int64_t step) {
+               const at::Tensor& step) {
   const char* op = "adam_rows_";
   check_adam(param, exp_avg, exp_avg_sq, op);
-  check_adam_step(rows, grad, param, step, op);
+  check_rows_grad(rows, grad, param, op);
+  const int64_t number = checked_step(step, param, 1, op);
   const at::Tensor nodes = checked_rows(rows, param.size(0), op, "coalesce the gradient"), dense = grad.contiguous();
   const auto step_in = [&]<typename T>(T) {
     run(Table<T>{param.mutable_data_ptr<T>(), exp_avg.mutable_data_ptr<T>(), exp_avg_sq.mutable_data_ptr<T>(),
                  nodes.const_data_ptr<int64_t>(), dense.const_data_ptr<T>(), nodes.numel(), param.size(1),
-                 AdamStep<T>({lr, beta1, beta2, eps}, step), static_cast<T>(weight_decay)},
+                 AdamStep<T>({lr, beta1, beta2, eps}, number), static_cast<T>(weight_decay)},
         param.size(0));
   };
   param.scalar_type() == at::kFloat ? step_in(float{}) : step_in(double{});

@@ -14,35 +14,47 @@ constexpr int kThreads = kWarps * kWarp;
 __device__ int64_t first_entry() { return int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp; }
 __device__ int64_t entry_step() { return int64_t{gridDim.x} * kWarps; }
 
+constexpr int64_t kMostPowers = 1 << 17;  // 4 MB of tables; betas so near 1 that they need more are rare
+
+// Powers by step, looked up where j < length and else computed.
 struct Powers {
-  double* table;  // [4, length]: beta1^j, beta2^(j/2), 1 / (1 - beta1^j), 1 / sqrt(1 - beta2^j)
-  int64_t length;
+  double* table;  // [4, length]
+  int64_t length, settled;
+  double beta1, beta2;
+
+  MMFAST_HOST_DEVICE double decay1(int64_t j) const { return j < length ? table[j] : power(beta1, j); }
+  MMFAST_HOST_DEVICE double root2(int64_t j) const { return j < length ? table[length + j] : power(beta2, 0.5 * j); }
+  MMFAST_HOST_DEVICE double bias1(int64_t j) const {
+    if (j >= settled) return 1;
+    return j < length ? table[2 * length + j] : 1 / (1 - power(beta1, j));
+  }
+  MMFAST_HOST_DEVICE double bias2(int64_t j) const {
+    if (j >= settled) return 1;
+    return j < length ? table[3 * length + j] : 1 / std::sqrt(1 - power(beta2, j));
+  }
+  MMFAST_HOST_DEVICE static double power(double beta, double steps) { return std::pow(beta, steps); }
 };
 
-__global__ void powers_kernel(Powers powers, AdamSettings set) {
-  const int64_t step = int64_t{gridDim.x} * kThreads;
-  for (int64_t j = int64_t{blockIdx.x} * kThreads + threadIdx.x; j < powers.length; j += step) {
+__global__ void powers_kernel(Powers powers, StepNumber last) {
+  const int64_t length = powers.length, read = *last + 1, count = length < read ? length : read;
+  const int64_t threads = int64_t{gridDim.x} * kThreads;
+  for (int64_t j = int64_t{blockIdx.x} * kThreads + threadIdx.x; j < count; j += threads) {
     const auto steps = static_cast<double>(j);
-    const double decay1 = std::pow(set.beta1, steps), decay2 = std::pow(set.beta2, steps);
+    const double decay1 = std::pow(powers.beta1, steps), decay2 = std::pow(powers.beta2, steps);
     powers.table[j] = decay1;
-    powers.table[powers.length + j] = std::pow(set.beta2, steps / 2);
-    powers.table[2 * powers.length + j] = 1 / (1 - decay1);
-    powers.table[3 * powers.length + j] = 1 / std::sqrt(1 - decay2);
+    powers.table[length + j] = std::pow(powers.beta2, steps / 2);
+    powers.table[2 * length + j] = 1 / (1 - decay1);
+    powers.table[3 * length + j] = 1 / std::sqrt(1 - decay2);
   }
 }
 
-// ReplayAtoms whose bias corrections end where they are 1 up to rounding.
+// ReplayAtoms of such powers.
 struct Atoms {
   Powers powers;
   int64_t t;
 
-  MMFAST_HOST_DEVICE int64_t bias(int64_t j) const { return t + j < powers.length ? t + j : powers.length - 1; }
-  MMFAST_HOST_DEVICE double weight(int64_t j) const {
-    return powers.table[j] * powers.table[2 * powers.length + bias(j)];
-  }
-  MMFAST_HOST_DEVICE double place(int64_t j) const {
-    return powers.table[powers.length + j] * powers.table[3 * powers.length + bias(j)];
-  }
+  MMFAST_HOST_DEVICE double weight(int64_t j) const { return powers.decay1(j) * powers.bias1(t + j); }
+  MMFAST_HOST_DEVICE double place(int64_t j) const { return powers.root2(j) * powers.bias2(t + j); }
 };
 
 struct WarpLanes {
@@ -103,23 +115,24 @@ __device__ int32_t claim(int32_t* made, int32_t step, int lane) {
   return warp_broadcast(before, 0);
 }
 
-__global__ void made_kernel(const int32_t* row_steps, const int64_t* rows, int64_t count, int64_t most, int64_t step,
+__global__ void made_kernel(const int32_t* row_steps, const int64_t* rows, int64_t count, StepNumber last,
                             Label label) {
-  const int64_t threads = int64_t{gridDim.x} * kThreads;
+  const int64_t most = *last, threads = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += threads) {
     const int64_t row = rows ? rows[i] : i, made = row_steps[2 * row];
     if (made <= most) continue;
     printf("%s: row %lld is made up to step %lld; wanted %lld or less for step %lld\n", label.op,
            static_cast<long long>(row), static_cast<long long>(made), static_cast<long long>(most),
-           static_cast<long long>(step));
+           static_cast<long long>(*last.step));
     __trap();
   }
 }
 
 template <typename T>
-__global__ void catch_up_kernel(LazyTable<T> table, const int64_t* rows, int64_t count, AdamSettings set, int32_t step,
-                                int64_t most_steps, Powers powers) {
+__global__ void catch_up_kernel(LazyTable<T> table, const int64_t* rows, int64_t count, AdamSettings set,
+                                StepNumber last, int64_t most_steps, Powers powers) {
   const int lane = threadIdx.x % kWarp;
+  const auto step = static_cast<int32_t>(*last);
   for (int64_t i = first_entry(); i < count; i += entry_step()) {
     const int64_t row = rows ? rows[i] : i;
     int32_t* made = table.row_steps + 2 * row;
@@ -144,8 +157,10 @@ __global__ void catch_up_kernel(LazyTable<T> table, const int64_t* rows, int64_t
 
 template <typename T>
 __global__ void step_kernel(LazyTable<T> table, const int64_t* rows, int64_t count, const T* grad, AdamSettings set,
-                            AdamStep<T> common, int32_t step) {
+                            const int64_t* number) {
   const int lane = threadIdx.x % kWarp;
+  const auto step = static_cast<int32_t>(*number);
+  const AdamStep<T> common(set, step);
   for (int64_t i = first_entry(); i < count; i += entry_step()) {
     int32_t* made = table.row_steps + 2 * rows[i];
     const auto older = static_cast<double>(step - 1 - made[1]);
@@ -162,52 +177,57 @@ __global__ void step_kernel(LazyTable<T> table, const int64_t* rows, int64_t cou
   }
 }
 
+// The most steps of a row that count.
 template <typename T>
-int64_t most_steps(const AdamSettings& set, int64_t step) {
-  return set.lr == 0 || set.beta1 == 0 ? 0 : steps_that_count(set.beta1, step, kRuleError<T>);
+int64_t most_steps(const AdamSettings& set) {
+  return set.lr == 0 || set.beta1 == 0 ? 0 : steps_that_count(set.beta1, kMostSteps, kRuleError<T>);
+}
+
+// The step from which on both bias corrections are 1 up to rounding.
+int64_t settled_step(const AdamSettings& set) {
+  constexpr double kNothing = 40;  // exp(-40) is lost beside 1
+  const double beta = std::max(set.beta1, set.beta2);
+  return beta > 0
+             ? static_cast<int64_t>(std::min(static_cast<double>(kMostSteps), std::ceil(kNothing / -std::log(beta))))
+             : 1;
 }
 
 }  // namespace
 
-cudaError_t adam_check_made(const int32_t* row_steps, const int64_t* rows, int64_t count, int64_t most, int64_t step,
+cudaError_t adam_check_made(const int32_t* row_steps, const int64_t* rows, int64_t count, StepNumber last,
                             const Label& label, cudaStream_t stream) {
-  MMFAST_LAUNCH(made_kernel, blocks_for(count, kThreads), kThreads, 0, stream, row_steps, rows, count, most, step,
-                label);
+  MMFAST_LAUNCH(made_kernel, blocks_for(count, kThreads), kThreads, 0, stream, row_steps, rows, count, last, label);
   return cudaGetLastError();
 }
 
 template <typename T>
-int64_t adam_powers_length(const AdamSettings& set, int64_t step) {
-  constexpr double kNothing = 40;  // exp(-40) is lost beside 1
-  const double beta = std::max(set.beta1, set.beta2);
-  const double steps = beta > 0 ? std::min(static_cast<double>(step), std::ceil(kNothing / -std::log(beta))) : 0;
-  return 2 + std::max(static_cast<int64_t>(steps), most_steps<T>(set, step));
+int64_t adam_powers_length(const AdamSettings& set) {
+  return std::min(kMostPowers, 2 + std::max(settled_step(set), most_steps<T>(set)));
 }
 
 template <typename T>
 cudaError_t adam_catch_up(const LazyTable<T>& table, const int64_t* rows, int64_t count, const AdamSettings& set,
-                          int64_t step, double* powers, cudaStream_t stream) {
-  const Powers lookup{powers, adam_powers_length<T>(set, step)};
-  MMFAST_LAUNCH(powers_kernel, blocks_for(lookup.length, kThreads), kThreads, 0, stream, lookup, set);
-  MMFAST_LAUNCH(catch_up_kernel<T>, blocks_for(count, kWarps), kThreads, 0, stream, table, rows, count, set,
-                static_cast<int32_t>(step), most_steps<T>(set, step), lookup);
+                          StepNumber last, double* powers, cudaStream_t stream) {
+  const Powers lookup{powers, adam_powers_length<T>(set), settled_step(set), set.beta1, set.beta2};
+  MMFAST_LAUNCH(powers_kernel, blocks_for(lookup.length, kThreads), kThreads, 0, stream, lookup, last);
+  MMFAST_LAUNCH(catch_up_kernel<T>, blocks_for(count, kWarps), kThreads, 0, stream, table, rows, count, set, last,
+                most_steps<T>(set), lookup);
   return cudaGetLastError();
 }
 
 template <typename T>
 cudaError_t adam_lazy_step(const LazyTable<T>& table, const int64_t* rows, int64_t count, const T* grad,
-                           const AdamSettings& set, int64_t step, cudaStream_t stream) {
-  MMFAST_LAUNCH(step_kernel<T>, blocks_for(count, kWarps), kThreads, 0, stream, table, rows, count, grad, set,
-                AdamStep<T>(set, step), static_cast<int32_t>(step));
+                           const AdamSettings& set, const int64_t* step, cudaStream_t stream) {
+  MMFAST_LAUNCH(step_kernel<T>, blocks_for(count, kWarps), kThreads, 0, stream, table, rows, count, grad, set, step);
   return cudaGetLastError();
 }
 
-#define MMFAST_LAZY(T)                                                                                             \
-  template int64_t adam_powers_length<T>(const AdamSettings&, int64_t);                                            \
-  template cudaError_t adam_catch_up(const LazyTable<T>&, const int64_t*, int64_t, const AdamSettings&, int64_t,   \
-                                     double*, cudaStream_t);                                                       \
-  template cudaError_t adam_lazy_step(const LazyTable<T>&, const int64_t*, int64_t, const T*, const AdamSettings&, \
-                                      int64_t, cudaStream_t);
+#define MMFAST_LAZY(T)                                                                                              \
+  template int64_t adam_powers_length<T>(const AdamSettings&);                                                      \
+  template cudaError_t adam_catch_up(const LazyTable<T>&, const int64_t*, int64_t, const AdamSettings&, StepNumber, \
+                                     double*, cudaStream_t);                                                        \
+  template cudaError_t adam_lazy_step(const LazyTable<T>&, const int64_t*, int64_t, const T*, const AdamSettings&,  \
+                                      const int64_t*, cudaStream_t);
 MMFAST_LAZY(float)
 MMFAST_LAZY(double)
 

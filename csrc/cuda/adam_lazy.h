@@ -18,23 +18,31 @@ struct LazyTable {
   int64_t width;
 };
 
-// Stops the device where one of `rows` (all where null) is made up to a later step than `most`.
-cudaError_t adam_check_made(const int32_t* row_steps, const int64_t* rows, int64_t count, int64_t most, int64_t step,
+// The number of a step lies on the device: a captured graph counts it up. `less` is taken from it.
+struct StepNumber {
+  const int64_t* step;
+  int64_t less;
+
+  MMFAST_HOST_DEVICE int64_t operator*() const { return *step - less; }
+};
+
+// Stops the device where one of `rows` (all where null) is made up to a later step than `last`.
+cudaError_t adam_check_made(const int32_t* row_steps, const int64_t* rows, int64_t count, StepNumber last,
                             const Label& label, cudaStream_t stream);
 
-// Length of one of the four tables of powers that a catch-up to `step` reads.
+// Length of one of the four tables of powers that a catch-up reads.
 template <typename T>
-int64_t adam_powers_length(const AdamSettings& set, int64_t step);
+int64_t adam_powers_length(const AdamSettings& set);
 
-// Makes the steps without a gradient up to `step` of `rows`, which may repeat, or of parameters and moments of all rows
+// Makes the steps without a gradient up to `last` of `rows`, which may repeat, or of parameters and moments of all rows
 // where it is null. powers [4, adam_powers_length] is work space.
 template <typename T>
 cudaError_t adam_catch_up(const LazyTable<T>& table, const int64_t* rows, int64_t count, const AdamSettings& set,
-                          int64_t step, double* powers, cudaStream_t stream);
+                          StepNumber last, double* powers, cudaStream_t stream);
 
-// Makes step number `step` of unique rows whose parameters are current; grad [count, width].
+// Makes step number *step of unique rows whose parameters are current; grad [count, width].
 template <typename T>
 cudaError_t adam_lazy_step(const LazyTable<T>& table, const int64_t* rows, int64_t count, const T* grad,
-                           const AdamSettings& set, int64_t step, cudaStream_t stream);
+                           const AdamSettings& set, const int64_t* step, cudaStream_t stream);
 
 }  // namespace mmfast

@@ -1,6 +1,7 @@
 // Binds adam_rows_.
 #include "adam_rows.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
 #include <limits>
@@ -15,18 +16,22 @@ constexpr const char* kOp = "adam_rows_";
 
 void adam_rows(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, const at::Tensor& rows,
                const at::Tensor& grad, double lr, double beta1, double beta2, double eps, double weight_decay,
-               int64_t step) {
+               const at::Tensor& step) {
   const DeviceScope scope(param);
   check_adam(param, exp_avg, exp_avg_sq, kOp);
-  check_adam_step(rows, grad, param, step, kOp);
+  check_rows_grad(rows, grad, param, kOp);
+  check_step(step, param, kOp);
   TORCH_CHECK(rows.numel() <= std::numeric_limits<int32_t>::max(), kOp, ": rows has ", rows.numel(),
               " ids; wanted fewer than 2^31");
+  check_device_number(step, 1, kMostSteps, kOp, "step", scope.stream());
   const at::Tensor nodes = checked_device_rows(rows, param.size(0), kOp, scope.stream(), "coalesce the gradient");
   const at::Tensor dense = grad.contiguous();
   const at::Tensor place = at::full({param.size(0)}, -1, rows.options().dtype(at::kInt));
-  check(adam_rows_places(nodes.const_data_ptr<int64_t>(), nodes.numel(), place.mutable_data_ptr<int32_t>(),
-                         scope.stream()));
   const auto run = [&]<typename T>(T) {
+    const at::Tensor common = at::empty({int64_t{sizeof(AdamStep<T>)}}, rows.options().dtype(at::kByte));
+    auto* shared = reinterpret_cast<AdamStep<T>*>(common.mutable_data_ptr<uint8_t>());
+    check(adam_rows_prepare(nodes.const_data_ptr<int64_t>(), nodes.numel(), {lr, beta1, beta2, eps},
+                            step.const_data_ptr<int64_t>(), place.mutable_data_ptr<int32_t>(), shared, scope.stream()));
     const AdamRows<T> s{param.mutable_data_ptr<T>(),
                         exp_avg.mutable_data_ptr<T>(),
                         exp_avg_sq.mutable_data_ptr<T>(),
@@ -34,7 +39,7 @@ void adam_rows(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, c
                         dense.const_data_ptr<T>(),
                         param.size(0),
                         param.size(1),
-                        AdamStep<T>({lr, beta1, beta2, eps}, step),
+                        shared,
                         static_cast<T>(weight_decay)};
     check(adam_rows_step(s, scope.stream()));
   };

@@ -6,9 +6,12 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__global__ void places_kernel(const int64_t* rows, int64_t count, int32_t* place) {
-  const int64_t step = int64_t{gridDim.x} * blockDim.x;
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step) {
+template <typename T>
+__global__ void prepare_kernel(const int64_t* rows, int64_t count, AdamSettings set, const int64_t* step,
+                               int32_t* place, AdamStep<T>* common) {
+  if (blockIdx.x == 0 && threadIdx.x == 0) *common = AdamStep<T>(set, *step);
+  const int64_t threads = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += threads) {
     place[rows[i]] = static_cast<int32_t>(i);
   }
 }
@@ -27,6 +30,7 @@ __global__ void step_kernel(AdamRows<T> s, int64_t num_packs, int lanes) {
   auto* exp_avgs = reinterpret_cast<P*>(s.exp_avg);
   auto* exp_avg_sqs = reinterpret_cast<P*>(s.exp_avg_sq);
   const auto* grads = reinterpret_cast<const P*>(s.grad);
+  const AdamStep<T> common = *s.step;
   const int rows_at_once = blockDim.x / lanes;
   const int64_t step = int64_t{gridDim.x} * rows_at_once;
   for (int64_t r = int64_t{blockIdx.x} * rows_at_once + threadIdx.x / lanes; r < s.num_rows; r += step) {
@@ -37,7 +41,7 @@ __global__ void step_kernel(AdamRows<T> s, int64_t num_packs, int lanes) {
       if (place >= 0) grad = grads[place * num_packs + c];
 #pragma unroll
       for (int j = 0; j < kSize; ++j) {
-        param.at[j] -= s.step.move(grad.at[j] + s.weight_decay * param.at[j], m.at[j], v.at[j]);
+        param.at[j] -= common.move(grad.at[j] + s.weight_decay * param.at[j], m.at[j], v.at[j]);
       }
       params[i] = param;
       exp_avgs[i] = m;
@@ -59,8 +63,11 @@ bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 }  // namespace
 
-cudaError_t adam_rows_places(const int64_t* rows, int64_t count, int32_t* place, cudaStream_t stream) {
-  MMFAST_LAUNCH(places_kernel, blocks_for(count, kThreads), kThreads, 0, stream, rows, count, place);
+template <typename T>
+cudaError_t adam_rows_prepare(const int64_t* rows, int64_t count, const AdamSettings& set, const int64_t* step,
+                              int32_t* place, AdamStep<T>* common, cudaStream_t stream) {
+  MMFAST_LAUNCH(prepare_kernel<T>, blocks_for(count, kThreads), kThreads, 0, stream, rows, count, set, step, place,
+                common);
   return cudaGetLastError();
 }
 
@@ -73,7 +80,11 @@ cudaError_t adam_rows_step(const AdamRows<T>& s, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-template cudaError_t adam_rows_step(const AdamRows<float>&, cudaStream_t);
-template cudaError_t adam_rows_step(const AdamRows<double>&, cudaStream_t);
+#define MMFAST_ADAM(T)                                                                                           \
+  template cudaError_t adam_rows_prepare(const int64_t*, int64_t, const AdamSettings&, const int64_t*, int32_t*, \
+                                         AdamStep<T>*, cudaStream_t);                                            \
+  template cudaError_t adam_rows_step(const AdamRows<T>&, cudaStream_t);
+MMFAST_ADAM(float)
+MMFAST_ADAM(double)
 
 }  // namespace mmfast

@@ -17,12 +17,14 @@ struct AdamRows {
   const T* grad;
   int64_t num_rows;
   int64_t width;
-  AdamStep<T> step;
+  const AdamStep<T>* step;
   T weight_decay;
 };
 
-// place[rows[i]] = i; `place` holds -1 before.
-cudaError_t adam_rows_places(const int64_t* rows, int64_t count, int32_t* place, cudaStream_t stream);
+// place[rows[i]] = i, where `place` holds -1 before; *common is what step number *step has in common for all numbers.
+template <typename T>
+cudaError_t adam_rows_prepare(const int64_t* rows, int64_t count, const AdamSettings& set, const int64_t* step,
+                              int32_t* place, AdamStep<T>* common, cudaStream_t stream);
 
 template <typename T>
 cudaError_t adam_rows_step(const AdamRows<T>& s, cudaStream_t stream);

@@ -60,4 +60,11 @@ at::Tensor checked_device_rows(const at::Tensor& rows, int64_t size, const char*
   return dense;
 }
 
+void check_device_number(const at::Tensor& number, int64_t least, int64_t most, const char* op, const char* name,
+                         cudaStream_t stream) {
+  const int64_t* n = number.const_data_ptr<int64_t>();
+  check_on_device([&] { return device_check_number(n, least, most, label_of(op, name), stream); },
+                  [&] { check_number(number.item<int64_t>(), least, most, op, name); });
+}
+
 }  // namespace mmfast

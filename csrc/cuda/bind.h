@@ -60,6 +60,10 @@ void check_device_ids(const at::Tensor& ids, int64_t size, const char* op, const
 at::Tensor checked_device_rows(const at::Tensor& rows, int64_t size, const char* op, cudaStream_t stream,
                                const char* advice = "take them from compact_ids");
 
+// check_number of ../check.h for a tensor of one int64 on the device; checked like the ids above.
+void check_device_number(const at::Tensor& number, int64_t least, int64_t most, const char* op, const char* name,
+                         cudaStream_t stream);
+
 Label label_of(const char* op, const char* name);
 
 // The same for any check: a kernel of device_check.h, and a host function that reads the values and throws.

@@ -31,6 +31,13 @@ __global__ void rising_kernel(const Id* ids, int64_t count, Label label) {
   }
 }
 
+__global__ void number_kernel(const int64_t* number, int64_t least, int64_t most, Label label) {
+  if (threadIdx.x > 0 || (*number >= least && *number <= most)) return;
+  printf("%s: %s is %lld; wanted %lld to %lld\n", label.op, label.name, static_cast<long long>(*number),
+         static_cast<long long>(least), static_cast<long long>(most));
+  __trap();
+}
+
 __global__ void csr_kernel(const int64_t* ptr, int64_t num_rows, const int32_t* cols, int64_t num_entries,
                            int64_t num_cols, Label label) {
   for (int64_t r = first_of_thread(); r <= num_rows; r += threads_of_grid()) {
@@ -70,6 +77,12 @@ cudaError_t device_check_rising(const Id* ids, int64_t count, const Label& label
 
 template cudaError_t device_check_rising(const int32_t*, int64_t, const Label&, cudaStream_t);
 template cudaError_t device_check_rising(const int64_t*, int64_t, const Label&, cudaStream_t);
+
+cudaError_t device_check_number(const int64_t* number, int64_t least, int64_t most, const Label& label,
+                                cudaStream_t stream) {
+  MMFAST_LAUNCH(number_kernel, 1, kWarp, 0, stream, number, least, most, label);
+  return cudaGetLastError();
+}
 
 cudaError_t device_check_csr(const int64_t* ptr, int64_t num_rows, const int32_t* cols, int64_t num_entries,
                              int64_t num_cols, const Label& label, cudaStream_t stream) {

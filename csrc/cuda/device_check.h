@@ -18,6 +18,10 @@ cudaError_t device_check_ids(const Id* ids, int64_t count, int64_t size, const L
 template <typename Id>
 cudaError_t device_check_rising(const Id* ids, int64_t count, const Label& label, cudaStream_t stream);
 
+// The number lies in [least, most].
+cudaError_t device_check_number(const int64_t* number, int64_t least, int64_t most, const Label& label,
+                                cudaStream_t stream);
+
 // ptr [num_rows + 1] runs from 0 to num_entries and never falls, and every column lies in [0, num_cols); cols null: ptr
 // alone.
 cudaError_t device_check_csr(const int64_t* ptr, int64_t num_rows, const int32_t* cols, int64_t num_entries,

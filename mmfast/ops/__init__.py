@@ -3,6 +3,8 @@
 On CUDA they run on the current stream, without waiting, and a CUDA graph can capture them, gradients included. Not so
 those whose host reads a number of the device: compact_ids the size of its result; sample_negatives, sample_edges, rank,
 knn_graph, knn_update and knn_count which entry to name in an error; knn_threshold the number of edges too.
+A captured graph repeats the numbers that it was captured with, such as the seed and the draw of a sampler; the step of
+the Adam ops may be a tensor, which the graph counts up.
 """
 
 from mmfast.ops._backend import backend, use_backend

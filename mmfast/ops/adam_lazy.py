@@ -14,7 +14,7 @@ import torch
 
 from mmfast.errors import MmfastError
 from mmfast.ops._backend import call_native, native, register
-from mmfast.ops.adam_rows import check_settings
+from mmfast.ops.adam_rows import check_settings, step_number, step_tensor
 
 
 class _Table(NamedTuple):
@@ -29,7 +29,7 @@ class _Settings(NamedTuple):
     beta1: float
     beta2: float
     eps: float
-    step: int
+    step: torch.Tensor
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def adam_catch_up_(
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
-    step: int,
+    step: int | torch.Tensor,
 ) -> None:
     """Make the steps without a gradient that rows have missed up to `step`, in place, as dense Adam would have.
 
@@ -53,17 +53,19 @@ def adam_catch_up_(
     param, exp_avg, exp_avg_sq: float [N, F], contiguous. row_steps: int32 [N, 2], the step up to which a row's
     parameters (column 0) and moments (column 1) are made; 0 in column 1 where the moments are zero since the start.
     lr and the rest hold for all missed steps: catch up before changing them. There is no weight decay, which would
-    move the rows that wait. Raises MmfastError for arguments that do not fit together and for a row that is made up
-    to a later step already.
+    move the rows that wait. step: in a captured graph a tensor, one int64 on the table's device that the graph counts
+    up, for an int would stay that of the capture. Raises MmfastError for arguments that do not fit together and for a
+    row that is made up to a later step already.
 
     Example: `adam_catch_up_(table, m, v, row_steps, batch_rows, lr=1e-3, step=steps_made)`
     """
-    table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, step)
+    number = step_tensor("adam_catch_up_", step, 0, param)
+    table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, number)
     _check("adam_catch_up_", table, rows, settings)
     if native("adam_catch_up_", param):
         call_native("adam_catch_up_", *table, rows, *settings)
     else:
-        _catch_up_reference(table, rows, settings)
+        _catch_up_reference(table, rows, settings, step_number("adam_catch_up_", number, 0))
 
 
 @torch.no_grad()
@@ -79,7 +81,7 @@ def adam_lazy_(
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
-    step: int,
+    step: int | torch.Tensor,
 ) -> None:
     """Make step number `step` (from 1) of the rows with a gradient, after those that they missed; the others wait.
 
@@ -89,24 +91,23 @@ def adam_lazy_(
 
     Example: `adam_lazy_(table, m, v, row_steps, rows, rows_grad, lr=1e-3, step=steps_made + 1)`
     """
-    table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, step)
+    number = step_tensor("adam_lazy_", step, 1, param)
+    table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, number)
     _check("adam_lazy_", table, rows, settings)
     wanted = (rows.shape[0], param.shape[1])
     if grad.shape != wanted or grad.dtype != param.dtype:
         raise MmfastError(
             f"adam_lazy_: grad is {grad.dtype} {list(grad.shape)}; wanted {param.dtype} {list(wanted)}, a row per id"
         )
-    if step < 1:
-        raise MmfastError(f"adam_lazy_: step is {step}; wanted 1 for the first step")
     if native("adam_lazy_", param):
         call_native("adam_lazy_", *table, rows, grad, *settings)
     else:
-        _step_reference(table, rows, grad, settings)
+        _step_reference(table, rows, grad, settings, step_number("adam_lazy_", number, 1))
 
 
-def _catch_up_reference(table: _Table, rows: torch.Tensor | None, settings: _Settings) -> None:
+def _catch_up_reference(table: _Table, rows: torch.Tensor | None, settings: _Settings, step: int) -> None:
     """Do what `adam_catch_up_` does, in plain PyTorch, one missed step after another."""
-    (param, exp_avg, exp_avg_sq, row_steps), (lr, beta1, beta2, eps, step) = table, settings
+    (param, exp_avg, exp_avg_sq, row_steps), (lr, beta1, beta2, eps, _) = table, settings
     whole = rows is None
     rows = torch.arange(param.shape[0], device=param.device) if whole else rows.unique()
     _check_made("adam_catch_up_", row_steps, rows, step, step)
@@ -125,11 +126,11 @@ def _catch_up_reference(table: _Table, rows: torch.Tensor | None, settings: _Set
     row_steps[rows, 0] = step
 
 
-def _step_reference(table: _Table, rows: torch.Tensor, grad: torch.Tensor, settings: _Settings) -> None:
+def _step_reference(table: _Table, rows: torch.Tensor, grad: torch.Tensor, settings: _Settings, step: int) -> None:
     """Do what `adam_lazy_` does, in plain PyTorch."""
-    (param, exp_avg, exp_avg_sq, row_steps), (lr, beta1, beta2, eps, step) = table, settings
+    (param, exp_avg, exp_avg_sq, row_steps), (lr, beta1, beta2, eps, _) = table, settings
     _check_made("adam_lazy_", row_steps, rows, step - 1, step)
-    _catch_up_reference(table, rows, settings._replace(step=step - 1))
+    _catch_up_reference(table, rows, settings, step - 1)
     older = (step - 1 - row_steps[rows, 1]).to(param.dtype)[:, None]
     m = torch.lerp(exp_avg[rows] * beta1**older, grad, 1 - beta1)
     v = beta2 * (exp_avg_sq[rows] * beta2**older) + (1 - beta2) * grad * grad
@@ -146,7 +147,7 @@ def _check_made(op: str, row_steps: torch.Tensor, rows: torch.Tensor, most: int,
 
 
 def _check(op: str, table: _Table, rows: torch.Tensor | None, settings: _Settings) -> None:
-    (param, _, _, row_steps), step = table, settings.step
+    param, _, _, row_steps = table
     check_settings(op, *settings[:4])
     for name, tensor in zip(_Table._fields[:3], table[:3], strict=True):
         if param.dim() != 2 or tensor.shape != param.shape or tensor.dtype != param.dtype:
@@ -160,8 +161,6 @@ def _check(op: str, table: _Table, rows: torch.Tensor | None, settings: _Setting
         )
     if rows is not None and (rows.dtype != torch.int64 or rows.dim() != 1):
         raise MmfastError(f"{op}: rows is {rows.dtype} {list(rows.shape)}; wanted int64 [R]")
-    if not 0 <= step < 2**31:
-        raise MmfastError(f"{op}: step is {step}; wanted 0 to 2**31 - 1")
 
 
 def _fake(*inputs: object) -> None:

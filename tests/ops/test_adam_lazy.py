@@ -94,6 +94,20 @@ def test_missed_steps_are_a_sum_that_the_rules_give(made, missed):
     assert (moved[2] / moved[0] - 1).abs().max() < 5e-7
 
 
+@pytest.mark.parametrize("betas", [(0.9, 0.999999), (0.99999, 0.9999)])
+@pytest.mark.parametrize("made", [100_000, 131_000, 500_000])
+def test_betas_next_to_one_after_many_steps(betas, made):
+    results = []
+    for backend in ("native", "reference"):
+        state = start(2, 3, torch.float64)
+        state[1], state[2], state[3] = state[0].cos(), state[0].square() + 0.1, torch.full((2, 2), made).int()
+        with use_backend(backend):
+            adam_catch_up_(*state, lr=0.01, beta1=betas[0], beta2=betas[1], step=torch.tensor(made + 150))
+        results.append(state)
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("num_rows", "width", "touched"), [(1, 1, 1), (5, 7, 1), (31, 9, 31), (97, 64, 13), (11, 1, 4), (7, 0, 2)]
 )
@@ -175,15 +189,27 @@ def test_opcheck_and_one_compiled_graph():
     state = lazily(start(11, 5, torch.float64), steps)
     settings = tuple(OPTIONS.values())
     for some in (None, rows):
-        torch.library.opcheck(torch.ops.mmfast.adam_catch_up_.default, (*state, some, *settings, 3))
-    torch.library.opcheck(torch.ops.mmfast.adam_lazy_.default, (*state, rows, grad, *settings, 4))
+        torch.library.opcheck(torch.ops.mmfast.adam_catch_up_.default, (*state, some, *settings, torch.tensor(3)))
+    torch.library.opcheck(torch.ops.mmfast.adam_lazy_.default, (*state, rows, grad, *settings, torch.tensor(4)))
 
     def step(*tensors):
-        torch.ops.mmfast.adam_catch_up_(*tensors[:5], *settings, 3)
-        torch.ops.mmfast.adam_lazy_(*tensors, *settings, 4)
+        adam_catch_up_(*tensors[:5], **OPTIONS, step=3)
+        adam_lazy_(*tensors, **OPTIONS, step=4)
 
     want = lazily([t.clone() for t in state], steps[:1], first=4)
     torch.compile(step, fullgraph=True, backend="aot_eager")(*state, rows, grad)
+    assert all(torch.equal(a, b) for a, b in zip(state, want, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_step_that_is_a_tensor_is_counted_up_in_place(backend):
+    steps, number = list(gradients(11, 5, 4, 5)), torch.zeros(1, dtype=torch.int64)
+    state = start(11, 5, torch.float32)
+    with use_backend(backend):
+        for rows, grad in steps:
+            adam_catch_up_(*state, rows, **OPTIONS, step=number)
+            adam_lazy_(*state, rows, grad.float(), **OPTIONS, step=number.add_(1))
+        want = lazily(start(11, 5, torch.float32), steps)
     assert all(torch.equal(a, b) for a, b in zip(state, want, strict=True))
 
 
@@ -196,7 +222,15 @@ def bad_arguments():
     yield r"rows is torch.int32 \[4\]; wanted int64", (p, m, v, made, rows.int(), grad), {}
     yield r"grad is torch.float64 \[3, 5\]; wanted torch.float64 \[4, 5\]", (p, m, v, made, rows, grad[1:]), {}
     yield "step is 0; wanted 1", (p, m, v, made, rows, grad), {"step": 0}
-    yield "step is 2147483648; wanted 0 to", (p, m, v, made, rows, grad), {"step": 2**31}
+    yield "step is 2147483648; wanted 1 to", (p, m, v, made, rows, grad), {"step": 2**31}
+    yield "step is 0; wanted 1 to 2", (p, m, v, made, rows, grad), {"step": torch.tensor(0)}
+    yield "step is 2147483648; wanted 1 to 2", (p, m, v, made, rows, grad), {"step": torch.tensor(2**31)}
+    yield (
+        r"step is torch.int32 \[1\]; wanted an int or a tensor of one int64",
+        (p, m, v, made, rows, grad),
+        {"step": torch.ones(1, dtype=torch.int32)},
+    )
+    yield "step is 1.0; wanted a whole number", (p, m, v, made, rows, grad), {"step": 1.0}
     yield "rows are not sorted and unique; coalesce", (p, m, v, made, rows.flip(0), grad), {}
     yield "rows holds ids from 0 to 11; wanted 0 to 10", (p, m, v, made, rows.index_fill(0, rows[3:], 11), grad), {}
     half = [t.half() for t in (p, m, v)]

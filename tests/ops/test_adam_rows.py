@@ -76,11 +76,11 @@ def test_same_bits_for_any_number_of_threads():
 
 def test_opcheck_and_one_compiled_graph():
     state, rows, grad = tables(11, 5, 4)
-    arguments = (0.01, 0.9, 0.999, 1e-8, 0.0, 1)
+    arguments = (0.01, 0.9, 0.999, 1e-8, 0.0, torch.tensor(1))
     torch.library.opcheck(torch.ops.mmfast.adam_rows_.default, (*state, rows, grad, *arguments))
 
     def step(*tensors):
-        torch.ops.mmfast.adam_rows_(*tensors, *arguments)
+        adam_rows_(*tensors, **OPTIONS, step=1)
 
     want = stepped((state, rows, grad), step=1)
     torch.compile(step, fullgraph=True, backend="aot_eager")(*state, rows, grad)
@@ -94,6 +94,12 @@ def bad_arguments():
     yield r"grad is torch.float64 \[3, 5\]; wanted torch.float64 \[4, 5\]", (p, m, v, rows, grad[1:]), {}
     yield "rows is torch.int32; wanted int64", (p, m, v, rows.int(), grad), {}
     yield "step is 0; wanted 1", (p, m, v, rows, grad), {"step": 0}
+    yield "step is 0; wanted 1 to 2", (p, m, v, rows, grad), {"step": torch.tensor([0])}
+    yield (
+        r"step is torch.int64 \[2\]; wanted an int or a tensor of one int64",
+        (p, m, v, rows, grad),
+        {"step": torch.ones(2, dtype=torch.int64)},
+    )
     yield "rows are not sorted and unique; coalesce", (p, m, v, rows.flip(0), grad), {}
     yield "rows holds ids from . to 11; wanted 0 to 10", (p, m, v, rows.index_fill(0, torch.tensor([3]), 11), grad), {}
     yield "param is Half; wanted Float or Double", (p.half(), m.half(), v.half(), rows, grad.half()), {}

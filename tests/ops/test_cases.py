@@ -67,7 +67,7 @@ def test_nothing_is_written_where_devices_differ():
     assert str(refused.value) == "adam_lazy_: grad is on meta, param on cpu; move both to one device"
     state = [t.clone() for t in tensors[:4]]
     with pytest.raises(MmfastError, match=OTHERS):
-        torch.ops.mmfast.adam_lazy_(*state, tensors[4], tensors[5].to("meta"), 0.01, 0.9, 0.999, 1e-8, 9)
+        torch.ops.mmfast.adam_lazy_(*state, tensors[4], tensors[5].to("meta"), 0.01, 0.9, 0.999, 1e-8, torch.tensor(9))
     assert all(torch.equal(a, b) for a, b in zip(state, tensors[:4], strict=True))
 
 

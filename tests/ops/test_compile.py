@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from mmfast.graph import user_item_graph
 from mmfast.ops import (
+    adam_catch_up_,
+    adam_lazy_,
+    adam_rows_,
     bpr_loss,
     gathered_norm,
     knn_count,
@@ -75,3 +79,22 @@ def test_samplers_compile_once_for_every_draw():
 def test_edges_are_sampled_by_one_graph_for_every_epoch_and_number():
     weights = torch.rand(40, generator=torch.Generator().manual_seed(0)) + 0.1
     compiled_as_called(lambda n: [sample_edges(weights, 20 + n, seed=5, stream=n)], range(12))
+
+
+@pytest.mark.parametrize("number", [lambda step: step, lambda step: torch.tensor(step)])
+def test_adam_compiles_once_for_every_step(number):
+    rows, grad = torch.arange(0, 9, 2), torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+
+    def train(whole, lazy, step):
+        adam_rows_(*whole, rows, grad, lr=0.01, step=step)
+        adam_catch_up_(*lazy, rows, lr=0.01, step=step - 1)
+        adam_lazy_(*lazy, rows, grad, lr=0.01, step=step)
+
+    compiled, results = torch.compile(train, fullgraph=True, backend="aot_eager"), []
+    for function in (compiled, train):
+        whole = [torch.ones(9, 3), torch.zeros(9, 3), torch.zeros(9, 3)]
+        lazy = [*(t.clone() for t in whole), torch.zeros(9, 2, dtype=torch.int32)]
+        for step in range(1, 13):
+            function(whole, lazy, number(step))
+        results.append([*whole, *lazy])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

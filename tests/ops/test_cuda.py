@@ -107,6 +107,35 @@ def test_is_captured_in_a_graph(name):
     assert same_bits([t.detach() for t in got], want)
 
 
+def adam_step(whole, lazy, rows, grad, step):
+    ops.adam_catch_up_(*lazy, rows, lr=0.01, step=step)
+    step += 1
+    ops.adam_lazy_(*lazy, rows, grad, lr=0.01, step=step)
+    ops.adam_rows_(*whole, rows, grad, lr=0.01, weight_decay=0.1, step=step)
+
+
+def test_a_captured_step_of_adam_is_another_step_at_every_replay():
+    tables = [randn(301, 64), torch.zeros(301, 64), torch.zeros(301, 64)]
+    state = [t.cuda() for t in (*tables, *tables, torch.zeros(301, 2, dtype=torch.int32))]
+    batches = [(torch.arange(start, 301, 7).cuda()[:40], randn(40, 64, seed=start).cuda()) for start in range(4)]
+    rows, grad, step = *(t.clone() for t in batches[0]), torch.zeros((), dtype=torch.int64, device="cuda")
+    warm_up = torch.cuda.Stream()
+    warm_up.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(warm_up):
+        adam_step(state[:3], state[3:], rows, grad, step)
+    torch.cuda.current_stream().wait_stream(warm_up)
+    plain = [t.clone() for t in state]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        adam_step(state[:3], state[3:], rows, grad, step)
+    for number, (next_rows, next_grad) in enumerate(batches[1:], start=1):
+        rows.copy_(next_rows)
+        grad.copy_(next_grad)
+        graph.replay()
+        adam_step(plain[:3], plain[3:], next_rows, next_grad, number)
+    assert int(step) == 4 and same_bits(state, plain)
+
+
 def test_propagation_and_its_gradient_on_a_stream_of_their_own():
     pairs = torch.stack([ids(5000, 301), ids(5000, 203, 1)]).unique(dim=1).int().numpy()
     graph = user_item_graph(pairs[0], pairs[1], 301, 203)
