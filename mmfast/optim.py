@@ -133,9 +133,10 @@ class Adam(TableOptimizer, torch.optim.Adam):
     A gradient is row-sparse where the parameter is a table [N, F] read by `F.embedding(rows, table, sparse=True)`.
     Every row still decays and moves, as with a dense gradient of zeros elsewhere; only that gradient is never made.
     The rows of large `tables` do so late, when they are next read or at `flush()`, to the same numbers up to rounding.
-    Ids that are sorted and unique, as from `compact_ids`, save the sorting of the gradient. weight_decay is the coupled
-    one, and lets no row wait. Parameters without a gradient are left alone. The state is that of torch.optim.Adam and
-    loads into it.
+    Ids that are sorted and unique, as from `compact_ids`, save the sorting of the gradient. To see that they are, a
+    step waits for the device, unless the gradient says that it is coalesced, as that of `project_rows` does.
+    weight_decay is the coupled one, and lets no row wait. Parameters without a gradient are left alone. The state is
+    that of torch.optim.Adam and loads into it.
 
     Example: `optimizer = Adam(model.parameters(), lr=1e-3, tables=row_tables(model))`
     """
@@ -180,7 +181,7 @@ class Adam(TableOptimizer, torch.optim.Adam):
         if table is not None:
             table.settle()
         moments = state["exp_avg"], state["exp_avg_sq"]
-        step = int(state["step"].item())
+        step = _number(state)
         adam_rows_(param, *moments, rows, grad, **settings, weight_decay=group["weight_decay"], step=step)
 
 
@@ -190,9 +191,8 @@ class WaitingRows:
     def __init__(self, state: dict[str, torch.Tensor]) -> None:
         """state: that of torch.optim.Adam, with the step counted that is about to be made."""
         self.moments = state["exp_avg"], state["exp_avg_sq"]
-        self.step = int(state["step"].item()) - 1
-        rows = self.moments[0].shape[0]
-        self.row_steps = torch.full((rows, 2), self.step, dtype=torch.int32, device=self.moments[0].device)
+        self.step = _number(state) - 1
+        self.row_steps = self.step.int().repeat(self.moments[0].shape[0], 2)
         self.settings: dict[str, float] = {}
         self.behind = False
 
@@ -215,9 +215,16 @@ class WaitingRows:
             self.behind = rows is not None
 
 
+def _number(state: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the step in the state of a table as the ops take it: on the table's device, which nobody waits for."""
+    return state["step"].to(state["exp_avg"].device, torch.int64, non_blocking=True)
+
+
 def _sorted_rows(grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (rows, values) of a row-sparse gradient, rows sorted and unique; sorts only where they are not."""
-    rows = grad._indices()[0]
-    if not bool((rows.diff() > 0).all()):
+    """Return (rows, values) of a row-sparse gradient, rows sorted and unique; sorts only where they are not.
+
+    A gradient that says it is coalesced, as from `project_rows`, is not looked at: a device need not be waited for.
+    """
+    if not grad.is_coalesced() and not bool((grad._indices()[0].diff() > 0).all()):
         grad = grad.coalesce()
     return grad._indices()[0], grad._values()

@@ -3,7 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from mmfast import optim
+from mmfast.embeddings import RowTable
 from mmfast.errors import MmfastError
 from mmfast.optim import ADAGRAD_EPS, Adagrad, Adam
 
@@ -100,6 +103,28 @@ def test_learning_rate_schedules_reach_sparse_rows():
     stopped = params[0].clone()
     optimizer.step()
     assert torch.equal(params[0], stopped)
+
+
+def sparse_rows(rows, values, **options):
+    return torch.sparse_coo_tensor(rows[None], values, (53, 7), check_invariants=False, **options)
+
+
+@pytest.mark.parametrize("lazy_numbers", [0, 1 << 23])
+def test_rows_in_order_are_stepped_without_reading_the_device(monkeypatch, lazy_numbers):
+    # A fake tensor holds no numbers: whoever reads one is told so.
+    monkeypatch.setattr(optim, "LAZY_NUMBERS", lazy_numbers)
+    with torch._subclasses.FakeTensorMode():
+        table = RowTable(torch.empty(53, 7))
+        optimizer = Adam(table.parameters(), 0.01, tables=[table])
+        rows, values = torch.empty(11, dtype=torch.int64), torch.empty(11, 7)
+        for _ in range(3):
+            table.read(rows)
+            table.parameter.grad = sparse_rows(rows, values, is_coalesced=True)
+            optimizer.step()
+        assert (table.waiting is None) == (lazy_numbers > 0)
+        table.parameter.grad = sparse_rows(rows, values)
+        with pytest.raises(DataDependentOutputException):
+            optimizer.step()
 
 
 def test_options_that_row_sparse_gradients_cannot_have():

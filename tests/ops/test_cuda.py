@@ -12,7 +12,8 @@ import sys
 import pytest
 import torch
 
-from mmfast import ops
+from mmfast import ops, optim
+from mmfast.embeddings import RowTable
 from mmfast.errors import MmfastError
 from mmfast.graph import user_item_graph
 from tests.ops.cases import CASES, ids, lists, randn
@@ -134,6 +135,23 @@ def test_a_captured_step_of_adam_is_another_step_at_every_replay():
         graph.replay()
         adam_step(plain[:3], plain[3:], next_rows, next_grad, number)
     assert int(step) == 4 and same_bits(state, plain)
+
+
+@pytest.mark.parametrize("lazy_numbers", [0, 1 << 23])
+def test_the_optimizer_of_rows_in_order_does_not_wait(monkeypatch, lazy_numbers):
+    monkeypatch.setattr(optim, "LAZY_NUMBERS", lazy_numbers)
+    table, rows, weight = RowTable(randn(301, 64).cuda()), torch.arange(0, 301, 7).cuda(), randn(8, 64).cuda()
+    optimizer = optim.Adam(table.parameters(), 0.01, tables=[table])
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            optimizer.zero_grad()
+            ops.project_rows(table.read(rows), rows, weight).sum().backward()
+            optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (table.waiting is None) == (lazy_numbers > 0)
 
 
 def test_propagation_and_its_gradient_on_a_stream_of_their_own():
