@@ -223,6 +223,19 @@ def bad_arguments():
     yield "runs from 0 to 4; wanted from 0 up to the 5 entries", edges._replace(ptr=edges.ptr.clamp(max=4)), (q, k, v)
 
 
+def test_entries_that_int32_cannot_number_are_refused():
+    many, edges = torch.zeros(1, dtype=torch.int32).expand(2**31), random_edges([2, 3], 4)
+    refused = f"there are {2**31} entries; wanted less than 2\\^31"
+    with pytest.raises(MmfastError, match=f"Edges: {refused}"):
+        Edges.of(CSR(torch.tensor([0, 2**31]), many))
+    q, k, v = tables(edges, 3, 3)
+    with pytest.raises(MmfastError, match=f"edge_attention: {refused}"):
+        edge_attention(edges._replace(cols=many), q, k, v)
+    alpha, many_edges = torch.ones(5, dtype=q.dtype), edges._replace(cols=many)
+    with pytest.raises(RuntimeError, match=f"edge_attention_backward: {refused}"):
+        torch.ops.mmfast.edge_attention_backward(*many_edges, None, q, k, v, 1.0, alpha, q, None)
+
+
 @pytest.mark.parametrize(("message", "edges", "arguments"), list(bad_arguments()))
 def test_messages(message, edges, arguments):
     with pytest.raises((MmfastError, RuntimeError), match=message):
