@@ -20,11 +20,8 @@ class DctPlan {
 
   explicit DctPlan(int64_t size);
 
-  int64_t size() const { return size_; }
   // Numbers that `work` of forward and inverse must hold.
   int64_t work() const;
-  // The place in the tile of sample n.
-  int64_t place(int64_t n) const { return n % 2 ? size_ - 1 - n / 2 : n / 2; }
 
   // tile [N, kLanes]: v of every lane, becomes y.
   void forward(T* tile, T* work) const;

@@ -15,7 +15,6 @@
 #define __global__
 #define __device__
 #define __host__
-#define __constant__ static const
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
@@ -29,40 +28,15 @@ struct dim3 {
 };
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
-constexpr int warpSize = 32;
 
-enum cudaError_t {
-  cudaSuccess = 0,
-  cudaErrorInvalidValue = 1,
-  cudaErrorInvalidConfiguration = 9,
-  cudaErrorLaunchFailure = 719
-};
-enum cudaMemcpyKind { cudaMemcpyDeviceToDevice = 3 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaDeviceAttr {
-  cudaDevAttrMultiProcessorCount = 16,
-  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
-};
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaErrorLaunchFailure = 719 };
 using cudaStream_t = struct CUstream_st*;
 
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
 
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-
-// The figures of an H100 in shared memory; few processors, so that tests meet the second round of every loop.
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 3 : 227 * 1024;
-  return cudaSuccess;
-}
-
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
   if (bytes > 0) memset(to, value, bytes);
-  return cudaSuccess;
-}
-
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  if (bytes > 0) memcpy(to, from, bytes);
   return cudaSuccess;
 }
 
@@ -72,9 +46,7 @@ using Where = std::source_location;
 
 // Runs `body` once for every thread of every block. What a device would refuse or hang on is thrown as an exception
 // that names the place; an impossible configuration is left to cudaGetLastError, as on a device.
-void launch(int64_t blocks, int64_t threads, int64_t shared_bytes, const void* kernel,
-            const std::function<void()>& body);
-void allow_shared(const void* kernel, int64_t bytes);
+void launch(int64_t blocks, int64_t threads, int64_t shared_bytes, const std::function<void()>& body);
 void* dynamic_shared();
 
 void wait_for_block(Where where);
@@ -88,27 +60,14 @@ int exchange(T x, T* all, const char* what, Where where) {
   return exchange(&x, all, sizeof(T), what, where);
 }
 
-template <typename F>
-const void* address(F* function) {
-  return reinterpret_cast<const void*>(function);
-}
-
 }  // namespace mmfast::emulated
 
-#define MMFAST_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...)                          \
-  [&](auto... arguments) {                                                                         \
-    static_cast<void>(stream);                                                                     \
-    ::mmfast::emulated::launch(blocks, threads, shared_bytes, ::mmfast::emulated::address(kernel), \
-                               [&] { (kernel)(arguments...); });                                   \
+#define MMFAST_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...)                       \
+  [&](auto... arguments) {                                                                      \
+    static_cast<void>(stream);                                                                  \
+    ::mmfast::emulated::launch(blocks, threads, shared_bytes, [&] { (kernel)(arguments...); }); \
   }(__VA_ARGS__)
 #define MMFAST_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::mmfast::emulated::dynamic_shared())
-
-template <typename F>
-cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute, int bytes) {
-  if (bytes > 227 * 1024) return cudaErrorInvalidValue;
-  mmfast::emulated::allow_shared(mmfast::emulated::address(kernel), bytes);
-  return cudaSuccess;
-}
 
 inline void __syncthreads(std::source_location where = std::source_location::current()) {
   mmfast::emulated::wait_for_block(where);
@@ -118,5 +77,4 @@ inline void __syncwarp(std::source_location where = std::source_location::curren
   mmfast::emulated::exchange('\0', all, "__syncwarp", where);
 }
 inline void __threadfence() {}
-inline void __threadfence_block() {}
 [[noreturn]] inline void __trap() { mmfast::emulated::stop(); }

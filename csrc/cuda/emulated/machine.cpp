@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <map>
 #include <mutex>
 #include <sstream>
 #include <stdexcept>
@@ -27,8 +26,7 @@ namespace {
 
 constexpr int64_t kStackBytes = 128 << 10;
 constexpr int64_t kMaxThreads = 1024;
-constexpr int64_t kDefaultShared = 48 << 10;
-constexpr int64_t kMaxShared = 227 << 10;
+constexpr int64_t kMaxShared = 48 << 10;
 constexpr int64_t kGuardBytes = 256;
 constexpr unsigned char kPoison = 0xff;  // NaN as a float of any width, -1 as an integer
 constexpr unsigned char kGuard = 0xa5;
@@ -54,7 +52,6 @@ class Machine {
  public:
   std::mutex mutex;
   cudaError_t error = cudaSuccess;
-  std::map<const void*, int64_t> allowed_shared;
   alignas(128) unsigned char shared[kMaxShared + kGuardBytes];
 
   void run(int64_t blocks, int64_t threads, int64_t shared_bytes, const std::function<void()>& body);
@@ -281,21 +278,17 @@ void Machine::fail(int64_t thread, int64_t other) {
 
 }  // namespace
 
-void launch(int64_t blocks, int64_t threads, int64_t shared_bytes, const void* kernel,
-            const std::function<void()>& body) {
+void launch(int64_t blocks, int64_t threads, int64_t shared_bytes, const std::function<void()>& body) {
   Machine& m = machine();
   const std::lock_guard<std::mutex> lock(m.mutex);
-  const auto allowed = m.allowed_shared.find(kernel);
-  const int64_t limit = allowed == m.allowed_shared.end() ? kDefaultShared : std::max(kDefaultShared, allowed->second);
   if (blocks < 1 || blocks > INT32_MAX || threads < 1 || threads > kMaxThreads || shared_bytes < 0 ||
-      shared_bytes > limit) {
+      shared_bytes > kMaxShared) {
     m.error = cudaErrorInvalidConfiguration;
     return;
   }
   m.run(blocks, threads, shared_bytes, body);
 }
 
-void allow_shared(const void* kernel, int64_t bytes) { machine().allowed_shared[kernel] = bytes; }
 void* dynamic_shared() { return machine().shared; }
 void wait_for_block(Where where) { machine().wait(State::kBlockBarrier, "__syncthreads", where); }
 

@@ -7,25 +7,9 @@
 #include <cstdint>
 #include <type_traits>
 
-#define MMFAST_VECTOR2(name, T, bytes) \
-  struct alignas(bytes) name {         \
-    T x, y;                            \
-  };                                   \
-  inline name make_##name(T x, T y) { return {x, y}; }
-#define MMFAST_VECTOR4(name, T, bytes) \
-  struct alignas(bytes) name {         \
-    T x, y, z, w;                      \
-  };                                   \
-  inline name make_##name(T x, T y, T z, T w) { return {x, y, z, w}; }
-MMFAST_VECTOR2(float2, float, 8)
-MMFAST_VECTOR2(double2, double, 16)
-MMFAST_VECTOR2(int2, int, 8)
-MMFAST_VECTOR2(uint2, unsigned, 8)
-MMFAST_VECTOR4(float4, float, 16)
-MMFAST_VECTOR4(int4, int, 16)
-MMFAST_VECTOR4(uint4, unsigned, 16)
-#undef MMFAST_VECTOR2
-#undef MMFAST_VECTOR4
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 
 // 1 sign, 5 exponent, 10 fraction bits; rounds to nearest, ties to even.
 struct __half {
@@ -64,11 +48,6 @@ struct __nv_bfloat16 {
   operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
 
-inline float __half2float(__half x) { return x; }
-inline __half __float2half(float x) { return x; }
-inline float __bfloat162float(__nv_bfloat16 x) { return x; }
-inline __nv_bfloat16 __float2bfloat16(float x) { return x; }
-
 template <typename A, typename B>
   requires(std::is_arithmetic_v<A> && std::is_arithmetic_v<B>)
 std::common_type_t<A, B> min(A a, B b) {
@@ -84,22 +63,8 @@ std::common_type_t<A, B> max(A a, B b) {
   return std::max(static_cast<C>(a), static_cast<C>(b));
 }
 
-inline float rsqrtf(float x) { return 1 / sqrtf(x); }
-inline double rsqrt(double x) { return 1 / sqrt(x); }
-inline float rsqrt(float x) { return rsqrtf(x); }
 inline int __popc(unsigned x) { return std::popcount(x); }
-inline int __popcll(unsigned long long x) { return std::popcount(x); }
-inline int __clz(unsigned x) { return std::countl_zero(x); }
-inline int __clzll(unsigned long long x) { return std::countl_zero(x); }
 inline int __ffs(unsigned x) { return x == 0 ? 0 : std::countr_zero(x) + 1; }
-inline int __ffsll(unsigned long long x) { return x == 0 ? 0 : std::countr_zero(x) + 1; }
-inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
-inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
-inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
-inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
-inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
-inline long long __double_as_longlong(double x) { return std::bit_cast<long long>(x); }
-inline double __longlong_as_double(long long x) { return std::bit_cast<double>(x); }
 
 template <typename T>
 T __ldg(const T* p) {
@@ -108,14 +73,6 @@ T __ldg(const T* p) {
 template <typename T>
 T __ldcg(const T* p) {
   return *p;
-}
-template <typename T>
-T __ldcs(const T* p) {
-  return *p;
-}
-template <typename T>
-void __stcs(T* p, T value) {
-  *p = value;
 }
 
 // Integers only, as the order of float additions would show in the bits. Fibers never interrupt each other.
@@ -138,16 +95,4 @@ T atomicMax(T* p, std::type_identity_t<T> value) {
 template <MmfastAtomic T>
 T atomicMin(T* p, std::type_identity_t<T> value) {
   return atomicExch(p, std::min(*p, value));
-}
-template <MmfastAtomic T>
-T atomicOr(T* p, std::type_identity_t<T> value) {
-  return atomicExch(p, static_cast<T>(*p | value));
-}
-template <MmfastAtomic T>
-T atomicAnd(T* p, std::type_identity_t<T> value) {
-  return atomicExch(p, static_cast<T>(*p & value));
-}
-template <MmfastAtomic T>
-T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
-  return *p == expected ? atomicExch(p, value) : *p;
 }
