@@ -91,6 +91,13 @@ def test_messages():
     table, rows, weight = case(20, 7, 13, 5)
     with pytest.raises(MmfastError, match=r"weight is torch.float64 \[5, 6\]; wanted \[I, F\] and \[D, F\]"):
         project_rows(table, rows, weight[:, :6])
+    for dtype in (torch.float16, torch.bfloat16, torch.int64):
+        for backend in ("native", "reference"):
+            with (
+                use_backend(backend),
+                pytest.raises(MmfastError, match=f"are {dtype}; wanted float32 or float64; convert"),
+            ):
+                project_rows(table.to(dtype), rows, weight.to(dtype))
     with pytest.raises(MmfastError, match=r"rows is torch.int32 \[13\]; wanted int64"):
         project_rows(table, rows.int(), weight)
     with pytest.raises(MmfastError, match="rows holds ids from 3 to 20; wanted 0 to 19"):
