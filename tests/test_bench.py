@@ -33,6 +33,24 @@ def test_the_train_bench_compares_and_says_where_its_figures_come_from(arguments
     assert case["date"].startswith("20") and case["epoch_s"] > 0 and case["eval_s"] > 0
 
 
+def test_the_train_bench_warms_up_for_as_many_batches_as_told():
+    code = (
+        "import sys\n"
+        "sys.path.insert(0, 'bench')\n"
+        "import train\n"
+        "epoch, most = train.epoch, []\n"
+        "train.epoch = lambda run, index, batches: most.append(batches) or epoch(run, index, batches)\n"
+        "train.main()\n"
+        "print(*most)\n"
+    )
+    command = [sys.executable, "-c", code, *QUICK, "--model", "bpr", "--no-alternatives", "--json"]
+    for more, batches in (["--warm-up", "2", "--batches", "1"], "2 1"), (["--batches", "1"], "1 1"):
+        done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        case, most = done.stdout.splitlines()
+        assert most == batches and json.loads(case)["warm_up_batches"] == (2 if "--warm-up" in more else None)
+
+
 def test_every_benchmark_starts():
     # One interpreter for all of them: importing torch takes seconds. models_table.py takes no arguments and writes.
     paths = sorted(path for path in (ROOT / "bench").glob("[!_]*.py") if path.name != "models_table.py")
