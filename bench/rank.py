@@ -1,7 +1,8 @@
 """rank beside torch blocks of 4096 and 128 users (product, mask, top-k) with hits in Python and vectorised.
 
-Run from the repository: `python bench/rank.py [--shapes baby sports] [--precision bfloat16] [--json]`. Where all users
-and items have more than `MOST_PRODUCTS` pairs, the first users alone are ranked, which the case says.
+Run from the repository: `python bench/rank.py [--shapes baby sports] [--precision bfloat16] [--device cuda] [--json]`.
+Where all users and items have more pairs than `MOST_PRODUCTS` gives the device, the first users alone are ranked, which
+the case says. The limit is the rate of products of the type that proposes.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import numpy as np
 import torch
 from _cli import SIZES, emit_shapes, parse, shape_parser
 from _common import leave_out, measure, power_law_edges, shapes
-from _gemm import add_flop_limit, gemm_flops
+from _gemm import add_flop_limit, gemm_flops, product_type
 
 from mmfast.ops.rank import rank
 
 WIDTH, K = 64, 50
-MOST_PRODUCTS = 2 << 30  # scores of one call, some seconds
+MOST_PRODUCTS = {"cpu": 2 << 30, "cuda": 64 << 30}  # scores of one call, some seconds
 BLOCK_SCORES = 1 << 29  # of a block of PyTorch
 
 
@@ -42,7 +43,7 @@ def torch_blocks(users, items, mask_ptr, mask_items, block: int) -> torch.Tensor
     for begin in range(0, len(users), block):
         scores = users[begin : begin + block] @ items.T
         ptr = mask_ptr[begin : begin + block + 1]
-        rows = torch.repeat_interleave(torch.arange(len(ptr) - 1), ptr.diff())
+        rows = torch.repeat_interleave(torch.arange(len(ptr) - 1, device=ptr.device), ptr.diff())
         scores[rows, mask_items[ptr[0] : ptr[-1]].long()] = -1e10
         top.append(scores.topk(min(K, len(items))).indices)
     return torch.cat(top)
@@ -57,40 +58,45 @@ def python_hits(top: torch.Tensor, target_ptr, target_items) -> list[list[bool]]
 
 def tensor_hits(top: torch.Tensor, target_ptr, target_items, num_items: int) -> torch.Tensor:
     """Look all recommended items up at once, by one key per (user, item)."""
-    owner = torch.repeat_interleave(torch.arange(len(target_ptr) - 1), target_ptr.diff())
-    return torch.isin(top + num_items * torch.arange(len(top))[:, None], owner * num_items + target_items)
+    users = torch.arange(len(top), device=top.device)
+    owner = torch.repeat_interleave(users, target_ptr.diff())
+    return torch.isin(top + num_items * users[:, None], owner * num_items + target_items)
 
 
-def setting(name: str) -> tuple:
+def setting(name: str, device: str) -> tuple:
     """Random vectors of one shape, (users, items), the lists to mask and to hit, and the coldest tenth of the items."""
     shape, generator = shapes[name], torch.Generator().manual_seed(0)
     users, items = (torch.randn(n, WIDTH, generator=generator) for n in (shape.num_users, shape.num_items))
     mask = lists(*power_law_edges(shape), shape.num_users)
     targets = lists(*power_law_edges(shape._replace(num_edges=shape.num_edges // 6), seed=1), shape.num_users)
     cold = torch.bincount(mask[1], minlength=len(items)).argsort()[: len(items) // 10].sort().values.int()
-    count = min(shape.num_users, MOST_PRODUCTS // shape.num_items)
+    count = min(shape.num_users, MOST_PRODUCTS[torch.device(device).type] // shape.num_items)
     if count < shape.num_users:
         leave_out(f"rank {name}, all but {count} users", "a call for all users takes minutes")
-    return users[:count], items, first_rows(mask, count), first_rows(targets, count), cold
+    mask, targets = ([t.to(device) for t in first_rows(rows, count)] for rows in (mask, targets))
+    return users[:count].to(device), items.to(device), mask, targets, cold.to(device)
 
 
 def torch_ways(name: str, users, items, mask, targets) -> dict[str, Callable]:
-    """Blocks of torch over all items, and the hits."""
+    """Blocks of torch over all items, and the hits; those in Python where the tables are on the CPU."""
     small = {"torch blocks of 128": lambda: tensor_hits(torch_blocks(users, items, *mask, 128), *targets, len(items))}
     if 4096 * len(items) > BLOCK_SCORES:
         leave_out(f"rank {name}, torch blocks of 4096", f"a block of scores is {4096 * len(items) >> 28} GiB")
         return small
-    return {
-        "torch blocks of 4096, Python hits": lambda: python_hits(torch_blocks(users, items, *mask, 4096), *targets),
-        "torch blocks of 4096": lambda: tensor_hits(torch_blocks(users, items, *mask, 4096), *targets, len(items)),
-    } | small
+    ways = {"torch blocks of 4096": lambda: tensor_hits(torch_blocks(users, items, *mask, 4096), *targets, len(items))}
+    if not users.is_cuda:
+        ways["torch blocks of 4096, Python hits"] = lambda: python_hits(
+            torch_blocks(users, items, *mask, 4096), *targets
+        )
+    return ways | small
 
 
 def run(name: str, arguments: argparse.Namespace) -> Iterator[dict]:
     """Measure one shape: all items, and the coldest tenth of them alone."""
-    precision = arguments.precision
-    users, items, mask, targets, cold = setting(name)
-    chosen, nothing = items[cold.long()], (torch.zeros(len(users) + 1, dtype=torch.int64), mask[1][:0])
+    precision, device = arguments.precision, arguments.device
+    users, items, mask, targets, cold = setting(name, device)
+    chosen, nothing = items[cold.long()], (torch.zeros_like(mask[0]), mask[1][:0])
+    limit = gemm_flops(device=device, dtype=product_type(precision, WIDTH, device))
     every = torch_ways(name, users, items, mask, targets)
     some = {"torch blocks of 128, no masks or hits": lambda: torch_blocks(users, chosen, *nothing, 128)}
     passes = [
@@ -103,15 +109,17 @@ def run(name: str, arguments: argparse.Namespace) -> Iterator[dict]:
             "least_bytes": 4 * WIDTH * (len(users) + ranked) + 4 * len(mask[1]) + 9 * k * len(users),
             "least_flops": 2 * WIDTH * len(users) * ranked,
             "repeat": arguments.repeat,
+            "device": device,
         }
         label = f"{name} {len(users)}x{ranked} D={WIDTH} k={k}"
         ours = partial(rank, users, items, *mask, *targets, k, candidates, precision)
-        yield add_flop_limit(measure("rank", label, kind, ours, others, **facts), gemm_flops())
+        yield add_flop_limit(measure("rank", label, kind, ours, others, **facts), limit)
 
 
 def main() -> None:
     """Parse the arguments and print the cases of every shape."""
     parser = shape_parser(__doc__, SIZES, repeat=9)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     emit_shapes(parse(parser), run)
 

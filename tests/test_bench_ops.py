@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,19 @@ def test_every_script_prints_whole_cases(cases):
         assert case["least_bytes"] + case["least_flops"] > 0, case
         assert case["limit_fraction"] is not None and case["limit_fraction"] > 0, case
         assert case["ratios"] and all(ratio > 0 and math.isfinite(ratio) for ratio in case["ratios"].values()), case
+
+
+def test_the_table_says_which_script_measures_an_op(cases):
+    table = re.findall(r"^\| (`.*?) \| (.*?) \|", (BENCH / "README.md").read_text(), re.MULTILINE)
+    named = set()
+    for scripts, measured in table:
+        commands = {f"bench/{name}.py" for name in re.findall(r"`(\w+)`", scripts)}
+        own = [case for case in cases if case["command"].split()[1] in commands]
+        run = {kernel for case in own for kernel in case["kernels"]} | {case["bench"] for case in own}
+        found = set(re.findall(r"`(\w+)`", measured))
+        assert found <= run, scripts
+        named |= found
+    assert set(ops.__all__) - WITHOUT_WORK - named == set()
 
 
 def test_every_op_is_measured(cases):

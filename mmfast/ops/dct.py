@@ -15,7 +15,8 @@ def dct(x: torch.Tensor, axes: int = 1) -> torch.Tensor:
 
     y_k = c_k sum_n x_n cos(pi (2n + 1) k / 2N), c_0 = sqrt(1/N), c_k = sqrt(2/N): `scipy.fft.dctn(norm="ortho")`.
     x: float [..., N] or [..., I, F] of any lengths below 2^31; half precision is computed in float32. The transform is
-    a rotation: `idct` is its inverse and its gradient. Beyond the result it takes a few lines of x per thread.
+    a rotation: `idct` is its inverse and its gradient. Beyond the result it takes a few lines of x per thread on a
+    CPU; on CUDA up to 256 MiB of samples, as much of their spectrum, and what cuFFT asks for.
     Raises MmfastError for arguments that do not fit.
 
     Example: `rotated = dct(features, axes=2)  # [I, F], over items and features`

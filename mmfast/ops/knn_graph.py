@@ -40,7 +40,8 @@ def knn_graph(
     else's. Where fewer than k rows are left a list ends in -1, with similarity -inf.
     precision: of the products that rule pairs out. "bfloat16" keeps proposals and searches a row again in float32 where
     they are too few for the proof; "float32" does without; "auto" proposes where the device has units for it.
-    The work space beyond the result is about `block_bytes`, and 8 (5 k + 64) bytes a row for proposals.
+    block_bytes: the work space beyond the result, about. Proposals take more: on a CPU 8 (5 k + 64) bytes a row, on
+    CUDA a bfloat16 copy of two blocks of rows and a block of scores in bfloat16, at most as much again.
     Raises MmfastError for k above the number of rows to choose from, for NaN, infinity or (inner) a squared length
     above a quarter of the type's largest number in a row, and for an array that torch cannot read.
 
@@ -48,10 +49,8 @@ def knn_graph(
     >>> neighbours.tolist(), similarities.tolist()
     ([[0, 1], [1, 0], [2, 0]], [[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
     """
-    features = checked_features("knn_graph", features, metric, block_bytes)
+    features = checked_features("knn_graph", features, metric, block_bytes, precision)
     _check_k("knn_graph", k, features.shape[0], include_self)
-    if precision not in PRECISIONS:
-        raise MmfastError(f"knn_graph: precision='{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
     if not native("knn_graph", features):
         return knn_graph_reference(features, k, include_self, metric)
     return call_native("knn_graph", features, k, include_self, metric, block_bytes, precision)
@@ -125,7 +124,9 @@ def similarity_matrix(op: str, features: Tensor, metric: str) -> Tensor:
     return (x @ x.T).masked_fill_(apart, -torch.inf)
 
 
-def checked_features(op: str, features: Tensor | np.ndarray, metric: str, block_bytes: int) -> Tensor:
+def checked_features(
+    op: str, features: Tensor | np.ndarray, metric: str, block_bytes: int, precision: str = "auto"
+) -> Tensor:
     """Return the features as a tensor without gradient; raises MmfastError for what no op of this family takes."""
     if isinstance(features, np.ndarray):
         with warnings.catch_warnings():  # torch warns that the array is read-only; nothing here writes to it
@@ -143,6 +144,8 @@ def checked_features(op: str, features: Tensor | np.ndarray, metric: str, block_
     check_whole(op, block_bytes=block_bytes)
     if metric not in METRICS:
         raise MmfastError(f"{op}: metric='{metric}' is unknown; choose {' or '.join(METRICS)}")
+    if precision not in PRECISIONS:
+        raise MmfastError(f"{op}: precision='{precision}' is unknown; choose one of {', '.join(PRECISIONS)}")
     return features.detach()
 
 

@@ -25,8 +25,8 @@ def knn_threshold(
     """Return (ptr int64 [I + 1], neighbours int32 [E], similarities [E]): the other rows with similarity > eta.
 
     features, metric, block_bytes and precision are `knn_graph`'s, and so is the order of a row; a row is not its own
-    neighbour. `cap` keeps at most that many of a row, the most similar. Without `cap`, or where `cap` allows more than
-    `max_edges`, a first pass counts the edges and stores nothing; torch.compile(fullgraph=True) takes no `max_edges`.
+    neighbour. `cap` keeps at most that many of a row, the most similar; only a cap below I - 1 heeds `precision`.
+    Without `cap`, or where it allows more than `max_edges` (None inside torch.compile), a first pass counts the edges.
     Raises MmfastError for eta NaN, on the meta device, and when there are more than `max_edges` edges. TargetMR Eq. 22.
 
     >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.2]])
@@ -36,7 +36,7 @@ def knn_threshold(
     >>> knn_threshold(features, eta=0.5, cap=1)[1].tolist()
     [1, 3, 1]
     """
-    features = checked_features("knn_threshold", features, metric, block_bytes)
+    features = checked_features("knn_threshold", features, metric, block_bytes, precision)
     _check_eta("knn_threshold", eta)
     if features.is_meta:
         raise MmfastError("knn_threshold: the number of edges depends on the rows, which a meta tensor does not hold")

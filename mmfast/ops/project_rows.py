@@ -14,7 +14,8 @@ from mmfast.ops._slopes import register_gradient
 def project_rows(table: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Return table[rows] @ weight.T, [R, D]; differentiable once in table and weight.
 
-    table: float [I, F]; rows: int64 [R], sorted and unique, as from `compact_ids`; weight: [D, F] of the table's dtype.
+    table: float32 or float64 [I, F]; rows: int64 [R], sorted and unique, as from `compact_ids`; weight: [D, F] of the
+    table's dtype.
     The gradient of the table is row-sparse. Raises MmfastError for arguments that do not fit together.
 
     Example: `content = project_rows(features, item_rows, linear.weight) + linear.bias`
@@ -24,6 +25,8 @@ def project_rows(table: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor) 
             f"project_rows: table is {table.dtype} {list(table.shape)}, weight is {weight.dtype} {list(weight.shape)}; "
             "wanted [I, F] and [D, F] of one dtype"
         )
+    if table.dtype not in (torch.float32, torch.float64):
+        raise MmfastError(f"project_rows: table and weight are {table.dtype}; wanted float32 or float64; convert both")
     if rows.dim() != 1 or rows.dtype != torch.int64:
         raise MmfastError(f"project_rows: rows is {rows.dtype} {list(rows.shape)}; wanted int64 [R]")
     if not native("project_rows", table):

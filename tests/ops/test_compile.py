@@ -44,6 +44,24 @@ def test_a_training_loss_compiles_whole():
     assert torch.allclose(grad, want)
 
 
+@pytest.mark.parametrize("learned", ["weight", "table"])
+def test_a_projection_compiles_whole_with_its_gradient(learned):
+    generator = torch.Generator().manual_seed(0)
+    tables = {name: torch.randn(n, 7, generator=generator) for name, n in (("table", 9), ("weight", 5))}
+    tables[learned].requires_grad_()
+    rows = torch.tensor([1, 3, 8])
+
+    def loss(table, weight):
+        return project_rows(table, rows, weight).square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    value, want = compiled(**tables), loss(**tables)
+    assert torch.equal(value, want)
+    (grad,), (wanted,) = (torch.autograd.grad(of, tables[learned]) for of in (value, want))
+    assert grad.is_sparse == wanted.is_sparse == (learned == "table")
+    assert torch.equal(grad.to_dense(), wanted.to_dense())
+
+
 def test_searches_compile_whole():
     features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     none, ids = torch.zeros(51, dtype=torch.int64), torch.zeros(0, dtype=torch.int32)

@@ -95,6 +95,8 @@ def test_any_number_of_threads(dtype):
         ({"features": torch.ones(3, 2, device="meta")}, "number of edges depends on the rows, which a meta tensor"),
         ({"features": torch.ones(3, 2, device="meta"), "cap": 1}, "which a meta tensor does not hold"),
         ({"features": np.ones((3, 2))[:, ::-1]}, "torch cannot read in place; pass np.ascontiguousarray"),
+        ({"precision": "int8"}, "knn_threshold: precision='int8' is unknown; choose one of auto, float32, bfloat16"),
+        ({"precision": "int8", "cap": 1}, "knn_threshold: precision='int8' is unknown"),
         ({"features": torch.ones(3)}, r"features has shape \(3,\)"),
         ({"features": torch.full((3, 2), torch.nan)}, "row 0 of features holds NaN"),
     ],

@@ -75,11 +75,14 @@ def test_same_bits_for_any_number_of_threads():
 
 def test_opcheck_and_reference_backend():
     table, rows, weight = case(20, 7, 13, 5)
-    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(torch.ops.mmfast.project_rows.default, (table, rows, weight), test_utils=checks)
-    torch.library.opcheck(
-        torch.ops.mmfast.project_rows_weight.default, (torch.randn(13, 5).double(), table, rows), test_utils=checks
-    )
+    torch.library.opcheck(torch.ops.mmfast.project_rows_weight.default, (torch.randn(13, 5).double(), table, rows))
+    for learned in ("none", "weight", "table"):
+        inputs = (
+            table.clone().requires_grad_(learned == "table"),
+            rows,
+            weight.clone().requires_grad_(learned == "weight"),
+        )
+        torch.library.opcheck(torch.ops.mmfast.project_rows.default, inputs)
     with use_backend("reference"):
         assert torch.allclose(project_rows(table, rows, weight), project_rows_reference(table, rows, weight))
 
@@ -88,6 +91,13 @@ def test_messages():
     table, rows, weight = case(20, 7, 13, 5)
     with pytest.raises(MmfastError, match=r"weight is torch.float64 \[5, 6\]; wanted \[I, F\] and \[D, F\]"):
         project_rows(table, rows, weight[:, :6])
+    for dtype in (torch.float16, torch.bfloat16, torch.int64):
+        for backend in ("native", "reference"):
+            with (
+                use_backend(backend),
+                pytest.raises(MmfastError, match=f"are {dtype}; wanted float32 or float64; convert"),
+            ):
+                project_rows(table.to(dtype), rows, weight.to(dtype))
     with pytest.raises(MmfastError, match=r"rows is torch.int32 \[13\]; wanted int64"):
         project_rows(table, rows.int(), weight)
     with pytest.raises(MmfastError, match="rows holds ids from 3 to 20; wanted 0 to 19"):
