@@ -159,12 +159,15 @@ class LocalChat(_Local):
 
     @torch.inference_mode()
     def choose(self, prompt: str, candidates: Sequence[str], mean: bool = False) -> Reply:
-        """Return the candidate whose tokens are the most probable answer; `scores` holds log p of each candidate.
+        """Return the candidate that is the most probable whole answer; `scores` holds log p of each candidate.
 
-        mean: the mean of log p over a candidate's tokens, which does not favour short ones, instead of the sum.
+        The end token counts with a candidate's own: "tablecloth" would never be more probable than its beginning
+        "table". mean: the mean of log p over these tokens, which does not favour short ones, instead of the sum.
         """
-        ids = self.tokens(prompt)
-        words = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in candidates]
+        ids, end = self.tokens(prompt), self.tokenizer.eos_token_id
+        if end is None:
+            raise MmfastError(f"the tokenizer of '{self._options.model}' has no end token; set choose=answer")
+        words = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in candidates]
         if reason := self._too_long(self.model, len(ids), max(map(len, words))):
             return Reply(failure=reason)
         with self._memory():

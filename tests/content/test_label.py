@@ -139,6 +139,23 @@ def test_a_failed_request_is_no_answer_and_is_asked_again(tmp_path):
     assert len(server.bodies) == 4
 
 
+@pytest.mark.parametrize(
+    ("answer", "candidates", "found"),
+    [
+        ("tap", ("tapes", "taps"), (1, "lemma")),
+        ("tape", ("taps", "tapes"), (1, "lemma")),
+        ("capes", ("cap", "rug"), (-1, "")),
+        ("bus", ("tapes", "buses"), (1, "lemma")),
+        ("brush", ("brushes",), (0, "lemma")),
+        ("watches", ("watch",), (0, "lemma")),
+        ("potato", ("potatoes",), (0, "lemma")),
+        ("waltz", ("waltzes",), (0, "lemma")),
+    ],
+)
+def test_another_noun_is_no_other_number_of_one(answer, candidates, found):
+    assert match(answer, Listing("a", "", candidates)) == found
+
+
 def test_an_endpoint_cannot_score(tmp_path):
     settings = LabelSettings(by="endpoint", choose="sum", endpoint=EndpointSettings(model="m"))
     with pytest.raises(MmfastError, match="choose=answer, or by=local"):

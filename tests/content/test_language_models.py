@@ -18,7 +18,7 @@ from mmfast.content.language_models import LocalChat, LocalSettings, LocalVision
 from mmfast.content.last_token import LastTokenEncoder, LastTokenSettings, last_token, last_token_encoder
 from mmfast.content.store import Store
 from mmfast.errors import MmfastError
-from tests.content.tiny_models import LLAMA2_CHAT, save_llama, save_mistral, save_mllama
+from tests.content.tiny_models import LLAMA2_CHAT, save_llama, save_mistral, save_mllama, save_parrot
 
 CPU = {"dtype": "float32", "device": "cpu"}
 PROMPTS = ["Which?", "Which of these things is the one that is sold: mug or table?", "Say mug.", ""]
@@ -79,7 +79,7 @@ def test_scores_are_the_log_probabilities_of_whole_candidates(folders):
     reply = talker.choose(PROMPTS[1], candidates)
     prompt, lengths = talker.tokens(PROMPTS[1]), []
     for candidate, score in zip(candidates, reply.scores, strict=True):
-        word = talker.tokenizer(candidate, add_special_tokens=False)["input_ids"]
+        word = [*talker.tokenizer(candidate, add_special_tokens=False)["input_ids"], talker.tokenizer.eos_token_id]
         with torch.no_grad():
             log_p = model(torch.tensor([prompt + word])).logits[0].double().log_softmax(-1)
         expected = sum(float(log_p[len(prompt) - 1 + n, token]) for n, token in enumerate(word))
@@ -88,7 +88,21 @@ def test_scores_are_the_log_probabilities_of_whole_candidates(folders):
     assert reply.text == candidates[int(np.argmax(reply.scores))]
     means = talker.choose(PROMPTS[1], candidates, mean=True).scores
     assert means == pytest.approx([score / n for score, n in zip(reply.scores, lengths, strict=True)])
-    assert lengths[0] == 1 < max(lengths)
+    assert lengths[0] == 2 < max(lengths)
+
+
+def test_a_candidate_that_continues_another_can_be_chosen(tmp_path):
+    for answer in ("tablecloth", "table"):
+        save_parrot(tmp_path / answer, {"]": answer})
+        for mean in (False, True):
+            assert chat(tmp_path / answer).choose("Which?", ("table", "tablecloth"), mean).text == answer
+
+
+def test_a_tokenizer_without_an_end_token_cannot_score(folders):
+    talker = chat(folders["llama"][1])
+    talker.tokenizer.eos_token = None
+    with pytest.raises(MmfastError, match="has no end token; set choose=answer"):
+        talker.choose("Which?", ("mug", "rug"))
 
 
 def test_scores_of_one_piece_candidates(folders):
