@@ -165,36 +165,6 @@ def test_another_architecture_with_equal_weights_is_another_encoder(tmp_path, sa
     assert found[0][0] != found[1][0]
 
 
-def test_a_torchvision_backbone_gives_what_its_classifier_reads(pictures, tmp_path):
-    from torchvision import models
-
-    torch.manual_seed(0)
-    network = models.shufflenet_v2_x0_5(weights=None)
-    torch.save(network.state_dict(), tmp_path / "net.pth")
-    transform = models.get_model_weights("shufflenet_v2_x0_5").DEFAULT.transforms()
-    read = []
-    network.eval().fc.register_forward_pre_hook(lambda module, given: read.append(given[0]))
-    with torch.no_grad():
-        network(transform(Image.fromarray(tiny.photo(1, 40, 50)))[None])
-    rows, missing, _ = written(f"torchvision:shufflenet_v2_x0_5:{tmp_path}/net.pth", pictures, tmp_path, "image")
-    assert rows.shape == (5, 1024) and missing == [2, 4]
-    np.testing.assert_allclose(rows[1], read[0][0].numpy(), rtol=1e-4, atol=1e-5)
-
-
-def test_wrong_torchvision_names(tmp_path):
-    for name, message in (
-        ("resnet5", "torchvision has no network 'resnet5'. Did you mean 'resnet50'"),
-        ("resnet18:none.pth", "'none.pth' is neither a file nor weights of resnet18 .IMAGENET1K_V1"),
-    ):
-        with pytest.raises(MmfastError, match=message):
-            load_encoder("image", EncodeConfig(model=f"torchvision:{name}"))
-    from torchvision import models
-
-    torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "s.pth")
-    with pytest.raises(MmfastError, match="this network ends in no linear layer"):
-        load_encoder("image", EncodeConfig(model=f"torchvision:squeezenet1_1:{tmp_path}/s.pth"))
-
-
 def test_light_encoders_see_all_items_at_once(pictures, tmp_path):
     from mmfast.content.light import LightImageEncoder
 
