@@ -89,6 +89,14 @@ def test_clip_texts(clip_folder, tmp_path):
     np.testing.assert_allclose(rows[[0, 2, 5]], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_vectors_of_coca_are_not_normalised_either(pictures, tmp_path):
+    folder = tiny.save_clip(tmp_path / "coca", config=tiny.COCA)
+    for modality, contents in (("image", pictures), ("text", TEXTS)):
+        rows, missing, source = written(f"clip:{folder}", contents, tmp_path, modality, missing="zero")
+        lengths = np.linalg.norm(np.delete(rows, missing, axis=0), axis=1)
+        assert np.abs(lengths - 1).min() > 1e-3 and source.settings()["normalize"] is False
+
+
 def test_a_named_clip_model_with_a_checkpoint_file(clip_folder, tmp_path):
     import json
 
