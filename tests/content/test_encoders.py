@@ -131,6 +131,25 @@ def test_sentences_are_those_of_the_library(sentence_folder, tmp_path):
     np.testing.assert_allclose(short[5], rows[5], atol=1e-3)
 
 
+def test_weights_of_half_precision_are_computed_in_float32(tmp_path):
+    folder = tiny.save_sentence(tmp_path / "half", dtype=torch.float16)
+    from sentence_transformers import SentenceTransformer
+
+    rows, *_ = written(f"sentence:{folder}", ["a red kite"], tmp_path)
+    whole = SentenceTransformer(str(folder), device="cpu").float()
+    np.testing.assert_allclose(rows[0], whole.encode("a red kite"), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("Bert", 64), ("Roberta", 62)])
+def test_no_more_tokens_than_positions(tmp_path, kind, most):
+    folder = tiny.save_sentence(tmp_path / "model", kind=kind)
+    text = " ".join(["kite"] * 100)
+    rows, *_ = written(f"sentence:{folder}", [text], tmp_path, max_length=most)
+    assert np.isfinite(rows).all()
+    with pytest.raises(MmfastError, match=rf"--max-length {most + 1}: 'sentence:model' takes at most {most} tokens"):
+        written(f"sentence:{folder}", [text], tmp_path, max_length=most + 1)
+
+
 def test_a_plain_transformers_folder_is_mean_pooled(tmp_path):
     folder = tiny.save_sentence(tmp_path / "plain", pipeline=False)
     from transformers import AutoModel, AutoTokenizer

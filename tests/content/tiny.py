@@ -50,14 +50,15 @@ def save_clip(folder, seed=0, file="open_clip_model.safetensors", config=CLIP):
     return folder
 
 
-def save_sentence(folder, seed=0, pipeline=True):
+def save_sentence(folder, seed=0, pipeline=True, kind="Bert", dtype=torch.float32):
     """Write a sentence-transformers folder with MiniLM's tokenizer and pipeline, or a plain transformers one."""
     prepare_torchvision()
-    from transformers import BertConfig, BertModel
+    import transformers
 
     source = minilm_folder()
     torch.manual_seed(seed)
-    BertModel(BertConfig(vocab_size=30522, max_position_embeddings=64, **BERT)).eval().save_pretrained(folder)
+    config = getattr(transformers, f"{kind}Config")(vocab_size=30522, max_position_embeddings=64, **BERT)
+    getattr(transformers, f"{kind}Model")(config).eval().to(dtype).save_pretrained(folder)
     for name in TOKENIZER_FILES:
         shutil.copy(source / name, folder / name)
     if pipeline:
