@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 
 import numpy as np
@@ -232,6 +234,16 @@ def test_worker_processes_give_the_same_rows(clip_folder, pictures, tmp_path):
         source.write(tmp_path / "b.npy", "image", np.arange(5), pl.Series(list("abcde")))
 
 
+def end_process(picture):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_lost_decoding_process_is_a_sentence(pictures):
+    files, config = [(path, key) for key, path in pictures.of_hash().items()], EncodeConfig(model="clip", workers=1)
+    with pytest.raises(MmfastError, match=r"^a process that decodes pictures was ended .* again with --workers 0"):
+        list(decoded_batches(files, [[0]], end_process, config))
+
+
 def test_blocks_are_sorted_and_fixed():
     blocks = Blocks.of(["bb", "a", None, "bb", "ab", "c"])
     assert blocks.keys == ["a", "c", "ab", "bb"] and blocks.inverse.tolist() == [3, 0, -1, 3, 2, 1]
@@ -255,9 +267,15 @@ def test_one_input_more_changes_the_blocks_round_it_alone():
     assert len(blocks_of(texts[:100] + texts[101:]) - before) <= 3
 
 
-def test_nothing_to_encode_is_told(sentence_folder, tmp_path):
-    with pytest.raises(MmfastError, match="features 'text': none of the 2 items could be encoded"):
+def test_nothing_to_encode_is_told(sentence_folder, clip_folder, tmp_path):
+    with pytest.raises(
+        MmfastError, match=r"none of the 2 items .*, the first \('B0'\) because it has no text; `mmfast"
+    ):
         written(f"sentence:{sentence_folder}", ["", " "], tmp_path)
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    broken = find_pictures(pl.DataFrame({"id": ["B0"], "image": ["0.png"]}), [tmp_path])
+    with pytest.raises(MmfastError, match=r"the first \('B0'\) because it is no picture of a known format; "):
+        written(f"clip:{clip_folder}", broken, tmp_path, "image")
 
 
 class Constant:
@@ -287,10 +305,16 @@ def test_a_full_device_is_told(tmp_path):
 
 
 def test_rows_of_zeros_are_missing_and_no_number_is_infinite(tmp_path):
-    for value, dtype in ((np.nan, "float32"), (np.inf, "float32"), (1e6, "float16")):
+    for value, dtype, advice in (
+        (np.nan, "float32", "another model"),
+        (np.inf, "float32", "another model"),
+        (1e6, "float16", "--dtype float32"),
+    ):
         config = EncodeConfig(model="constant", dtype=dtype)
         source = EncodedFeatures(Constant(value), ["a", "b"], config, Store(tmp_path))
-        with pytest.raises(MmfastError, match=r"features 'text' of 'constant' have NaN or infinite values in 2 of 2"):
+        with pytest.raises(
+            MmfastError, match=rf"'text' of 'constant' have NaN or infinite .*in 2 of 2.*; choose {advice}$"
+        ):
             source.write(tmp_path / "rows.npy", "text", np.arange(2), pl.Series(["a", "b"]))
     source = EncodedFeatures(Constant(0), ["a", "b"], EncodeConfig(model="constant"), Store(tmp_path))
     assert source.write(tmp_path / "rows.npy", "text", np.arange(2), pl.Series(["a", "b"])).tolist() == [0, 1]
