@@ -292,6 +292,22 @@ def test_a_model_on_the_hub_needs_safetensors(hub, tmp_path):
         find_model("org/llama", "Use the light encoder")
 
 
+def test_weights_are_fetched_once(hub, tmp_path, monkeypatch):
+    from huggingface_hub.utils import filter_repo_objects
+
+    save_llama(tmp_path / "llama")
+    snapshot, fetched = cached_on_hub(hub, "org/llama", tmp_path / "llama"), []
+
+    def fetch(name, **patterns):
+        files = ["config.json", "model-00001-of-00001.safetensors", "consolidated.safetensors", "pytorch_model.bin"]
+        fetched.extend(filter_repo_objects(files, **patterns))
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    find_model("org/llama", "Use the light encoder")
+    assert fetched == ["config.json", "model-00001-of-00001.safetensors"]
+
+
 def test_a_folder_that_is_none_of_a_model_is_told(tmp_path):
     with pytest.raises(MmfastError, match="'no/such/folder/here' cannot be loaded"):
         find_model("no/such/folder/here", "Use the light encoder")
