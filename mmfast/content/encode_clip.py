@@ -121,7 +121,7 @@ def clip_identity(name: str) -> str:
             return " ".join(f"{file.name}:{hash_file(file)}" for file in files)
         if path.is_file():
             beside = path.with_name(CONFIG_FILE)  # it decides activation and preprocessing
-            return f"{source}:{hash_file(path)}{f' {hash_file(beside)}' if beside.is_file() else ''}"
+            return f"{source}:{hash_file(path)}{f' {CONFIG_FILE}:{hash_file(beside)}' if beside.is_file() else ''}"
     return f"{spec.rest}, with the activation that the weights were trained with"
 
 
@@ -131,10 +131,10 @@ def _load(spec: Spec, instead: str) -> tuple[Any, Any, str, dict[str, Any]]:
 
     source, pretrained, page, file = _find(spec, instead)
     own = Path(pretrained).expanduser()
-    quick = bool(pretrained) and _quick_gelu(source, pretrained)
-    pictures = _preprocessing(source, own, spec.modality) if own.is_file() else {}
-    script = own.is_file() and _is_torchscript(own)
     with loading(spec.name, file, page, instead), warnings.catch_warnings():
+        quick = bool(pretrained) and _quick_gelu(source, pretrained)
+        pictures = _preprocessing(source, own, spec.modality) if own.is_file() else {}
+        script = own.is_file() and _is_torchscript(own)
         if script:
             warnings.filterwarnings("ignore", message=".*(TorchScript archive|torch.jit)")  # advice to open_clip
         # Without require_pretrained, open_clip goes on with random numbers where a folder holds no weights.

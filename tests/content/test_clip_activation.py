@@ -103,7 +103,10 @@ def test_pictures_for_a_file_are_prepared_by_the_config_beside_it_or_as_for_all_
         beside = transform_of(name)
     own = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic", "resize_mode": "shortest"}
     assert beside == own
+    identity = encode_clip.clip_identity(name)
+    assert f" {encode_clip.CONFIG_FILE}:" in identity
     config.unlink()
+    assert encode_clip.clip_identity(name) == identity.partition(" ")[0]
     with pytest.warns(UserWarning, match=r"prepared as for OpenAI's weights, and no published weights of it are known"):
         openai = transform_of(name)
     tags = {tag: {"hf_hub": "timm/tiny/", **SQUASHED} for tag in ("one", "two")}
@@ -114,6 +117,18 @@ def test_pictures_for_a_file_are_prepared_by_the_config_beside_it_or_as_for_all_
     tags["two"]["resize_mode"] = "longest"
     with pytest.warns(UserWarning, match=r"published weights of this model differ in that; .* put their open_clip_con"):
         assert transform_of(name) == openai
+
+
+def test_a_damaged_config_or_archive_is_a_sentence(plain):
+    config = plain.parent / encode_clip.CONFIG_FILE
+    config.write_text("{")
+    with pytest.raises(MmfastError, match=r"the weights of 'clip:tiny-plain:.*cannot be loaded \(Expecting property"):
+        rows(f"clip:tiny-plain:{plain}")
+    config.unlink()
+    whole = plain.read_bytes()
+    plain.write_bytes(whole[:64] + whole[-64:])
+    with pytest.raises(MmfastError, match=r"the weights of 'clip:tiny-plain-quickgelu:.*cannot be loaded"):
+        rows(f"clip:tiny-plain-quickgelu:{plain}")
 
 
 def holder(state):

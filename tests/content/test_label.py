@@ -184,6 +184,16 @@ def test_scoring_never_leaves_the_candidates(tmp_path, choose):
         assert row["text"] == listing.candidates[best] and labels.targets[LISTINGS.index(listing)] == best
 
 
+@pytest.mark.parametrize(("choose", "scored"), [("answer", None), ("sum", "candidate and end token")])
+def test_what_is_scored_is_part_of_the_key(tmp_path, monkeypatch, choose, scored):
+    save_llama(tmp_path / "llama")
+    keys = []
+    monkeypatch.setattr("mmfast.content.label.content_key", lambda **of: keys.append(of["settings"]) or str(len(keys)))
+    settings = local(tmp_path / "llama", choose=choose, least_labelled=0)
+    label(LISTINGS, settings, tmp_path / "out", show=False)
+    assert {key.get("scored") for key in keys} == {scored}
+
+
 def test_missing_weights_are_told_with_the_page_and_the_alternative(tmp_path):
     with pytest.raises(MmfastError) as error:
         label(LISTINGS, LabelSettings(), tmp_path, show=False)
