@@ -74,9 +74,11 @@ class Answers:
             self._guard = path.open("ab")
         try:
             fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._guard.close()
             raise MmfastError(f"another process is writing '{path}'; wait until it ends, then run again") from None
+        except OSError:  # the file system has no locks
+            pass
         self._rows, self.damaged, whole = _read(path)
         if self.damaged:
             warnings.warn(_damage(path, self.damaged), stacklevel=2)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import PIL
 from pydantic import Field
 
 from mmfast.config import Config
 from mmfast.content.answers import Answers, Asked, Usage, answer_file, ask_missing
 from mmfast.content.chat import Question, Reply, Talker
 from mmfast.content.endpoint import Endpoint, EndpointSettings
-from mmfast.content.images import Pictures
+from mmfast.content.images import DECODER, Pictures
 from mmfast.content.language_models import LocalVision, VisionSettings
 from mmfast.content.progress import Meter
 from mmfast.content.prompt_files import Prompt, load_prompt
@@ -159,7 +160,7 @@ def _questions(
 ) -> tuple[list[Asked], dict[str, str]]:
     """Return the questions about items with a picture, and the reason of those without one."""
     asked, failures = [], {}
-    settings = {**talker.settings, "short_prompt": short.text}
+    settings = {**talker.settings, "short_prompt": short.text, "pillow": PIL.__version__, "decoder": DECODER}
     for row, (item, path, digest) in enumerate(zip(items, pictures.paths, pictures.hashes, strict=True)):
         if path is None or digest is None:
             failures[item] = f"picture: {pictures.problems.get(row, 'there is none')}"

@@ -80,15 +80,26 @@ class EncodedFeatures:
         with np.errstate(over="ignore"), self._enough_memory(modality):
             target = self._rows(path, known)
         if not known.any():
-            raise MmfastError(f"features '{modality}': none of the {len(ids)} items could be encoded")
-        zeros, missing = zero_rows(f"{modality}' of '{self.model.name}", target), np.flatnonzero(~known)
+            raise MmfastError(
+                f"features '{modality}': none of the {len(ids)} items could be encoded, the first ('{ids[0]}') because "
+                f"{self._why(0, ids[0]) or 'it has no text'}; `mmfast features status` tells of the others"
+            )
+        zeros = zero_rows(f"{modality}' of '{self.model.name}", target, advice=self._finer())
+        missing = np.flatnonzero(~known)
         target[missing] = 0 if self.config.missing == "zero" else mean_row(target, known)
         target.flush()
-        if isinstance(self.contents, Pictures):
-            self.unreadable = {ids[item]: self._reason(item) for item in missing.tolist()}
-        else:
-            self.unreadable = {ids[n]: self.reasons[ids[n]] for n in missing.tolist() if ids[n] in self.reasons}
+        self.unreadable = {ids[n]: reason for n in missing.tolist() if (reason := self._why(n, ids[n]))}
         return np.union1d(missing, zeros).astype(np.int64)
+
+    def _why(self, item: int, name: str) -> str:
+        """Return why an item has no row of its own, "" where its text is just empty."""
+        return self._reason(item) if isinstance(self.contents, Pictures) else self.reasons.get(name, "")
+
+    def _finer(self) -> str:
+        """Return what to do about numbers that became infinite."""
+        coarse = {"--dtype float32": self.config.dtype, "--precision float32": self.config.precision}
+        finer = [option for option, value in coarse.items() if value == "float16"]
+        return f"choose {' and '.join(finer) or 'another model'}"
 
     def _enough_memory(self, modality: str) -> AbstractContextManager[None]:
         purpose = f"features '{modality}', {self.config.batch_size} inputs at once (finished blocks are kept)"
@@ -294,11 +305,19 @@ def decoded_batches(
         workers = min(MOST_WORKERS, (os.cpu_count() or 1) - 1, sum(map(len, batches)) // PER_WORKER)
     pictures = _Files(files, transform, config.most_pixels)
     loader = DataLoader(pictures, batch_sampler=batches, num_workers=workers, collate_fn=_collate)
-    for pixels, readable, reasons in loader:
-        for reason in reasons.values():
-            if isinstance(reason, MmfastError):
-                raise reason
-        yield pixels, readable, reasons
+    try:
+        for pixels, readable, reasons in loader:
+            for reason in reasons.values():
+                if isinstance(reason, MmfastError):
+                    raise reason
+            yield pixels, readable, reasons
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):  # its own words for a process that has ended
+            raise
+        raise MmfastError(
+            "a process that decodes pictures was ended from outside, perhaps for lack of memory; what was finished is "
+            "kept: run again with --workers 0, or fewer than now"
+        ) from None
 
 
 def _filled(text: str) -> str | None:

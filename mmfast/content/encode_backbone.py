@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.encoders import EncodeConfig, Spec, computed_by, hash_weights, run_model
 from mmfast.content.weights import loading, need_package
 from mmfast.errors import MmfastError, suggest
+
+RENORMALISING = (
+    "googlenet",
+    "inception_v3",
+)  # their weights want pixels scaled otherwise, which the network does itself
 
 
 class BackboneEncoder:
@@ -36,6 +42,8 @@ class BackboneEncoder:
             "precision": self._precision,
             **computed_by(self._device),
         }
+        if hasattr(network, "transform_input"):
+            self.settings["transform_input"] = network.transform_input
         with enough_memory(self.name):
             self.dim = self.encode(self.transform(Image.new("RGB", (8, 8)))[None]).shape[1]
 
@@ -55,10 +63,12 @@ def _load(spec: Spec) -> tuple[nn.Module, Any]:
     published = models.get_model_weights(name)
     path = Path(which).expanduser()
     if which and path.is_file():
-        network = models.get_model(name, weights=None)
+        # torchvision builds these two for input as others have it only along with its own weights.
+        options = {"transform_input": True, "init_weights": False} if name in RENORMALISING else {}
+        network = models.get_model(name, weights=None, **options)
         with loading(spec.name, f"a state dict of {name}", f"'{path}'", "Without it: --image light"):
             network.load_state_dict(_read(path))
-        return network, published.DEFAULT.transforms()
+        return network, _transform_of(path, published)
     if which and which not in published.__members__:
         tags = ", ".join(published.__members__)
         raise MmfastError(f"image encoder '{spec.name}': '{which}' is neither a file nor weights of {name} ({tags})")
@@ -66,6 +76,22 @@ def _load(spec: Spec) -> tuple[nn.Module, Any]:
     instead = f"With the file on this machine: torchvision:{name}:FILE; without it: --image light"
     with loading(spec.name, Path(weights.url).name, weights.url, instead):
         return models.get_model(name, weights=weights), weights.transforms()
+
+
+def _transform_of(path: Path, published: Any) -> Any:
+    """Return the transform of the published weights that a file is named like; else DEFAULT's, and tell of others."""
+    for weights in published:
+        if path.name == Path(weights.url).name:
+            return weights.transforms()
+    default = published.DEFAULT
+    if len({repr(weights.transforms()) for weights in published}) > 1:
+        files = ", ".join(f"{Path(weights.url).name} ({weights.name})" for weights in published)
+        warnings.warn(
+            f"'{path}' runs with the transform of {default.name}, and published weights differ in theirs; for those of "
+            f"another, give the file the name it was published under: {files}",
+            stacklevel=4,
+        )
+    return default.transforms()
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

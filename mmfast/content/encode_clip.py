@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -21,6 +23,7 @@ from mmfast.data.hashing import hash_file, hash_json
 from mmfast.errors import MmfastError, suggest
 
 CONFIG_FILE = "open_clip_config.json"
+PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 QUICK = "-quickgelu"  # ending of the models that have OpenAI's activation
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -50,12 +53,14 @@ class ClipEncoder:
             "precision": self._precision,
             **computed_by(self._device),
         }
+        if "multimodal_cfg" in built:
+            self.settings["normalize"] = False  # which is not CoCa's default, as it is that of the other models
         if spec.modality == "image":
             self.settings["transform"] = _values(model.visual.preprocess_cfg)
         else:
             with loading(self.name, "its tokenizer", source, f"Without it: --{spec.modality} light"):
                 self._tokenizer = open_clip.get_tokenizer(source)
-            self.settings["tokenizer"] = _tokenizer(self._tokenizer)
+            self.settings |= {"tokenizer": _tokenizer(self._tokenizer), "ftfy": version("ftfy")}  # cleans every text
         with enough_memory(self.name):
             self.dim = len(self._encode_one())
 
@@ -63,9 +68,9 @@ class ClipEncoder:
         """Return rows float32 [n, D] of pixels [n, 3, H, W] or of a list of texts."""
         if self.modality == "image":
             pixels = batch.to(self._device)
-            return run_model(lambda: self._tower.encode_image(pixels), self._device, self._precision)
+            return run_model(lambda: self._tower.encode_image(pixels, normalize=False), self._device, self._precision)
         tokens = self._tokenizer(list(batch)).to(self._device)
-        return run_model(lambda: self._tower.encode_text(tokens), self._device, self._precision)
+        return run_model(lambda: self._tower.encode_text(tokens, normalize=False), self._device, self._precision)
 
     def _encode_one(self) -> np.ndarray:
         if self.transform is None:
@@ -115,8 +120,8 @@ def clip_identity(name: str) -> str:
             files = [file for file in sorted(path.iterdir()) if file.is_file()]
             return " ".join(f"{file.name}:{hash_file(file)}" for file in files)
         if path.is_file():
-            beside = path.with_name(CONFIG_FILE)  # it decides the activation
-            return f"{source}:{hash_file(path)}{f' {hash_file(beside)}' if beside.is_file() else ''}"
+            beside = path.with_name(CONFIG_FILE)  # it decides activation and preprocessing
+            return f"{source}:{hash_file(path)}{f' {CONFIG_FILE}:{hash_file(beside)}' if beside.is_file() else ''}"
     return f"{spec.rest}, with the activation that the weights were trained with"
 
 
@@ -126,14 +131,20 @@ def _load(spec: Spec, instead: str) -> tuple[Any, Any, str, dict[str, Any]]:
 
     source, pretrained, page, file = _find(spec, instead)
     own = Path(pretrained).expanduser()
-    quick = bool(pretrained) and _quick_gelu(source, pretrained)
-    with loading(spec.name, file, page, instead):
+    with loading(spec.name, file, page, instead), warnings.catch_warnings():
+        quick = bool(pretrained) and _quick_gelu(source, pretrained)
+        pictures = _preprocessing(source, own, spec.modality) if own.is_file() else {}
+        script = own.is_file() and _is_torchscript(own)
+        if script:
+            warnings.filterwarnings("ignore", message=".*(TorchScript archive|torch.jit)")  # advice to open_clip
         # Without require_pretrained, open_clip goes on with random numbers where a folder holds no weights.
         model, _, transform = open_clip.create_model_and_transforms(
             source,
             pretrained=str(own) if own.is_file() else pretrained or None,
             require_pretrained=True,
             force_quick_gelu=quick,
+            weights_only=not script,  # torch hands an archive to torch.jit.load, which runs no Python of it either
+            **{f"image_{name}": value for name, value in pictures.items()},
         )
     return model, transform, source, {**_architecture(source), **({"quick_gelu": True} if quick else {})}
 
@@ -151,13 +162,12 @@ def _quick_gelu(source: str, pretrained: str) -> bool:
     if known := get_pretrained_cfg(source, pretrained):
         # roberta-ViT-B-32 has quick-GELU in its config and no mark on its tag: the config is what it was trained with.
         return bool(known.get("quick_gelu")) and not built
-    config = file.with_name(CONFIG_FILE)
-    if config.is_file():
-        wanted = bool(json.loads(config.read_text(encoding="utf-8"))["model_cfg"].get("quick_gelu"))
+    if beside := _config_beside(file):
+        wanted = bool(beside["model_cfg"].get("quick_gelu"))
         if built and not wanted:
             raise MmfastError(
-                f"'{config}' says that '{file.name}' is used without quick-GELU, which {source} has; choose "
-                f"clip:{source.removesuffix(QUICK)}:{file}"
+                f"'{file.with_name(CONFIG_FILE)}' says that '{file.name}' is used without quick-GELU, which {source} "
+                f"has; choose clip:{source.removesuffix(QUICK)}:{file}"
             )
         return wanted and not built
     if not built and source + QUICK in open_clip.list_models():
@@ -167,6 +177,45 @@ def _quick_gelu(source: str, pretrained: str) -> bool:
             stacklevel=5,
         )
     return False
+
+
+def _preprocessing(source: str, file: Path, modality: str) -> dict[str, Any]:
+    """Return how pictures are prepared for weights in a file, as far as it is known: the values of PREPROCESSING.
+
+    By the config of its repository where that lies beside it, else as for all published weights of this model. Where
+    these differ or there are none, open_clip's default is what OpenAI's weights want, and a warning says so.
+    """
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    beside = _config_beside(file).get("preprocess_cfg")
+    tags = [] if beside else list_pretrained_tags_by_model(source)
+    known = [_values(one) for one in ([beside] if beside else (get_pretrained_cfg(source, tag) for tag in tags))]
+    known = [{name: one[name] for name in PREPROCESSING if one.get(name) is not None} for one in known]
+    if known and all(one == known[0] for one in known):
+        return known[0]
+    if modality == "image":
+        others = "published weights of this model differ in that" if known else "no published weights of it are known"
+        warnings.warn(
+            f"'{file}' runs with pictures prepared as for OpenAI's weights, and {others}; where these want something "
+            f"else, put their {CONFIG_FILE} beside the file",
+            stacklevel=4,
+        )
+    return {}
+
+
+def _is_torchscript(file: Path) -> bool:
+    """Whether a file is a TorchScript archive, as OpenAI published its weights, by what torch.load tells it by."""
+    with file.open("rb") as opened:
+        if opened.read(4) != b"PK\x03\x04" or not zipfile.is_zipfile(opened):
+            return False
+        names = zipfile.ZipFile(opened).namelist()
+    return f"{names[0].partition('/')[0]}/constants.pkl" in names
+
+
+def _config_beside(file: Path) -> dict[str, Any]:
+    """Return the config of a repository that lies beside a file of its weights, {} where there is none."""
+    config = file.with_name(CONFIG_FILE)
+    return json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
 
 
 def _find(spec: Spec, instead: str) -> tuple[str, str, str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mmfast.content.devices import enough_memory, pick_device
 from mmfast.content.encoders import EncodeConfig, Spec, autocast, computed_by, hash_weights
@@ -40,6 +41,7 @@ class SentenceEncoder:
         self._batch_size = config.batch_size
         self._model = _load(spec, str(self._device)).eval()
         if config.max_length is not None:
+            _check_length(self._model, config.max_length, self.name)
             self._model.max_seq_length = config.max_length
         self.dim = int(self._model.get_embedding_dimension())
         tokenizer = getattr(self._model.tokenizer, "backend_tokenizer", None)
@@ -88,7 +90,18 @@ def _load(spec: Spec, device: str) -> Any:
         need_hub_file(name, ["modules.json", "config.json"], spec.name, instead, WHOLE)
     memory = enough_memory(spec.name)
     with memory, loading(spec.name, WHOLE, page, instead), _quiet(), _whole(spec.name):
-        return SentenceTransformer(name, device=device)
+        # Else transformers computes in the type that the file was saved in.
+        return SentenceTransformer(name, device=device, model_kwargs={"dtype": torch.float32})
+
+
+def _check_length(model: Any, tokens: int, name: str) -> None:
+    """Raise MmfastError for more tokens than the network has positions for, where it has a table of them."""
+    for path, table in model.named_modules():
+        if path.endswith("position_embeddings") and isinstance(table, torch.nn.Embedding):
+            # RoBERTa and its like count from behind the padding token's place.
+            most = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+            if tokens > most:
+                raise MmfastError(f"--max-length {tokens}: '{name}' takes at most {most} tokens; give {most} or fewer")
 
 
 def _module(module: Any) -> list[Any]:

@@ -111,6 +111,7 @@ class Endpoint:
         }
         self._found = False  # whether a server was ever there
         self._stopped, self._lock, self._next_start = threading.Event(), threading.Lock(), 0.0
+        self._held_until = 0.0
         self._opener, self._random = urllib.request.build_opener(_NoRedirects), random.Random()
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
@@ -221,16 +222,19 @@ class Endpoint:
 
     def _wait_for_turn(self) -> None:
         gap = 60 / self._options.requests_per_minute if self._options.requests_per_minute else 0.0
-        with self._lock:
-            start = max(time.monotonic(), self._next_start)
-            self._next_start = start + gap
-        self._sleep(start - time.monotonic())
+        start = -1.0
+        while start < self._held_until:  # a hold may come while others sleep until their turn
+            with self._lock:
+                start = max(time.monotonic(), self._next_start)
+                self._next_start = start + gap
+            self._sleep(start - time.monotonic())
 
     def _hold(self, seconds: float) -> None:
         """Let no request start for so long: what the server asked of one asker holds for all."""
         if seconds > 0:
             until = time.monotonic() + min(seconds, self._options.longest_wait_seconds)
             with self._lock:
+                self._held_until = max(self._held_until, until)
                 self._next_start = max(self._next_start, until)
 
     def _sleep(self, seconds: float) -> None:

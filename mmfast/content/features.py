@@ -21,7 +21,7 @@ from mmfast.data.manifest import read_manifest
 from mmfast.data.prepared import read_table
 from mmfast.data.readers.amazon2014 import ImageRecords
 from mmfast.data.replace_features import PART, replace_features
-from mmfast.data.storage import new_folder
+from mmfast.data.storage import locked, new_folder
 from mmfast.errors import MmfastError
 
 if TYPE_CHECKING:
@@ -121,5 +121,6 @@ def target_folder(folder: Path, out: Path | str | None) -> Iterator[Path]:
         return
     refuse_existing(out)
     with new_folder(Path(out)) as work:
-        shutil.copytree(folder, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"{PART}*", "*.part"))
+        with locked(folder):  # a writer of the original would take files away meanwhile
+            shutil.copytree(folder, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"{PART}*", "*.part"))
         yield work

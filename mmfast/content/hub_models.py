@@ -19,6 +19,7 @@ PRESETS = {
     "e5-mistral-7b-instruct": "intfloat/e5-mistral-7b-instruct",
 }
 WHOLE = "all its files (model-*.safetensors, config.json, tokenizer)"
+DOUBLE = ("consolidated*",)  # the same weights once more, in the form of Mistral's and Meta's own code
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
@@ -53,7 +54,12 @@ def find_model(model: str, instead: str) -> HubModel:
 
     with loading(model, WHOLE, f"{HUB}/{name}", instead):
         need_hub_file(name, ["config.json"], model, instead, WHOLE)
-        found = Path(snapshot_download(name, allow_patterns=list(FILES)))
+        found = Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns=list(DOUBLE)))
+    if not any(found.glob("*.safetensors")):
+        raise MmfastError(
+            f"'{model}' has no safetensors on Hugging Face, and other files are not fetched; save it with "
+            f"save_pretrained and give the folder, or choose another model. {instead}"
+        )
     return HubModel(found, name, found.name)  # the last folder of a snapshot's path is its commit
 
 

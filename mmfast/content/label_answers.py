@@ -96,6 +96,7 @@ def _forms(word: str) -> set[str]:
     forms = {word, IRREGULAR.get(word, word)}
     if word.endswith("s") and not word.endswith("ss") and len(word) > 3:
         forms.add(word[:-1])
-        forms |= {word[:-2]} if word.endswith("es") else set()
+        # Only these have it: "capes" is no plural of "cap".
+        forms |= {word[:-2]} if word.endswith(("ses", "xes", "zes", "ches", "shes", "oes")) else set()
         forms |= {word[:-3] + "y"} if word.endswith("ies") else set()
     return forms

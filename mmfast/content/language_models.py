@@ -20,6 +20,9 @@ from mmfast.content.hub_models import find_model, load_network, load_part
 from mmfast.content.images import Unreadable, open_picture
 from mmfast.errors import MmfastError
 
+# What templates that print the day print, as Llama 3's do: a prompt must not change from day to day, its key would not.
+PROMPT_DATE = "26 Jul 2024"
+SAME_DAY = "{%- macro strftime_now(format) -%}" + PROMPT_DATE + "{%- endmacro -%}"
 # LLaMA-2 chat's own form of one question, for tokenizers saved without a template.
 LLAMA2_TEMPLATE = "{{ bos_token }}[INST] {{ messages[0]['content'] | trim }} [/INST]"
 
@@ -60,6 +63,7 @@ class _Local:
         self.settings = {
             "max_new_tokens": max_new_tokens,
             **settings.model_dump(include={"dtype", "batch_size", "template"}),
+            "date": PROMPT_DATE,
             "transformers": version("transformers"),
         }
 
@@ -140,10 +144,14 @@ class LocalChat(_Local):
 
     def tokens(self, prompt: str) -> list[int]:
         """Return the token ids of a question in the chat template, up to where the answer starts."""
-        template = LLAMA2_TEMPLATE if self._options.template == "llama2" else None
+        template = LLAMA2_TEMPLATE if self._options.template == "llama2" else self.tokenizer.get_chat_template()
         messages = [{"role": "user", "content": prompt}]
         encoded = self.tokenizer.apply_chat_template(
-            messages, chat_template=template, add_generation_prompt=True, tokenize=True, return_dict=True
+            messages,
+            chat_template=SAME_DAY + template,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
         )
         return list(encoded["input_ids"])
 
@@ -159,12 +167,15 @@ class LocalChat(_Local):
 
     @torch.inference_mode()
     def choose(self, prompt: str, candidates: Sequence[str], mean: bool = False) -> Reply:
-        """Return the candidate whose tokens are the most probable answer; `scores` holds log p of each candidate.
+        """Return the candidate that is the most probable whole answer; `scores` holds log p of each candidate.
 
-        mean: the mean of log p over a candidate's tokens, which does not favour short ones, instead of the sum.
+        The end token counts with a candidate's own: "tablecloth" would never be more probable than its beginning
+        "table". mean: the mean of log p over these tokens, which does not favour short ones, instead of the sum.
         """
-        ids = self.tokens(prompt)
-        words = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in candidates]
+        ids, end = self.tokens(prompt), self.tokenizer.eos_token_id
+        if end is None:
+            raise MmfastError(f"the tokenizer of '{self._options.model}' has no end token; set choose=answer")
+        words = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in candidates]
         if reason := self._too_long(self.model, len(ids), max(map(len, words))):
             return Reply(failure=reason)
         with self._memory():
@@ -240,7 +251,11 @@ class LocalVision(_Local):
         return [reply if reply.failure else next(answers) for reply in replies]
 
     def _continue(self, pictures: list[Image.Image], chats: list[list[dict[str, Any]]]) -> list[Reply]:
-        prompts = self.processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+        template = self.processor.chat_template
+        template = template["default"] if isinstance(template, dict) else template
+        prompts = self.processor.apply_chat_template(
+            chats, chat_template=template and SAME_DAY + template, add_generation_prompt=True, tokenize=False
+        )
         bos = self.processor.tokenizer.bos_token
         inputs = self.processor(
             images=[[picture] for picture in pictures],

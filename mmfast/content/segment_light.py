@@ -54,12 +54,12 @@ class LightSegmenter(Config):
         return partial(light_masks, settings=self)
 
     def identity(self) -> str:
-        """Name and version of the method, and of the package that it stands on: part of every key in the store.
+        """Name and version of the method, and of the packages that it stands on: part of every key in the store.
 
         Raises MmfastError without scikit-image.
         """
         need_package("skimage", "masks of the light segmenter")
-        return f"light-1:scikit-image-{version('scikit-image')}"
+        return f"light-1:scikit-image-{version('scikit-image')}:scipy-{version('scipy')}"
 
 
 def light_masks(image: np.ndarray, settings: LightSegmenter | None = None) -> list[np.ndarray]:

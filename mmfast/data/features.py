@@ -11,6 +11,7 @@ from mmfast.errors import MmfastError
 
 MODALITY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 LARGEST = np.float32(1e18)  # beyond it the square of a float32 is no longer finite
+REPLACE = "replace them, or write an all-zero row for an item without a feature"
 FEATURE_TYPES = (np.dtype(np.float32), np.dtype(np.float16))
 
 
@@ -43,8 +44,11 @@ def check_feature_shape(modality: str, array: np.ndarray, num_items: int) -> Non
         raise MmfastError(f"features '{modality}' are {array.dtype}; save them as float32 or float16")
 
 
-def zero_rows(modality: str, array: np.ndarray, source_rows: np.ndarray | None = None) -> np.ndarray:
-    """Return the sorted int64 ids of rows that are all zero; `source_rows` [I] are the row numbers to name in errors.
+def zero_rows(
+    modality: str, array: np.ndarray, source_rows: np.ndarray | None = None, advice: str = REPLACE
+) -> np.ndarray:
+    """Return the sorted int64 ids of rows that are all zero; `source_rows` [I] are the row numbers to name in errors,
+    advice what to do.
 
     Raises MmfastError with the first bad row, its value and their number when a row has a NaN, an infinite value or one
     beyond 1e18, which would become infinite in training.
@@ -66,7 +70,6 @@ def zero_rows(modality: str, array: np.ndarray, source_rows: np.ndarray | None =
         first_bad = first_bad if source_rows is None else int(source_rows[first_bad])
         raise MmfastError(
             f"features '{modality}' have NaN or infinite values in {bad_rows} of {len(array)} rows, first in row "
-            f"{first_bad} ({value:g}; beyond {LARGEST:.0e} counts as infinite); replace them, or write an all-zero row "
-            "for an item without a feature"
+            f"{first_bad} ({value:g}; beyond {LARGEST:.0e} counts as infinite); {advice}"
         )
     return np.concatenate(zeros).astype(np.int64) if zeros else np.zeros(0, np.int64)

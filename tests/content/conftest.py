@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 
-# Read when huggingface_hub is imported, which no test has done yet.
+# Read when huggingface_hub is imported, which no test has done yet: what the user has fetched is not there.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = os.path.join(tempfile.gettempdir(), "mmfast-tests-no-hub")
+os.environ["HF_HUB_CACHE"] = os.path.join(os.environ["HF_HOME"], "hub")
 
 from tests.content import tiny
 from tests.content.treebank import trained_parser
@@ -17,6 +20,15 @@ from tests.content.treebank import trained_parser
 def own_cache(tmp_path, monkeypatch):
     """Keep the store of every test to itself."""
     monkeypatch.setenv("MMFAST_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty cache of Hugging Face's hub."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
 
 
 @pytest.fixture(scope="session")

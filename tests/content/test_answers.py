@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -269,3 +270,13 @@ def test_killed_and_interrupted_nothing_is_lost_and_nothing_asked_twice(tmp_path
     assert sorted(lines) == sorted(f"answer to What is {n}?" for n in range(40))
     # Only what was under way at the kill, at most 4 requests, was asked a second time.
     assert sum(server.prompts.values()) <= 40 + 4
+
+
+def test_a_file_system_without_locks_keeps_answers_all_the_same(tmp_path, monkeypatch):
+    def none(*given):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("mmfast.content.answers.fcntl.flock", none)
+    with Answers(tmp_path / "a.jsonl") as answers:
+        ask_missing(answers, questions(3), Echo())
+    assert len(read_answers(tmp_path / "a.jsonl")) == 3

@@ -143,6 +143,14 @@ def test_a_local_model_resumes_to_the_same_bytes(shop, tmp_path):
         assert part.read_bytes() == clean
 
 
+def test_another_decoder_of_pictures_asks_again(shop, tmp_path, monkeypatch):
+    for version, asked in (("1", 5), ("1", 0), ("2", 5)):
+        monkeypatch.setattr("PIL.__version__", version)
+        assert len(ask(shop, tmp_path / "out", [say(GOOD)])[1].bodies) == asked
+    monkeypatch.setattr("mmfast.content.describe.DECODER", 0)
+    assert len(ask(shop, tmp_path / "out", [say(GOOD)])[1].bodies) == 5
+
+
 def test_missing_weights_are_told_with_the_page_and_the_alternative(shop, tmp_path):
     with pytest.raises(MmfastError) as error:
         describe(*shop, DescribeSettings(), tmp_path, show=False)

@@ -78,3 +78,25 @@ def test_a_clip_folder_without_weights_is_refused(clip_folder, tmp_path):
     (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
     with pytest.raises(MmfastError, match=r"the weights of 'clip:.*Required pretrained weights"):
         load_encoder("image", EncodeConfig(model=f"clip:{tmp_path}"))
+
+
+def test_models_come_from_the_hub_by_name(hub, clip_folder, sentence_folder):
+    tiny.cached_on_hub(hub, "org/clip", clip_folder)
+    tiny.cached_on_hub(hub, "org/sentence", sentence_folder)
+    for modality, name, folder in (
+        ("image", "clip:hf-hub:org/clip", f"clip:{clip_folder}"),
+        ("text", "clip:hf-hub:org/clip", f"clip:{clip_folder}"),
+        ("text", "sentence:org/sentence", f"sentence:{sentence_folder}"),
+    ):
+        fetched, given = (load_encoder(modality, EncodeConfig(model=one, device="cpu")) for one in (name, folder))
+        assert fetched.name == name and {**fetched.settings, "encoder": ""} == {**given.settings, "encoder": ""}
+
+
+def test_the_preset_of_roberta_loads_a_network_of_its_kind(hub, tmp_path):
+    folder = tiny.save_sentence(tmp_path / "model", kind="Roberta")
+    tiny.cached_on_hub(hub, "sentence-transformers/stsb-roberta-large", folder)
+    from sentence_transformers import SentenceTransformer
+
+    encoder = load_encoder("text", EncodeConfig(model="stsb-roberta-large", device="cpu"))
+    expected = SentenceTransformer(str(folder), device="cpu").encode(["a red kite", "shoe"])
+    np.testing.assert_allclose(encoder.encode(["a red kite", "shoe"]), expected, atol=1e-6)

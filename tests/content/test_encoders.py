@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+from importlib.metadata import version
 
 import numpy as np
 import polars as pl
@@ -84,9 +87,18 @@ def test_clip_texts(clip_folder, tmp_path):
     tokens = open_clip.get_tokenizer(f"local-dir:{clip_folder}")([TEXTS[0], TEXTS[2], TEXTS[5]])
     with torch.no_grad():
         expected = model.eval().encode_text(tokens).numpy()
-    rows, missing, _ = written(f"clip:{clip_folder}", TEXTS, tmp_path, missing="zero")
+    rows, missing, source = written(f"clip:{clip_folder}", TEXTS, tmp_path, missing="zero")
+    assert source.settings()["ftfy"] == version("ftfy")  # repairs what the tokenizer reads
     assert missing == [1, 4] and not rows[missing].any()
     np.testing.assert_allclose(rows[[0, 2, 5]], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_vectors_of_coca_are_not_normalised_either(pictures, tmp_path):
+    folder = tiny.save_clip(tmp_path / "coca", config=tiny.COCA)
+    for modality, contents in (("image", pictures), ("text", TEXTS)):
+        rows, missing, source = written(f"clip:{folder}", contents, tmp_path, modality, missing="zero")
+        lengths = np.linalg.norm(np.delete(rows, missing, axis=0), axis=1)
+        assert np.abs(lengths - 1).min() > 1e-3 and source.settings()["normalize"] is False
 
 
 def test_a_named_clip_model_with_a_checkpoint_file(clip_folder, tmp_path):
@@ -121,6 +133,25 @@ def test_sentences_are_those_of_the_library(sentence_folder, tmp_path):
     short, *_ = written(f"sentence:{sentence_folder}", TEXTS, tmp_path, max_length=4, dtype="float16")
     assert short.dtype == np.float16 and not np.allclose(short[2], rows[2], atol=1e-2)
     np.testing.assert_allclose(short[5], rows[5], atol=1e-3)
+
+
+def test_weights_of_half_precision_are_computed_in_float32(tmp_path):
+    folder = tiny.save_sentence(tmp_path / "half", dtype=torch.float16)
+    from sentence_transformers import SentenceTransformer
+
+    rows, *_ = written(f"sentence:{folder}", ["a red kite"], tmp_path)
+    whole = SentenceTransformer(str(folder), device="cpu").float()
+    np.testing.assert_allclose(rows[0], whole.encode("a red kite"), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("Bert", 64), ("Roberta", 62)])
+def test_no_more_tokens_than_positions(tmp_path, kind, most):
+    folder = tiny.save_sentence(tmp_path / "model", kind=kind)
+    text = " ".join(["kite"] * 100)
+    rows, *_ = written(f"sentence:{folder}", [text], tmp_path, max_length=most)
+    assert np.isfinite(rows).all()
+    with pytest.raises(MmfastError, match=rf"--max-length {most + 1}: 'sentence:model' takes at most {most} tokens"):
+        written(f"sentence:{folder}", [text], tmp_path, max_length=most + 1)
 
 
 def test_a_plain_transformers_folder_is_mean_pooled(tmp_path):
@@ -165,36 +196,6 @@ def test_another_architecture_with_equal_weights_is_another_encoder(tmp_path, sa
     assert found[0][0] != found[1][0]
 
 
-def test_a_torchvision_backbone_gives_what_its_classifier_reads(pictures, tmp_path):
-    from torchvision import models
-
-    torch.manual_seed(0)
-    network = models.shufflenet_v2_x0_5(weights=None)
-    torch.save(network.state_dict(), tmp_path / "net.pth")
-    transform = models.get_model_weights("shufflenet_v2_x0_5").DEFAULT.transforms()
-    read = []
-    network.eval().fc.register_forward_pre_hook(lambda module, given: read.append(given[0]))
-    with torch.no_grad():
-        network(transform(Image.fromarray(tiny.photo(1, 40, 50)))[None])
-    rows, missing, _ = written(f"torchvision:shufflenet_v2_x0_5:{tmp_path}/net.pth", pictures, tmp_path, "image")
-    assert rows.shape == (5, 1024) and missing == [2, 4]
-    np.testing.assert_allclose(rows[1], read[0][0].numpy(), rtol=1e-4, atol=1e-5)
-
-
-def test_wrong_torchvision_names(tmp_path):
-    for name, message in (
-        ("resnet5", "torchvision has no network 'resnet5'. Did you mean 'resnet50'"),
-        ("resnet18:none.pth", "'none.pth' is neither a file nor weights of resnet18 .IMAGENET1K_V1"),
-    ):
-        with pytest.raises(MmfastError, match=message):
-            load_encoder("image", EncodeConfig(model=f"torchvision:{name}"))
-    from torchvision import models
-
-    torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "s.pth")
-    with pytest.raises(MmfastError, match="this network ends in no linear layer"):
-        load_encoder("image", EncodeConfig(model=f"torchvision:squeezenet1_1:{tmp_path}/s.pth"))
-
-
 def test_light_encoders_see_all_items_at_once(pictures, tmp_path):
     from mmfast.content.light import LightImageEncoder
 
@@ -235,6 +236,16 @@ def test_worker_processes_give_the_same_rows(clip_folder, pictures, tmp_path):
         source.write(tmp_path / "b.npy", "image", np.arange(5), pl.Series(list("abcde")))
 
 
+def end_process(picture):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_lost_decoding_process_is_a_sentence(pictures):
+    files, config = [(path, key) for key, path in pictures.of_hash().items()], EncodeConfig(model="clip", workers=1)
+    with pytest.raises(MmfastError, match=r"^a process that decodes pictures was ended .* again with --workers 0"):
+        list(decoded_batches(files, [[0]], end_process, config))
+
+
 def test_blocks_are_sorted_and_fixed():
     blocks = Blocks.of(["bb", "a", None, "bb", "ab", "c"])
     assert blocks.keys == ["a", "c", "ab", "bb"] and blocks.inverse.tolist() == [3, 0, -1, 3, 2, 1]
@@ -258,9 +269,15 @@ def test_one_input_more_changes_the_blocks_round_it_alone():
     assert len(blocks_of(texts[:100] + texts[101:]) - before) <= 3
 
 
-def test_nothing_to_encode_is_told(sentence_folder, tmp_path):
-    with pytest.raises(MmfastError, match="features 'text': none of the 2 items could be encoded"):
+def test_nothing_to_encode_is_told(sentence_folder, clip_folder, tmp_path):
+    with pytest.raises(
+        MmfastError, match=r"none of the 2 items .*, the first \('B0'\) because it has no text; `mmfast"
+    ):
         written(f"sentence:{sentence_folder}", ["", " "], tmp_path)
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    broken = find_pictures(pl.DataFrame({"id": ["B0"], "image": ["0.png"]}), [tmp_path])
+    with pytest.raises(MmfastError, match=r"the first \('B0'\) because it is no picture of a known format; "):
+        written(f"clip:{clip_folder}", broken, tmp_path, "image")
 
 
 class Constant:
@@ -290,10 +307,16 @@ def test_a_full_device_is_told(tmp_path):
 
 
 def test_rows_of_zeros_are_missing_and_no_number_is_infinite(tmp_path):
-    for value, dtype in ((np.nan, "float32"), (np.inf, "float32"), (1e6, "float16")):
+    for value, dtype, advice in (
+        (np.nan, "float32", "another model"),
+        (np.inf, "float32", "another model"),
+        (1e6, "float16", "--dtype float32"),
+    ):
         config = EncodeConfig(model="constant", dtype=dtype)
         source = EncodedFeatures(Constant(value), ["a", "b"], config, Store(tmp_path))
-        with pytest.raises(MmfastError, match=r"features 'text' of 'constant' have NaN or infinite values in 2 of 2"):
+        with pytest.raises(
+            MmfastError, match=rf"'text' of 'constant' have NaN or infinite .*in 2 of 2.*; choose {advice}$"
+        ):
             source.write(tmp_path / "rows.npy", "text", np.arange(2), pl.Series(["a", "b"]))
     source = EncodedFeatures(Constant(0), ["a", "b"], EncodeConfig(model="constant"), Store(tmp_path))
     assert source.write(tmp_path / "rows.npy", "text", np.arange(2), pl.Series(["a", "b"])).tolist() == [0, 1]

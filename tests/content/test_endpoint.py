@@ -269,3 +269,20 @@ def test_cost_is_counted_from_tokens():
     prices = {"cost_per_million_prompt": 2.0, "cost_per_million_completion": 10.0}
     talker = Endpoint(EndpointSettings(model="m", **prices), max_new_tokens=16)
     assert talker.cost(1_000_000, 100_000) == 3.0
+
+
+def test_a_hold_keeps_those_who_sleep_until_their_turn(monkeypatch):
+    now, slept = [100.0], []
+    asker = Endpoint(EndpointSettings(model="m", requests_per_minute=60), 8)
+
+    def sleep(seconds):
+        slept.append(seconds)
+        now[0] += max(seconds, 0)
+        if len(slept) == 2:
+            asker._hold(30)
+
+    monkeypatch.setattr("mmfast.content.endpoint.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(asker, "_sleep", sleep)
+    for _ in range(3):
+        asker._wait_for_turn()
+    assert slept == [0, 1, 30, 1]  # the second asker takes another turn behind the hold, the third the one after it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -210,3 +211,22 @@ def test_kills_at_random_moments_end_in_the_same_bytes(tmp_path, clip_folder, se
     assert data.missing["image"].tolist() == [7]
     for modality, digest in told["hashes"].items():
         assert data.feature_hashes[modality] == digest
+
+
+def test_a_copy_is_made_under_the_lock_of_the_original(shop, tmp_path, monkeypatch):
+    folder, _ = shop
+    copytree, held = shutil.copytree, []
+
+    def copy(source, *arguments, **options):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.append(source)
+        finally:
+            os.close(handle)
+        return copytree(source, *arguments, **options)
+
+    monkeypatch.setattr("mmfast.content.features.shutil.copytree", copy)
+    write_features(folder, {"text": EncodeConfig(model="light")}, out=tmp_path / "copy")
+    assert held == [folder] and (tmp_path / "copy" / "manifest.json").is_file()

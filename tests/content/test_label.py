@@ -139,6 +139,23 @@ def test_a_failed_request_is_no_answer_and_is_asked_again(tmp_path):
     assert len(server.bodies) == 4
 
 
+@pytest.mark.parametrize(
+    ("answer", "candidates", "found"),
+    [
+        ("tap", ("tapes", "taps"), (1, "lemma")),
+        ("tape", ("taps", "tapes"), (1, "lemma")),
+        ("capes", ("cap", "rug"), (-1, "")),
+        ("bus", ("tapes", "buses"), (1, "lemma")),
+        ("brush", ("brushes",), (0, "lemma")),
+        ("watches", ("watch",), (0, "lemma")),
+        ("potato", ("potatoes",), (0, "lemma")),
+        ("waltz", ("waltzes",), (0, "lemma")),
+    ],
+)
+def test_another_noun_is_no_other_number_of_one(answer, candidates, found):
+    assert match(answer, Listing("a", "", candidates)) == found
+
+
 def test_an_endpoint_cannot_score(tmp_path):
     settings = LabelSettings(by="endpoint", choose="sum", endpoint=EndpointSettings(model="m"))
     with pytest.raises(MmfastError, match="choose=answer, or by=local"):
@@ -165,6 +182,16 @@ def test_scoring_never_leaves_the_candidates(tmp_path, choose):
     for row, listing in zip(read_answers(labels.file), (LISTINGS[0], LISTINGS[2], LISTINGS[4]), strict=True):
         best = int(np.argmax(row["scores"]))
         assert row["text"] == listing.candidates[best] and labels.targets[LISTINGS.index(listing)] == best
+
+
+@pytest.mark.parametrize(("choose", "scored"), [("answer", None), ("sum", "candidate and end token")])
+def test_what_is_scored_is_part_of_the_key(tmp_path, monkeypatch, choose, scored):
+    save_llama(tmp_path / "llama")
+    keys = []
+    monkeypatch.setattr("mmfast.content.label.content_key", lambda **of: keys.append(of["settings"]) or str(len(keys)))
+    settings = local(tmp_path / "llama", choose=choose, least_labelled=0)
+    label(LISTINGS, settings, tmp_path / "out", show=False)
+    assert {key.get("scored") for key in keys} == {scored}
 
 
 def test_missing_weights_are_told_with_the_page_and_the_alternative(tmp_path):

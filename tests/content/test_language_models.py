@@ -18,7 +18,8 @@ from mmfast.content.language_models import LocalChat, LocalSettings, LocalVision
 from mmfast.content.last_token import LastTokenEncoder, LastTokenSettings, last_token, last_token_encoder
 from mmfast.content.store import Store
 from mmfast.errors import MmfastError
-from tests.content.tiny_models import LLAMA2_CHAT, save_llama, save_mistral, save_mllama
+from tests.content.tiny import cached_on_hub
+from tests.content.tiny_models import LLAMA2_CHAT, save_llama, save_mistral, save_mllama, save_parrot
 
 CPU = {"dtype": "float32", "device": "cpu"}
 PROMPTS = ["Which?", "Which of these things is the one that is sold: mug or table?", "Say mug.", ""]
@@ -79,7 +80,7 @@ def test_scores_are_the_log_probabilities_of_whole_candidates(folders):
     reply = talker.choose(PROMPTS[1], candidates)
     prompt, lengths = talker.tokens(PROMPTS[1]), []
     for candidate, score in zip(candidates, reply.scores, strict=True):
-        word = talker.tokenizer(candidate, add_special_tokens=False)["input_ids"]
+        word = [*talker.tokenizer(candidate, add_special_tokens=False)["input_ids"], talker.tokenizer.eos_token_id]
         with torch.no_grad():
             log_p = model(torch.tensor([prompt + word])).logits[0].double().log_softmax(-1)
         expected = sum(float(log_p[len(prompt) - 1 + n, token]) for n, token in enumerate(word))
@@ -88,7 +89,21 @@ def test_scores_are_the_log_probabilities_of_whole_candidates(folders):
     assert reply.text == candidates[int(np.argmax(reply.scores))]
     means = talker.choose(PROMPTS[1], candidates, mean=True).scores
     assert means == pytest.approx([score / n for score, n in zip(reply.scores, lengths, strict=True)])
-    assert lengths[0] == 1 < max(lengths)
+    assert lengths[0] == 2 < max(lengths)
+
+
+def test_a_candidate_that_continues_another_can_be_chosen(tmp_path):
+    for answer in ("tablecloth", "table"):
+        save_parrot(tmp_path / answer, {"]": answer})
+        for mean in (False, True):
+            assert chat(tmp_path / answer).choose("Which?", ("table", "tablecloth"), mean).text == answer
+
+
+def test_a_tokenizer_without_an_end_token_cannot_score(folders):
+    talker = chat(folders["llama"][1])
+    talker.tokenizer.eos_token = None
+    with pytest.raises(MmfastError, match="has no end token; set choose=answer"):
+        talker.choose("Which?", ("mug", "rug"))
 
 
 def test_scores_of_one_piece_candidates(folders):
@@ -121,11 +136,26 @@ def test_a_tokenizer_without_a_template(tmp_path):
     assert llama2.tokens("Which?") == chat(tmp_path / "own").tokens("Which?")
 
 
+DATED = "{% set date_string = strftime_now('%d %b %Y') %}{{ date_string }}"
+
+
+def test_a_template_that_prints_the_day_prints_the_same_one_every_day(folders, pictures, tmp_path, monkeypatch):
+    save_llama(tmp_path / "dated", template=LLAMA2_CHAT + DATED)
+    talker = chat(tmp_path / "dated")
+    assert talker.tokenizer.decode(talker.tokens("Which?")).endswith("26 Jul 2024")
+    sighted, read = vision(folders["mllama"][1]), []
+    sighted.processor.chat_template += DATED
+    tokenizer = sighted.processor.tokenizer
+    monkeypatch.setattr(sighted, "_generate", lambda model, tokenizer, inputs: read.append(inputs["input_ids"]) or [])
+    sighted._continue([Image.open(pictures[0])], [[{"role": "user", "content": [{"type": "image"}]}]])
+    assert tokenizer.decode(read[0][0]).endswith("26 Jul 2024")
+
+
 def test_settings_and_weights_make_the_tag(folders, tmp_path):
     first = chat(folders["llama"][1])
     save_llama(tmp_path / "llama", seed=1)
     assert first.tag.startswith("llama@") and chat(tmp_path / "llama").tag != first.tag
-    own = {"max_new_tokens": 8, "dtype": "float32", "batch_size": 8, "template": "own"}
+    own = {"max_new_tokens": 8, "dtype": "float32", "batch_size": 8, "template": "own", "date": "26 Jul 2024"}
     assert first.settings == {**own, "transformers": version("transformers")}
 
 
@@ -251,6 +281,31 @@ def test_missing_weights_name_their_page_and_what_to_do_instead(name):
         find_model(name.upper(), "Use the light encoder")
     for part in (name.upper(), f"https://huggingface.co/{PRESETS[name]}", "Use the light encoder"):
         assert part in str(error.value)
+
+
+def test_a_model_on_the_hub_needs_safetensors(hub, tmp_path):
+    save_llama(tmp_path / "llama")
+    snapshot = cached_on_hub(hub, "org/llama", tmp_path / "llama")
+    assert find_model("org/llama", "Use the light encoder").folder == snapshot
+    (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
+    with pytest.raises(MmfastError, match=r"'org/llama' has no safetensors on Hugging Face, .*give the folder"):
+        find_model("org/llama", "Use the light encoder")
+
+
+def test_weights_are_fetched_once(hub, tmp_path, monkeypatch):
+    from huggingface_hub.utils import filter_repo_objects
+
+    save_llama(tmp_path / "llama")
+    snapshot, fetched = cached_on_hub(hub, "org/llama", tmp_path / "llama"), []
+
+    def fetch(name, **patterns):
+        files = ["config.json", "model-00001-of-00001.safetensors", "consolidated.safetensors", "pytorch_model.bin"]
+        fetched.extend(filter_repo_objects(files, **patterns))
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    find_model("org/llama", "Use the light encoder")
+    assert fetched == ["config.json", "model-00001-of-00001.safetensors"]
 
 
 def test_a_folder_that_is_none_of_a_model_is_told(tmp_path):

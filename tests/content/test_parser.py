@@ -165,8 +165,8 @@ def test_plurals_have_the_lemma_of_the_treebank_or_of_the_rules(nlp):
 
 
 def test_absent_and_unfit_pipelines_are_explained(tmp_path):
-    with pytest.raises(MmfastError, match=r"'en_core_web_sm' cannot be loaded.*spacy download.*train-parser"):
-        load_pipeline(ParseConfig())
+    with pytest.raises(MmfastError, match=r"'en_no_such_sm' cannot be loaded.*spacy download.*train-parser"):
+        load_pipeline(ParseConfig(pipeline="en_no_such_sm"))
     spacy.blank("en").to_disk(tmp_path / "blank")
     with pytest.raises(MmfastError, match="has no components; want one with a parser"):
         load_pipeline(ParseConfig(pipeline=str(tmp_path / "blank")))

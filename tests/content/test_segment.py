@@ -165,3 +165,8 @@ def test_targets_of_the_demo_are_found(tmp_path, monkeypatch):
     masks = segment(listed([folder / "photos" / f"{item:05d}.png" for item in range(SAMPLE)]), store=Store(tmp_path))
     best = [max(iou(decode_mask(runs), mask) for mask in masks.of(item)) for item, runs in enumerate(truth["mask"])]
     assert np.mean(np.array(best) >= 0.7) >= 0.8
+
+
+def test_masks_are_kept_under_the_releases_of_both_packages_they_stand_on(monkeypatch):
+    monkeypatch.setattr("mmfast.content.segment_light.version", lambda package: f"of-{package}")
+    assert LightSegmenter().identity() == "light-1:scikit-image-of-scikit-image:scipy-of-scipy"

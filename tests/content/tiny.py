@@ -20,11 +20,18 @@ CLIP = {
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+COCA = {
+    **CLIP,
+    "custom_text": True,
+    "vision_cfg": {**CLIP["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+    "text_cfg": {**CLIP["text_cfg"], "context_length": 76, "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {"context_length": 76, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
 BERT = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def save_clip(folder, seed=0, file="open_clip_model.safetensors"):
+def save_clip(folder, seed=0, file="open_clip_model.safetensors", config=CLIP):
     """Write an open_clip folder: config, weights (`file` also as a torch checkpoint), and nothing else."""
     prepare_torchvision()
     import open_clip
@@ -32,9 +39,10 @@ def save_clip(folder, seed=0, file="open_clip_model.safetensors"):
 
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    state = open_clip.CLIP(**CLIP).state_dict()
+    built = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CLIP
+    state = built(**{name: value for name, value in config.items() if name != "custom_text"}).state_dict()
     preprocess = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": preprocess}))
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     if file.endswith(".safetensors"):
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / file)
     else:
@@ -42,14 +50,15 @@ def save_clip(folder, seed=0, file="open_clip_model.safetensors"):
     return folder
 
 
-def save_sentence(folder, seed=0, pipeline=True):
+def save_sentence(folder, seed=0, pipeline=True, kind="Bert", dtype=torch.float32):
     """Write a sentence-transformers folder with MiniLM's tokenizer and pipeline, or a plain transformers one."""
     prepare_torchvision()
-    from transformers import BertConfig, BertModel
+    import transformers
 
     source = minilm_folder()
     torch.manual_seed(seed)
-    BertModel(BertConfig(vocab_size=30522, max_position_embeddings=64, **BERT)).eval().save_pretrained(folder)
+    config = getattr(transformers, f"{kind}Config")(vocab_size=30522, max_position_embeddings=64, **BERT)
+    getattr(transformers, f"{kind}Model")(config).eval().to(dtype).save_pretrained(folder)
     for name in TOKENIZER_FILES:
         shutil.copy(source / name, folder / name)
     if pipeline:
@@ -96,3 +105,12 @@ def with_items(folder, change):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["items.parquet"]["bytes"] = (folder / "items.parquet").stat().st_size
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def cached_on_hub(cache, repository, folder):
+    """Put a folder into a cache of Hugging Face as a download of a repository leaves it there; return the snapshot."""
+    root = cache / f"models--{repository.replace('/', '--')}"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(commit)
+    return shutil.copytree(folder, root / "snapshots" / commit)
