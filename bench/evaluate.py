@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from _common import emit, median_and_spread, peak_bytes, shapes
 from _data import shaped_dataset
-from _gemm import gemm_flops
+from _gemm import gemm_flops, product_type
 from _plain import PlainModel, evaluation_seconds
 
 from mmfast.device import keep_freed_memory
@@ -78,7 +78,7 @@ def measured(args: argparse.Namespace) -> dict:
         "peak_bytes": peak,
         "least_bytes": 0,
         "least_flops": flops,
-        "limit_fraction": flops / gemm_flops() / median,
+        "limit_fraction": flops / gemm_flops(dtype=product_type("auto", WIDTH)) / median,
         "ratios": {name: value / median for name, value in others.items()},
     }
 

@@ -96,7 +96,7 @@ def ours(args: argparse.Namespace, folder: Path) -> dict:
         startup = time.perf_counter() - started
     startup_bytes, need = memory.bytes, memory_need(run.framework, dataset).parts
     with PeakMemory(torch.device("cpu")) as memory:
-        epoch(run, 0, args.warm_up or min(args.batches or 10**9, 5))  # first steps allocate moments and scratch
+        epoch(run, 0, args.warm_up)  # first steps allocate moments and scratch
         epochs = [epoch(run, 1 + e, args.batches or 10**9) for e in range(args.epochs)]
     model = run.framework.model
     evaluate(model, dataset, "valid")
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--epochs", type=int, default=3, help="epochs measured; median and range are printed")
     parser.add_argument("--batches", type=int, help="end each epoch after so many batches and extrapolate")
-    parser.add_argument("--warm-up", type=int, help="batches made before, at most an epoch; up to 5 otherwise")
+    parser.add_argument("--warm-up", type=int, help="batches made before, at most an epoch; wants --no-alternatives")
     parser.add_argument("--evaluations", type=int, default=3)
     parser.add_argument("--reference-batches", type=int, default=6, help="batches of each alternative")
     parser.add_argument("--threads", type=int, default=2)
@@ -194,6 +194,9 @@ def main() -> None:
     parser.add_argument("--no-alternatives", action="store_true", help="measure mmfast alone")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.warm_up and not args.no_alternatives:
+        parser.error("--warm-up wants --no-alternatives: those start with rows that no step has touched")
+    args.warm_up = args.warm_up or min(args.batches or 5, 5)
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     case = measured(args)

@@ -134,7 +134,8 @@ class Adam(TableOptimizer, torch.optim.Adam):
     Every row still decays and moves, as with a dense gradient of zeros elsewhere; only that gradient is never made.
     The rows of large `tables` do so late, when they are next read or at `flush()`, to the same numbers up to rounding.
     Ids that are sorted and unique, as from `compact_ids`, save the sorting of the gradient. To see that they are, a
-    step waits for the device, unless the gradient says that it is coalesced, as that of `project_rows` does.
+    step waits for the device, unless the gradient says that it is coalesced; after `backward()` it does not, for
+    autograd makes it anew without that word.
     weight_decay is the coupled one, and lets no row wait. Parameters without a gradient are left alone. The state is
     that of torch.optim.Adam and loads into it.
 
@@ -223,7 +224,7 @@ def _number(state: dict[str, torch.Tensor]) -> torch.Tensor:
 def _sorted_rows(grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (rows, values) of a row-sparse gradient, rows sorted and unique; sorts only where they are not.
 
-    A gradient that says it is coalesced, as from `project_rows`, is not looked at: a device need not be waited for.
+    A gradient that says it is coalesced is not looked at: a device need not be waited for.
     """
     if not grad.is_coalesced() and not bool((grad._indices()[0].diff() > 0).all()):
         grad = grad.coalesce()

@@ -48,7 +48,7 @@ def test_the_train_bench_warms_up_for_as_many_batches_as_told():
         done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         case, most = done.stdout.splitlines()
-        assert most == batches and json.loads(case)["warm_up_batches"] == (2 if "--warm-up" in more else None)
+        assert most == batches and str(json.loads(case)["warm_up_batches"]) == batches[0]
 
 
 def test_every_benchmark_starts():

@@ -110,7 +110,7 @@ def sparse_rows(rows, values, **options):
 
 
 @pytest.mark.parametrize("lazy_numbers", [0, 1 << 23])
-def test_rows_in_order_are_stepped_without_reading_the_device(monkeypatch, lazy_numbers):
+def test_a_coalesced_gradient_is_stepped_without_reading_the_device(monkeypatch, lazy_numbers):
     # A fake tensor holds no numbers: whoever reads one is told so.
     monkeypatch.setattr(optim, "LAZY_NUMBERS", lazy_numbers)
     with torch._subclasses.FakeTensorMode():

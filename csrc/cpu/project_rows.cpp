@@ -209,10 +209,11 @@ MMFAST_INSTANTIATE(float, wide, MMFAST_WIDE, Wide<float>)
 MMFAST_INSTANTIATE(double, wide, MMFAST_WIDE, Wide<double>)
 #endif
 
+// For panels over `columns`: a few would leave most of a wide tile empty.
 template <typename T>
-Kernels<T> kernels() {
+Kernels<T> kernels(int64_t columns) {
 #ifdef MMFAST_WIDE
-  if (has_wide()) return kernels_wide(T());
+  if (columns > Narrow<T>::kWide && has_wide()) return kernels_wide(T());
 #endif
   return kernels_any(T());
 }
@@ -232,7 +233,7 @@ void over_rows(int64_t num_rows, int64_t tall, const Body& body) {
 template <typename T>
 void forward(const Operands<T>& o, const T* weight, T* out) {
   if (o.features == 0) std::fill(out, out + o.num_rows * o.outputs, T(0));
-  const Kernels<T> use = kernels<T>();
+  const Kernels<T> use = kernels<T>(o.outputs);
   const int64_t block = round_up(o.outputs, use.wide);  // packed numbers per feature
   std::vector<T> packed(block * o.features);
   for (int64_t first = 0; first < o.features; first += kDepth) {
@@ -264,7 +265,7 @@ template <typename T>
 void weight_gradient(const Operands<T>& o, const T* grad, T* out) {
   const int64_t blocks = (o.features + kFeatures - 1) / kFeatures;
   if (o.num_rows == 0) std::fill(out, out + o.outputs * o.features, T(0));
-  const Kernels<T> use = kernels<T>();
+  const Kernels<T> use = kernels<T>(o.features);
   const std::vector<T> packed_grad = pack_gradient(grad, o.num_rows, o.outputs, use.tall);
 #pragma omp parallel num_threads(at::get_num_threads())
   {

@@ -13,10 +13,7 @@
 namespace mmfast {
 
 #ifdef MMFAST_WIDE
-inline bool has_wide() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd");
-}
+inline bool has_wide() { return __builtin_cpu_supports("x86-64-v4"); }
 #endif
 
 // A vector of T. Vectors are passed by reference only: by value their ABI would differ between the clones. Those of

@@ -29,7 +29,7 @@ class _Settings(NamedTuple):
     beta1: float
     beta2: float
     eps: float
-    step: torch.Tensor
+    step: int | torch.Tensor
 
 
 @torch.no_grad()
@@ -59,13 +59,12 @@ def adam_catch_up_(
 
     Example: `adam_catch_up_(table, m, v, row_steps, batch_rows, lr=1e-3, step=steps_made)`
     """
-    number = step_tensor("adam_catch_up_", step, 0, param)
-    table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, number)
+    table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, step)
     _check("adam_catch_up_", table, rows, settings)
     if native("adam_catch_up_", param):
-        call_native("adam_catch_up_", *table, rows, *settings)
+        call_native("adam_catch_up_", *table, rows, *settings[:4], step_tensor("adam_catch_up_", step, 0, param))
     else:
-        _catch_up_reference(table, rows, settings, step_number("adam_catch_up_", number, 0))
+        _catch_up_reference(table, rows, settings, step_number("adam_catch_up_", step, 0))
 
 
 @torch.no_grad()
@@ -91,8 +90,7 @@ def adam_lazy_(
 
     Example: `adam_lazy_(table, m, v, row_steps, rows, rows_grad, lr=1e-3, step=steps_made + 1)`
     """
-    number = step_tensor("adam_lazy_", step, 1, param)
-    table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, number)
+    table, settings = _Table(param, exp_avg, exp_avg_sq, row_steps), _Settings(lr, beta1, beta2, eps, step)
     _check("adam_lazy_", table, rows, settings)
     wanted = (rows.shape[0], param.shape[1])
     if grad.shape != wanted or grad.dtype != param.dtype:
@@ -100,9 +98,9 @@ def adam_lazy_(
             f"adam_lazy_: grad is {grad.dtype} {list(grad.shape)}; wanted {param.dtype} {list(wanted)}, a row per id"
         )
     if native("adam_lazy_", param):
-        call_native("adam_lazy_", *table, rows, grad, *settings)
+        call_native("adam_lazy_", *table, rows, grad, *settings[:4], step_tensor("adam_lazy_", step, 1, param))
     else:
-        _step_reference(table, rows, grad, settings, step_number("adam_lazy_", number, 1))
+        _step_reference(table, rows, grad, settings, step_number("adam_lazy_", step, 1))
 
 
 def _catch_up_reference(table: _Table, rows: torch.Tensor | None, settings: _Settings, step: int) -> None:

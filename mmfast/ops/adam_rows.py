@@ -37,12 +37,12 @@ def adam_rows_(
     """
     _check(param, exp_avg, exp_avg_sq, rows, grad)
     check_settings("adam_rows_", lr, beta1, beta2, eps)
-    number = step_tensor("adam_rows_", step, 1, param)
     settings = lr, beta1, beta2, eps, weight_decay
     if native("adam_rows_", param):
+        number = step_tensor("adam_rows_", step, 1, param)
         call_native("adam_rows_", param, exp_avg, exp_avg_sq, rows, grad, *settings, number)
     else:
-        made = step_number("adam_rows_", number, 1)
+        made = step_number("adam_rows_", step, 1)
         adam_rows_reference_(param, exp_avg, exp_avg_sq, rows, grad, *settings, made)
 
 
@@ -95,16 +95,15 @@ def check_settings(op: str, lr: float, beta1: float, beta2: float, eps: float) -
 
 def step_tensor(op: str, step: int | torch.Tensor, least: int, table: torch.Tensor) -> torch.Tensor:
     """Return the number of a step as the kernels read it; the values of a tensor are left to them."""
-    if isinstance(step, torch.Tensor):
-        if step.dtype != torch.int64 or step.numel() != 1:
-            raise MmfastError(f"{op}: step is {step.dtype} {list(step.shape)}; wanted an int or a tensor of one int64")
-        return step
-    check_whole(op, step=step)
-    return torch.full((), step_number(op, step, least), dtype=torch.int64, device=table.device)
+    if not isinstance(step, torch.Tensor):
+        return torch.full((), step_number(op, step, least), dtype=torch.int64, device=table.device)
+    _check_step(op, step)
+    return step
 
 
 def step_number(op: str, step: int | torch.Tensor, least: int) -> int:
     """Return the number of a step on the host. Raises MmfastError for one that no step has."""
+    _check_step(op, step)
     number = step.item() if isinstance(step, torch.Tensor) else step
     if not least <= number < 2**31:
         raise MmfastError(f"{op}: step is {number}; wanted {least} to 2**31 - 1")
@@ -116,3 +115,10 @@ def _fake(*inputs: object) -> None:
 
 
 register("adam_rows_", _fake)
+
+
+def _check_step(op: str, step: int | torch.Tensor) -> None:
+    if not isinstance(step, torch.Tensor):
+        check_whole(op, step=step)
+    elif step.dtype != torch.int64 or step.numel() != 1:
+        raise MmfastError(f"{op}: step is {step.dtype} {list(step.shape)}; wanted an int or a tensor of one int64")

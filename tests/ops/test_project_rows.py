@@ -11,13 +11,14 @@ from mmfast.ops.project_rows import project_rows_reference
 from tests.accuracy import assert_at_most_twice
 from tests.kernels import EMULATED
 
-SIZES = [  # items, features, rows, outputs: 0, 1, one past a tile of 6 x 16, a block of 512, 192 or 256
+SIZES = [  # items, features, rows, outputs: 0, 1, one past 6 rows, a panel of 8 to 64 outputs, 128 to 256 summed apart
     (5, 3, 0, 4),
     (1, 1, 1, 1),
     (20, 7, 13, 5),
     (40, 17, 7, 17),
     (300, 193, 257, 6),
     (60, 513, 31, 64),
+    (20, 130, 13, 65),
     (9, 0, 4, 3),
     (9, 30, 4, 0),
 ]
@@ -46,7 +47,7 @@ def test_equals_the_product_and_its_gradients(size):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("size", [(300, 193, 257, 6), (500, 1100, 400, 64)])
+@pytest.mark.parametrize("size", [(300, 193, 257, 6), (500, 1100, 400, 64), (300, 193, 257, 65), (70, 300, 61, 130)])
 def test_float32_error_is_at_most_twice_that_of_torch(size):
     table, rows, weight = case(*size)
     grad = torch.randn(size[2], size[3], dtype=torch.float64)
