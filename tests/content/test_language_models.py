@@ -93,23 +93,30 @@ def test_scores_are_the_log_probabilities_of_whole_candidates(folders):
 
 
 def test_a_candidate_that_continues_another_can_be_chosen(tmp_path):
-    for answer in ("tablecloth", "table"):
-        save_parrot(tmp_path / answer, {"]": answer})
-        for mean in (False, True):
-            assert chat(tmp_path / answer).choose("Which?", ("table", "tablecloth"), mean).text == answer
+    for end in (None, 1):  # the tokenizer's, and one that generation alone stops at, as Gemma's <end_of_turn>
+        for answer in ("tablecloth", "table"):
+            folder = tmp_path / f"{answer}{end}"
+            save_parrot(folder, {"]": answer}, end=end)
+            assert chat(folder).reply([Question("a", "Which?")])[0].text == answer
+            for mean in (False, True):
+                assert chat(folder).choose("Which?", ("table", "tablecloth"), mean).text == answer
+
+
+def test_any_of_several_end_tokens_ends_a_candidate(folders):
+    talker, candidates = chat(folders["llama"][1]), ("mug", "a long table")
+    each = []
+    for ends in (2, 5, [2, 5]):
+        talker.model.generation_config.eos_token_id = ends
+        each.append(talker.choose("Which?", candidates).scores)
+    for first, second, both in zip(*each, strict=True):
+        assert both == pytest.approx(float(np.logaddexp(first, second)), abs=1e-4)
 
 
 def test_a_tokenizer_without_an_end_token_cannot_score(folders):
     talker = chat(folders["llama"][1])
-    talker.tokenizer.eos_token = None
+    talker.tokenizer.eos_token = talker.model.generation_config.eos_token_id = None
     with pytest.raises(MmfastError, match="has no end token; set choose=answer"):
         talker.choose("Which?", ("mug", "rug"))
-
-
-def test_scores_of_one_piece_candidates(folders):
-    both = chat(folders["llama"][1]).choose("Which?", ("mug", "rug"))
-    longer = chat(folders["llama"][1]).choose("Which?", ("mug", "rug", "a candle"))
-    assert both.scores == pytest.approx(longer.scores[:2], abs=1e-5)
 
 
 def test_probabilities_that_are_no_numbers_fail(tmp_path):
