@@ -290,12 +290,19 @@ def test_missing_weights_name_their_page_and_what_to_do_instead(name):
         assert part in str(error.value)
 
 
-def test_a_model_on_the_hub_needs_safetensors(hub, tmp_path):
+def test_a_model_on_the_hub_needs_safetensors(hub, tmp_path, monkeypatch):
     save_llama(tmp_path / "llama")
     snapshot = cached_on_hub(hub, "org/llama", tmp_path / "llama")
     assert find_model("org/llama", "Use the light encoder").folder == snapshot
     (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
-    with pytest.raises(MmfastError, match=r"'org/llama' has no safetensors on Hugging Face, .*give the folder"):
+    none_there = r"'org/llama' has no safetensors on Hugging Face, .*give the folder"
+    with pytest.raises(MmfastError, match=none_there):
+        find_model("org/llama", "Use the light encoder")
+    (snapshot / "pytorch_model.bin").unlink()  # the config alone is there, and the hub is out of reach
+    with pytest.raises(MmfastError, match=r"no safetensors in the cache .* where https://hug.*/org/llama can be rea"):
+        find_model("org/llama", "Use the light encoder")
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: ["config.json", "consolidated.safetensors"])
+    with pytest.raises(MmfastError, match=none_there):
         find_model("org/llama", "Use the light encoder")
 
 
