@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,9 +154,10 @@ class EncodedFeatures:
                 self._place(blocks, block, entry, target, known)
                 meter.add(block[1] - block[0], cached=True)
             compute = self._picture_blocks if pictures else self._text_blocks
-            for block, entry in compute(blocks, absent, meter):
-                self.store.put(KIND, keys[block], entry, self._note(block[1] - block[0]))
-                self._place(blocks, block, entry, target, known)
+            with decoders_watched():
+                for block, entry in compute(blocks, absent, meter):
+                    self.store.put(KIND, keys[block], entry, self._note(block[1] - block[0]))
+                    self._place(blocks, block, entry, target, known)
 
     def _note(self, count: int) -> dict[str, Any]:
         of = "image" if isinstance(self.contents, Pictures) else "text"
@@ -305,12 +306,18 @@ def decoded_batches(
         workers = min(MOST_WORKERS, (os.cpu_count() or 1) - 1, sum(map(len, batches)) // PER_WORKER)
     pictures = _Files(files, transform, config.most_pixels)
     loader = DataLoader(pictures, batch_sampler=batches, num_workers=workers, collate_fn=_collate)
+    for pixels, readable, reasons in loader:
+        for reason in reasons.values():
+            if isinstance(reason, MmfastError):
+                raise reason
+        yield pixels, readable, reasons
+
+
+@contextmanager
+def decoders_watched() -> Iterator[None]:
+    """Turn the end of a decoding process into a sentence: torch raises it wherever this process is at that moment."""
     try:
-        for pixels, readable, reasons in loader:
-            for reason in reasons.values():
-                if isinstance(reason, MmfastError):
-                    raise reason
-            yield pixels, readable, reasons
+        yield
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):  # its own words for a process that has ended
             raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,7 @@ from mmfast.content.encoders import EncodeConfig, Spec, computed_by, hash_weight
 from mmfast.content.weights import loading, need_package
 from mmfast.errors import MmfastError, suggest
 
-RENORMALISING = (
-    "googlenet",
-    "inception_v3",
-)  # their weights want pixels scaled otherwise, which the network does itself
+RENORMALISING = ("googlenet", "inception_v3")  # they scale pixels themselves, to what their weights want
 
 
 class BackboneEncoder:
@@ -63,12 +62,16 @@ def _load(spec: Spec) -> tuple[nn.Module, Any]:
     published = models.get_model_weights(name)
     path = Path(which).expanduser()
     if which and path.is_file():
-        # torchvision builds these two for input as others have it only along with its own weights.
-        options = {"transform_input": True, "init_weights": False} if name in RENORMALISING else {}
-        network = models.get_model(name, weights=None, **options)
         with loading(spec.name, f"a state dict of {name}", f"'{path}'", "Without it: --image light"):
-            network.load_state_dict(_read(path))
-        return network, _transform_of(path, published)
+            state = _read(path)
+            weights = _published_like(path, published, _picture_size(state))
+            # torchvision builds these two for input as others have it only along with its own weights.
+            options = {"transform_input": True, "init_weights": False} if name in RENORMALISING else {}
+            if name.startswith("vit_"):
+                options = {"image_size": weights.meta["min_size"][0]}
+            network = models.get_model(name, weights=None, **options)
+            network.load_state_dict(state)
+        return network, weights.transforms()
     if which and which not in published.__members__:
         tags = ", ".join(published.__members__)
         raise MmfastError(f"image encoder '{spec.name}': '{which}' is neither a file nor weights of {name} ({tags})")
@@ -78,20 +81,37 @@ def _load(spec: Spec) -> tuple[nn.Module, Any]:
         return models.get_model(name, weights=weights), weights.transforms()
 
 
-def _transform_of(path: Path, published: Any) -> Any:
-    """Return the transform of the published weights that a file is named like; else DEFAULT's, and tell of others."""
+def _picture_size(state: Mapping[str, torch.Tensor]) -> int | None:
+    """Return the only size of pictures that a vision transformer takes, None for other networks."""
+    positions, patches = state.get("encoder.pos_embedding"), state.get("conv_proj.weight")
+    if positions is None or patches is None:
+        return None
+    return math.isqrt(positions.shape[1] - 1) * patches.shape[-1]
+
+
+def _published_like(path: Path, published: Any, size: int | None) -> Any:
+    """Return the published weights that a file is named like, whose transform it takes.
+
+    Else DEFAULT, or the first ones for pictures of `size`, and tell of others.
+    """
     for weights in published:
         if path.name == Path(weights.url).name:
-            return weights.transforms()
-    default = published.DEFAULT
-    if len({repr(weights.transforms()) for weights in published}) > 1:
-        files = ", ".join(f"{Path(weights.url).name} ({weights.name})" for weights in published)
+            return weights
+    fitting = [weights for weights in published if size is None or weights.meta["min_size"][0] == size]
+    if not fitting:
+        raise MmfastError(
+            f"'{path}' is for pictures of {size} x {size}, and how those are prepared is unknown: all published "
+            "weights of this network are for other sizes; choose a file of theirs"
+        )
+    chosen = published.DEFAULT if published.DEFAULT in fitting else fitting[0]
+    if len({repr(weights.transforms()) for weights in fitting}) > 1:
+        files = ", ".join(f"{Path(weights.url).name} ({weights.name})" for weights in fitting)
         warnings.warn(
-            f"'{path}' runs with the transform of {default.name}, and published weights differ in theirs; for those of "
+            f"'{path}' runs with the transform of {chosen.name}, and published weights differ in theirs; for those of "
             f"another, give the file the name it was published under: {files}",
             stacklevel=4,
         )
-    return default.transforms()
+    return chosen
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -121,7 +121,10 @@ def clip_identity(name: str) -> str:
             return " ".join(f"{file.name}:{hash_file(file)}" for file in files)
         if path.is_file():
             beside = path.with_name(CONFIG_FILE)  # it decides activation and preprocessing
-            return f"{source}:{hash_file(path)}{f' {CONFIG_FILE}:{hash_file(beside)}' if beside.is_file() else ''}"
+            config = f" {CONFIG_FILE}:{hash_file(beside)}" if beside.is_file() else ""
+            need_package("open_clip", "CLIP features")
+            pictures, _ = _preprocessing(source, _config_beside(path))
+            return f"{source}:{hash_file(path)}{config} pictures:{hash_json(pictures)}"
     return f"{spec.rest}, with the activation that the weights were trained with"
 
 
@@ -132,8 +135,15 @@ def _load(spec: Spec, instead: str) -> tuple[Any, Any, str, dict[str, Any]]:
     source, pretrained, page, file = _find(spec, instead)
     own = Path(pretrained).expanduser()
     with loading(spec.name, file, page, instead), warnings.catch_warnings():
-        quick = bool(pretrained) and _quick_gelu(source, pretrained)
-        pictures = _preprocessing(source, own, spec.modality) if own.is_file() else {}
+        beside = _config_beside(own) if own.is_file() else {}
+        quick = bool(pretrained) and _quick_gelu(source, pretrained, beside)
+        pictures, unsure = _preprocessing(source, beside) if own.is_file() else ({}, "")
+        if unsure and spec.modality == "image":
+            warnings.warn(
+                f"'{own}' runs with pictures prepared as for OpenAI's weights, and {unsure}; where these want "
+                f"something else, put their {CONFIG_FILE} beside the file",
+                stacklevel=4,
+            )
         script = own.is_file() and _is_torchscript(own)
         if script:
             warnings.filterwarnings("ignore", message=".*(TorchScript archive|torch.jit)")  # advice to open_clip
@@ -149,7 +159,7 @@ def _load(spec: Spec, instead: str) -> tuple[Any, Any, str, dict[str, Any]]:
     return model, transform, source, {**_architecture(source), **({"quick_gelu": True} if quick else {})}
 
 
-def _quick_gelu(source: str, pretrained: str) -> bool:
+def _quick_gelu(source: str, pretrained: str, beside: Mapping[str, Any]) -> bool:
     """Whether weights of a named model want quick-GELU though its config has none, as OpenAI's for plain ViT-B-32 do.
 
     open_clip goes by the config and only warns. A file tells nothing, unless its repository's config lies beside it:
@@ -162,7 +172,7 @@ def _quick_gelu(source: str, pretrained: str) -> bool:
     if known := get_pretrained_cfg(source, pretrained):
         # roberta-ViT-B-32 has quick-GELU in its config and no mark on its tag: the config is what it was trained with.
         return bool(known.get("quick_gelu")) and not built
-    if beside := _config_beside(file):
+    if beside:
         wanted = bool(beside["model_cfg"].get("quick_gelu"))
         if built and not wanted:
             raise MmfastError(
@@ -179,28 +189,21 @@ def _quick_gelu(source: str, pretrained: str) -> bool:
     return False
 
 
-def _preprocessing(source: str, file: Path, modality: str) -> dict[str, Any]:
-    """Return how pictures are prepared for weights in a file, as far as it is known: the values of PREPROCESSING.
+def _preprocessing(source: str, beside: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return how pictures are prepared for weights in a file: the values of PREPROCESSING, and why these are unsure.
 
     By the config of its repository where that lies beside it, else as for all published weights of this model. Where
-    these differ or there are none, open_clip's default is what OpenAI's weights want, and a warning says so.
+    these differ or there are none, open_clip's default is what OpenAI's weights want: no values, and the reason.
     """
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
-    beside = _config_beside(file).get("preprocess_cfg")
-    tags = [] if beside else list_pretrained_tags_by_model(source)
-    known = [_values(one) for one in ([beside] if beside else (get_pretrained_cfg(source, tag) for tag in tags))]
+    own = beside.get("preprocess_cfg")
+    tags = [] if own else list_pretrained_tags_by_model(source)
+    known = [_values(one) for one in ([own] if own else (get_pretrained_cfg(source, tag) for tag in tags))]
     known = [{name: one[name] for name in PREPROCESSING if one.get(name) is not None} for one in known]
     if known and all(one == known[0] for one in known):
-        return known[0]
-    if modality == "image":
-        others = "published weights of this model differ in that" if known else "no published weights of it are known"
-        warnings.warn(
-            f"'{file}' runs with pictures prepared as for OpenAI's weights, and {others}; where these want something "
-            f"else, put their {CONFIG_FILE} beside the file",
-            stacklevel=4,
-        )
-    return {}
+        return known[0], ""
+    return {}, "published weights of this model differ in that" if known else "no published weights of it are known"
 
 
 def _is_torchscript(file: Path) -> bool:
@@ -215,7 +218,16 @@ def _is_torchscript(file: Path) -> bool:
 def _config_beside(file: Path) -> dict[str, Any]:
     """Return the config of a repository that lies beside a file of its weights, {} where there is none."""
     config = file.with_name(CONFIG_FILE)
-    return json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if not config.is_file():
+        return {}
+    try:
+        told = json.loads(config.read_text(encoding="utf-8"))
+        return {"model_cfg": dict(told["model_cfg"]), "preprocess_cfg": dict(told.get("preprocess_cfg") or {})}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MmfastError(
+            f"'{config}' is no config of open_clip ({type(error).__name__}: {error}; wanted a JSON object with "
+            "model_cfg); mend or remove it"
+        ) from error
 
 
 def _find(spec: Spec, instead: str) -> tuple[str, str, str, str]:

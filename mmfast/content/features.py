@@ -121,6 +121,6 @@ def target_folder(folder: Path, out: Path | str | None) -> Iterator[Path]:
         return
     refuse_existing(out)
     with new_folder(Path(out)) as work:
-        with locked(folder):  # a writer of the original would take files away meanwhile
+        with locked(folder, shared=True):  # a writer of the original would take files away meanwhile
             shutil.copytree(folder, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"{PART}*", "*.part"))
         yield work

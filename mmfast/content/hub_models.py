@@ -56,11 +56,28 @@ def find_model(model: str, instead: str) -> HubModel:
         need_hub_file(name, ["config.json"], model, instead, WHOLE)
         found = Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns=list(DOUBLE)))
     if not any(found.glob("*.safetensors")):
-        raise MmfastError(
-            f"'{model}' has no safetensors on Hugging Face, and other files are not fetched; save it with "
-            f"save_pretrained and give the folder, or choose another model. {instead}"
-        )
+        raise _no_safetensors(model, name, found, instead)
     return HubModel(found, name, found.name)  # the last folder of a snapshot's path is its commit
+
+
+def _no_safetensors(model: str, name: str, found: Path, instead: str) -> MmfastError:
+    """Return the error for a snapshot without safetensors: there are none on the hub, or they could not be fetched."""
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.utils import filter_repo_objects
+
+    try:
+        there = list(filter_repo_objects(list_repo_files(name), allow_patterns=FILES[1], ignore_patterns=list(DOUBLE)))
+    except Exception:  # out of reach: who fetched another file of weights found no safetensors
+        there = not any(found.glob("*.bin"))
+    if there:
+        return MmfastError(
+            f"'{model}' has no safetensors in the cache ('{found}'); run again where {HUB}/{name} can be reached. "
+            f"{instead}"
+        )
+    return MmfastError(
+        f"'{model}' has no safetensors on Hugging Face, and other files are not fetched; save it with "
+        f"save_pretrained and give the folder, or choose another model. {instead}"
+    )
 
 
 def load_part(kind: Any, model: HubModel) -> Any:

@@ -41,7 +41,7 @@ class LabelSettings(Config):
     endpoint: EndpointSettings = EndpointSettings()
     choose: Literal["answer", "sum", "mean"] = "answer"
     """answer: the model writes, and may leave the candidates; sum, mean: the candidate of the greatest log-probability,
-    summed or averaged over its tokens and the end token (local models only)."""
+    summed or averaged over its tokens and the end (local models only)."""
     prompt: str = "label"
     """Prompt that comes with mmfast, or a text file with {text} and {candidates}."""
     max_new_tokens: int = Field(24, ge=1)
@@ -200,7 +200,7 @@ def _questions(listings: Sequence[Listing], settings: LabelSettings, talker: Tal
     for one in listings:
         text = prompt.fill(text=one.text[: settings.text_limit].strip(), candidates="\n".join(one.candidates))
         choice = {**talker.settings, "choose": settings.choose}
-        choice |= {} if settings.choose == "answer" else {"scored": "candidate and end token"}
+        choice |= {} if settings.choose == "answer" else {"scored": "candidate and any end token"}
         inputs = [text, *one.candidates]
         key = content_key(kind="label", model=talker.tag, settings=choice, inputs=inputs)
         about = {"text": text_hash(one.text), "candidates": list(one.candidates), "lemmas": list(one.lemmas)}

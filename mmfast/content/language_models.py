@@ -106,8 +106,7 @@ class _Local:
             top_k=None,
             pad_token_id=pad,
         )
-        ends = model.generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends or [])
+        ends = _end_tokens(model, tokenizer)
         new = out[:, inputs["input_ids"].shape[1] :].tolist()
         replies = []
         for row, tokens in enumerate(new):
@@ -169,38 +168,40 @@ class LocalChat(_Local):
     def choose(self, prompt: str, candidates: Sequence[str], mean: bool = False) -> Reply:
         """Return the candidate that is the most probable whole answer; `scores` holds log p of each candidate.
 
-        The end token counts with a candidate's own: "tablecloth" would never be more probable than its beginning
-        "table". mean: the mean of log p over these tokens, which does not favour short ones, instead of the sum.
+        The end of the answer counts with a candidate's own tokens: "tablecloth" would never be more probable than its
+        beginning "table". mean: the mean of log p over these tokens, which does not favour short ones, instead of the
+        sum.
         """
-        ids, end = self.tokens(prompt), self.tokenizer.eos_token_id
-        if end is None:
+        ids, ends = self.tokens(prompt), _end_tokens(self.model, self.tokenizer)
+        if not ends:
             raise MmfastError(f"the tokenizer of '{self._options.model}' has no end token; set choose=answer")
-        words = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in candidates]
-        if reason := self._too_long(self.model, len(ids), max(map(len, words))):
+        words = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in candidates]
+        if reason := self._too_long(self.model, len(ids), max(map(len, words)) + 1):
             return Reply(failure=reason)
         with self._memory():
-            log_p = self._log_probabilities(ids, words)
+            log_p = self._log_probabilities(ids, words, ends)
         scores = tuple(sum(row) / (len(row) if mean else 1) for row in log_p)
         if not all(map(math.isfinite, scores)):
             return Reply(failure=f"the model's probabilities are no numbers in {self._options.dtype}; try bfloat16")
         best = max(range(len(scores)), key=scores.__getitem__)
-        return Reply(candidates[best], len(ids), sum(map(len, words)), scores=scores)
+        return Reply(candidates[best], len(ids), sum(map(len, log_p)), scores=scores)
 
-    def _log_probabilities(self, ids: list[int], words: Sequence[list[int]]) -> list[list[float]]:
-        """Return log p of every token of each word after a prompt.
+    def _log_probabilities(self, ids: list[int], words: Sequence[list[int]], ends: list[int]) -> list[list[float]]:
+        """Return log p of every token of each word after a prompt, and then of any of the end tokens.
 
         The prompt is computed once; the words follow it as one right-padded batch on its cached keys and values.
         """
         longest = max(map(len, words))
         first = self.model(torch.tensor([ids], device=self.device), use_cache=True, logits_to_keep=1)
-        logits = first.logits[:, -1:].expand(len(words), -1, -1)
-        if longest > 1:
-            padded = torch.tensor([word + [0] * (longest - len(word)) for word in words], device=self.device)
-            first.past_key_values.batch_repeat_interleave(len(words))
-            rest = self.model(padded[:, :-1], past_key_values=first.past_key_values)
-            logits = torch.cat([logits, rest.logits], dim=1)
-        log_p = logits.float().log_softmax(dim=-1)  # [words, longest, vocabulary]
-        return [[float(log_p[row, n, token]) for n, token in enumerate(word)] for row, word in enumerate(words)]
+        padded = torch.tensor([word + [0] * (longest - len(word)) for word in words], device=self.device)
+        first.past_key_values.batch_repeat_interleave(len(words))
+        rest = self.model(padded, past_key_values=first.past_key_values)
+        logits = torch.cat([first.logits[:, -1:].expand(len(words), -1, -1), rest.logits], dim=1)
+        log_p = logits.float().log_softmax(dim=-1)  # [words, longest + 1, vocabulary]
+        return [
+            [*(float(row[n, token]) for n, token in enumerate(word)), float(row[len(word), ends].logsumexp(0))]
+            for row, word in zip(log_p, words, strict=True)
+        ]
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         longest = max(map(len, prompts))
@@ -266,3 +267,13 @@ class LocalVision(_Local):
         )
         inputs = inputs.to(self.device, dtype=self.model.dtype)
         return self._generate(self.model, self.processor.tokenizer, dict(inputs))
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Return the tokens that end an answer: where generation stops, which need not be where the tokenizer ends a text.
+
+    Gemma's answers end with <end_of_turn>, Phi-3's with <|end|>; their tokenizers know neither as the end.
+    """
+    ends = model.generation_config.eos_token_id
+    ends = tokenizer.eos_token_id if ends is None else ends
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]

@@ -58,11 +58,15 @@ def new_folder(target: Path, *, replace: bool = False, keep_existing: bool = Fal
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which ends with the process that holds it."""
+def locked(folder: Path, shared: bool = False) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process that holds it.
+
+    shared: that of a reader, which only keeps writers out; none where the file system has no locks.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError) if shared else contextlib.nullcontext():
+            fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)

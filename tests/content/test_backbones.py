@@ -75,6 +75,48 @@ def test_a_file_takes_the_transform_of_the_published_weights_it_is_named_like(tm
     assert encoder.settings["transform"] == repr(published.IMAGENET1K_V2.transforms())
 
 
+@pytest.fixture
+def small_vits(monkeypatch):
+    """Vision transformers of torchvision's builders, with the right tokens and one narrow layer."""
+    from torchvision.models import vision_transformer
+
+    def build(patch_size, image_size=224, **sizes):
+        return vision_transformer.VisionTransformer(image_size, patch_size, 1, num_heads=1, hidden_dim=4, mlp_dim=4)
+
+    monkeypatch.setattr(vision_transformer, "_vision_transformer", build)
+    return build
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "tag"),
+    [("vit_b_16", 16, "IMAGENET1K_SWAG_E2E_V1"), ("vit_h_14", 14, "IMAGENET1K_SWAG_E2E_V1"), ("vit_b_32", 32, None)],
+)
+def test_a_vision_transformer_by_file_takes_pictures_of_its_size(name, patch, tag, small_vits, tmp_path):
+    from torchvision import models
+
+    published = models.get_model_weights(name)
+    weights = published[tag] if tag else published.DEFAULT
+    size = weights.meta["min_size"][0]
+    for file in (tmp_path / weights.url.rpartition("/")[2], tmp_path / "own.pth"):
+        torch.save(small_vits(patch, size).state_dict(), file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            encoder = backbone(f"{name}:{file}")
+        assert encoder.settings["transform"] == repr(weights.transforms())
+        assert encoder.transform(Image.fromarray(tiny.photo(1, 40, 50))).shape == (3, size, size)
+
+
+def test_a_vision_transformer_of_a_size_that_default_has_not(small_vits, tmp_path):
+    from torchvision import models
+
+    linear = models.ViT_H_14_Weights.IMAGENET1K_SWAG_LINEAR_V1
+    torch.save(small_vits(14).state_dict(), tmp_path / "own.pth")
+    assert backbone(f"vit_h_14:{tmp_path}/own.pth").settings["transform"] == repr(linear.transforms())
+    torch.save(small_vits(14, 28).state_dict(), tmp_path / "own.pth")
+    with pytest.raises(MmfastError, match=r"own.pth' is for pictures of 28 x 28, and .* for other sizes; choose a"):
+        backbone(f"vit_h_14:{tmp_path}/own.pth")
+
+
 def test_published_weights_come_by_their_name(tmp_path, monkeypatch):
     from torchvision import models
 

@@ -78,7 +78,10 @@ def test_every_published_tag_runs_as_it_was_trained():
 
     forced = []
     for model, tag in open_clip.list_pretrained():
-        built, force = bool(open_clip.get_model_config(model).get("quick_gelu")), encode_clip._quick_gelu(model, tag)
+        built, force = (
+            bool(open_clip.get_model_config(model).get("quick_gelu")),
+            encode_clip._quick_gelu(model, tag, {}),
+        )
         assert (built or force) == bool(get_pretrained_cfg(model, tag).get("quick_gelu")) or model == "roberta-ViT-B-32"
         forced += [(model, tag)] * force
     assert ("ViT-B-32", "openai") in forced and ("ViT-B-32-quickgelu", "openai") not in forced
@@ -106,7 +109,8 @@ def test_pictures_for_a_file_are_prepared_by_the_config_beside_it_or_as_for_all_
     identity = encode_clip.clip_identity(name)
     assert f" {encode_clip.CONFIG_FILE}:" in identity
     config.unlink()
-    assert encode_clip.clip_identity(name) == identity.partition(" ")[0]
+    alone = encode_clip.clip_identity(name)
+    assert alone.partition(" ")[0] == identity.partition(" ")[0] and encode_clip.CONFIG_FILE not in alone
     with pytest.warns(UserWarning, match=r"prepared as for OpenAI's weights, and no published weights of it are known"):
         openai = transform_of(name)
     tags = {tag: {"hf_hub": "timm/tiny/", **SQUASHED} for tag in ("one", "two")}
@@ -114,6 +118,7 @@ def test_pictures_for_a_file_are_prepared_by_the_config_beside_it_or_as_for_all_
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert transform_of(name) == SQUASHED
+        assert encode_clip.clip_identity(name) != alone  # features are kept under it
     tags["two"]["resize_mode"] = "longest"
     with pytest.warns(UserWarning, match=r"published weights of this model differ in that; .* put their open_clip_con"):
         assert transform_of(name) == openai
@@ -121,9 +126,11 @@ def test_pictures_for_a_file_are_prepared_by_the_config_beside_it_or_as_for_all_
 
 def test_a_damaged_config_or_archive_is_a_sentence(plain):
     config = plain.parent / encode_clip.CONFIG_FILE
-    config.write_text("{")
-    with pytest.raises(MmfastError, match=r"the weights of 'clip:tiny-plain:.*cannot be loaded \(Expecting property"):
-        rows(f"clip:tiny-plain:{plain}")
+    for damaged in ("{", "[]", '{"preprocess_cfg": {}}', '{"model_cfg": {}, "preprocess_cfg": "x"}'):
+        config.write_text(damaged)
+        for read in (rows, encode_clip.clip_identity):
+            with pytest.raises(MmfastError, match=rf"'{config}' is no config of open_clip .*; mend or remove it"):
+                read(f"clip:tiny-plain:{plain}")
     config.unlink()
     whole = plain.read_bytes()
     plain.write_bytes(whole[:64] + whole[-64:])

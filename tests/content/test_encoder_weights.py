@@ -39,8 +39,7 @@ def test_a_sentence_encoder_needs_no_pooler(sentence_folder, tmp_path):
     assert first.settings == second.settings
 
 
-def test_weights_that_are_not_there_name_file_page_and_the_light_way(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+def test_weights_that_are_not_there_name_file_page_and_the_light_way():
     for modality, name, words in (
         ("image", "clip", ["open_clip_model.safetensors", "huggingface.co/timm/vit_base_patch32_clip_224.openai"]),
         ("text", "clip:hf-hub:org/own", ["open_clip_config.json from https://huggingface.co/org/own"]),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
+import time
 from importlib.metadata import version
 
 import numpy as np
@@ -236,14 +238,29 @@ def test_worker_processes_give_the_same_rows(clip_folder, pictures, tmp_path):
         source.write(tmp_path / "b.npy", "image", np.arange(5), pl.Series(list("abcde")))
 
 
-def end_process(picture):
-    os.kill(os.getpid(), signal.SIGKILL)
+class Losing:
+    """An encoder whose decoding process ends: while a picture is decoded, or while a batch is encoded."""
+
+    name, dim, settings = "losing", 2, {}
+
+    def __init__(self, decoding):
+        self.transform = self.end if decoding else lambda picture: torch.zeros(3, 2, 2)
+
+    def end(self, picture):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def encode(self, batch):
+        (child,) = multiprocessing.active_children()
+        child.kill()
+        time.sleep(30)  # until torch hears of it
 
 
-def test_a_lost_decoding_process_is_a_sentence(pictures):
-    files, config = [(path, key) for key, path in pictures.of_hash().items()], EncodeConfig(model="clip", workers=1)
+@pytest.mark.parametrize("decoding", [True, False])
+def test_a_lost_decoding_process_is_a_sentence(pictures, tmp_path, decoding):
+    config = EncodeConfig(model="clip", workers=1, batch_size=1, device="cpu")
+    source = EncodedFeatures(Losing(decoding), pictures, config, Store(tmp_path / "store"))
     with pytest.raises(MmfastError, match=r"^a process that decodes pictures was ended .* again with --workers 0"):
-        list(decoded_batches(files, [[0]], end_process, config))
+        source.write(tmp_path / "rows.npy", "image", np.arange(5), pl.Series(list("abcde")))
 
 
 def test_blocks_are_sorted_and_fixed():

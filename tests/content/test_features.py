@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -222,6 +223,7 @@ def test_a_copy_is_made_under_the_lock_of_the_original(shop, tmp_path, monkeypat
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others may copy it too
             held.append(source)
         finally:
             os.close(handle)
@@ -230,3 +232,17 @@ def test_a_copy_is_made_under_the_lock_of_the_original(shop, tmp_path, monkeypat
     monkeypatch.setattr("mmfast.content.features.shutil.copytree", copy)
     write_features(folder, {"text": EncodeConfig(model="light")}, out=tmp_path / "copy")
     assert held == [folder] and (tmp_path / "copy" / "manifest.json").is_file()
+
+
+def test_a_copy_needs_no_lock_where_there_are_none(shop, tmp_path, monkeypatch):
+    folder, _ = shop
+    flock = fcntl.flock
+
+    def lock(handle, operation):
+        if os.path.samestat(os.fstat(handle), folder.stat()):
+            raise OSError(errno.ENOLCK, "No locks available")
+        flock(handle, operation)
+
+    monkeypatch.setattr("mmfast.data.storage.fcntl.flock", lock)
+    write_features(folder, {"text": EncodeConfig(model="light")}, out=tmp_path / "copy")
+    assert "text" in read_prepared(tmp_path / "copy").features

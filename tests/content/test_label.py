@@ -184,7 +184,7 @@ def test_scoring_never_leaves_the_candidates(tmp_path, choose):
         assert row["text"] == listing.candidates[best] and labels.targets[LISTINGS.index(listing)] == best
 
 
-@pytest.mark.parametrize(("choose", "scored"), [("answer", None), ("sum", "candidate and end token")])
+@pytest.mark.parametrize(("choose", "scored"), [("answer", None), ("sum", "candidate and any end token")])
 def test_what_is_scored_is_part_of_the_key(tmp_path, monkeypatch, choose, scored):
     save_llama(tmp_path / "llama")
     keys = []

@@ -93,23 +93,30 @@ def test_scores_are_the_log_probabilities_of_whole_candidates(folders):
 
 
 def test_a_candidate_that_continues_another_can_be_chosen(tmp_path):
-    for answer in ("tablecloth", "table"):
-        save_parrot(tmp_path / answer, {"]": answer})
-        for mean in (False, True):
-            assert chat(tmp_path / answer).choose("Which?", ("table", "tablecloth"), mean).text == answer
+    for end in (None, 1):  # the tokenizer's, and one that generation alone stops at, as Gemma's <end_of_turn>
+        for answer in ("tablecloth", "table"):
+            folder = tmp_path / f"{answer}{end}"
+            save_parrot(folder, {"]": answer}, end=end)
+            assert chat(folder).reply([Question("a", "Which?")])[0].text == answer
+            for mean in (False, True):
+                assert chat(folder).choose("Which?", ("table", "tablecloth"), mean).text == answer
+
+
+def test_any_of_several_end_tokens_ends_a_candidate(folders):
+    talker, candidates = chat(folders["llama"][1]), ("mug", "a long table")
+    each = []
+    for ends in (2, 5, [2, 5]):
+        talker.model.generation_config.eos_token_id = ends
+        each.append(talker.choose("Which?", candidates).scores)
+    for first, second, both in zip(*each, strict=True):
+        assert both == pytest.approx(float(np.logaddexp(first, second)), abs=1e-4)
 
 
 def test_a_tokenizer_without_an_end_token_cannot_score(folders):
     talker = chat(folders["llama"][1])
-    talker.tokenizer.eos_token = None
+    talker.tokenizer.eos_token = talker.model.generation_config.eos_token_id = None
     with pytest.raises(MmfastError, match="has no end token; set choose=answer"):
         talker.choose("Which?", ("mug", "rug"))
-
-
-def test_scores_of_one_piece_candidates(folders):
-    both = chat(folders["llama"][1]).choose("Which?", ("mug", "rug"))
-    longer = chat(folders["llama"][1]).choose("Which?", ("mug", "rug", "a candle"))
-    assert both.scores == pytest.approx(longer.scores[:2], abs=1e-5)
 
 
 def test_probabilities_that_are_no_numbers_fail(tmp_path):
@@ -283,12 +290,19 @@ def test_missing_weights_name_their_page_and_what_to_do_instead(name):
         assert part in str(error.value)
 
 
-def test_a_model_on_the_hub_needs_safetensors(hub, tmp_path):
+def test_a_model_on_the_hub_needs_safetensors(hub, tmp_path, monkeypatch):
     save_llama(tmp_path / "llama")
     snapshot = cached_on_hub(hub, "org/llama", tmp_path / "llama")
     assert find_model("org/llama", "Use the light encoder").folder == snapshot
     (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
-    with pytest.raises(MmfastError, match=r"'org/llama' has no safetensors on Hugging Face, .*give the folder"):
+    none_there = r"'org/llama' has no safetensors on Hugging Face, .*give the folder"
+    with pytest.raises(MmfastError, match=none_there):
+        find_model("org/llama", "Use the light encoder")
+    (snapshot / "pytorch_model.bin").unlink()  # the config alone is there, and the hub is out of reach
+    with pytest.raises(MmfastError, match=r"no safetensors in the cache .* where https://hug.*/org/llama can be rea"):
+        find_model("org/llama", "Use the light encoder")
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: ["config.json", "consolidated.safetensors"])
+    with pytest.raises(MmfastError, match=none_there):
         find_model("org/llama", "Use the light encoder")
 
 

@@ -81,13 +81,14 @@ def save_llama(folder, seed=0, template=LLAMA2_CHAT, **changes):
     return model
 
 
-def save_parrot(folder, answers, template=LLAMA2_CHAT):
+def save_parrot(folder, answers, template=LLAMA2_CHAT, end=None):
     """Save a LlamaForCausalLM that continues a prompt by its last piece alone: {piece: answer}.
 
     Its layers add nothing to the embeddings, which tell every piece from all others, and its head turns each piece of
-    an answer into the next one, and the last into the end token.
+    an answer into the next one, and the last into the end token: `end`, or the tokenizer's.
     """
     tokenizer = llama_tokenizer(template)
+    end = end or tokenizer.eos_token_id
     from transformers import LlamaConfig, LlamaForCausalLM
 
     width = -(-len(tokenizer) // 8) * 8
@@ -99,9 +100,10 @@ def save_parrot(folder, answers, template=LLAMA2_CHAT):
         model.model.norm.weight.fill_(1)
         model.model.embed_tokens.weight.fill_diagonal_(1)
         for last, answer in answers.items():
-            chain = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            chain = [*tokenizer(answer, add_special_tokens=False)["input_ids"], end]
             for now, then in zip([tokenizer.convert_tokens_to_ids(last), *chain], chain, strict=False):
                 model.lm_head.weight[then, now] = 1
+    model.generation_config.eos_token_id = [end]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model
