@@ -64,7 +64,7 @@ def _load(spec: Spec) -> tuple[nn.Module, Any]:
     if which and path.is_file():
         with loading(spec.name, f"a state dict of {name}", f"'{path}'", "Without it: --image light"):
             state = _read(path)
-            weights = _published_like(path, published, _picture_size(state))
+            weights = _published_like(path, published, _picture_size(state) if name.startswith("vit_") else None)
             # torchvision builds these two for input as others have it only along with its own weights.
             options = {"transform_input": True, "init_weights": False} if name in RENORMALISING else {}
             if name.startswith("vit_"):

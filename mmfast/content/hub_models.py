@@ -66,7 +66,8 @@ def _no_safetensors(model: str, name: str, found: Path, instead: str) -> MmfastE
     from huggingface_hub.utils import filter_repo_objects
 
     try:
-        there = list(filter_repo_objects(list_repo_files(name), allow_patterns=FILES[1], ignore_patterns=list(DOUBLE)))
+        own = [file for file in list_repo_files(name) if "/" not in file]  # patterns reach into folders
+        there = list(filter_repo_objects(own, allow_patterns=FILES[1], ignore_patterns=list(DOUBLE)))
     except Exception:  # out of reach: who fetched another file of weights found no safetensors
         there = not any(found.glob("*.bin"))
     if there:

@@ -276,4 +276,4 @@ def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """
     ends = model.generation_config.eos_token_id
     ends = tokenizer.eos_token_id if ends is None else ends
-    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return sorted(set(ends)) if isinstance(ends, list) else [] if ends is None else [ends]

@@ -298,10 +298,11 @@ def test_a_model_on_the_hub_needs_safetensors(hub, tmp_path, monkeypatch):
     none_there = r"'org/llama' has no safetensors on Hugging Face, .*give the folder"
     with pytest.raises(MmfastError, match=none_there):
         find_model("org/llama", "Use the light encoder")
+    absent = ["consolidated.safetensors", "onnx/model.safetensors"]
     (snapshot / "pytorch_model.bin").unlink()  # the config alone is there, and the hub is out of reach
     with pytest.raises(MmfastError, match=r"no safetensors in the cache .* where https://hug.*/org/llama can be rea"):
         find_model("org/llama", "Use the light encoder")
-    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: ["config.json", "consolidated.safetensors"])
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: ["config.json", *absent])
     with pytest.raises(MmfastError, match=none_there):
         find_model("org/llama", "Use the light encoder")
 
