@@ -86,6 +86,44 @@ class RowTable(nn.Module):
         super()._load_from_state_dict(*args, **options)
 
 
+class _WholeAndParts(torch.autograd.Function):
+    """A table and its parts, whose gradients are written once into one table.
+
+    Split and used whole, a table has zeros for unused parts, their concatenation and its sum with the whole's gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, ...]:
+        ctx.shape, ctx.sizes = table.shape, sizes
+        ctx.set_materialize_grads(False)
+        return table.view_as(table), *table.split(sizes)
+
+    @staticmethod
+    def backward(ctx: Any, whole: torch.Tensor | None, *parts: torch.Tensor | None) -> tuple[torch.Tensor | None, None]:
+        given = [grad for grad in parts if grad is not None]
+        if not given:
+            return whole, None
+        out = given[0].new_empty(ctx.shape)
+        wholes = [None] * len(parts) if whole is None else whole.split(ctx.sizes)
+        for target, *grads in zip(out.split(ctx.sizes), wholes, parts, strict=True):
+            match [grad for grad in grads if grad is not None]:
+                case [first, second]:
+                    torch.add(first, second, out=target)
+                case [only]:
+                    target.copy_(only)
+                case _:
+                    target.zero_()
+        return out, None
+
+
+def whole_and_parts(table: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, ...]:
+    """Return a table [N, D] and its parts of `sizes` rows, for a model that uses both; differentiable once.
+
+    Example: `nodes, users, items = whole_and_parts(self.nodes.all(), [num_users, num_items])`
+    """
+    return _WholeAndParts.apply(table, sizes)
+
+
 def row_tables(module: nn.Module) -> list[RowTable]:
     """Return the tables of a model, for `Adam(..., tables=row_tables(model))`."""
     return [part for part in module.modules() if isinstance(part, RowTable)]

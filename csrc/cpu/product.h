@@ -14,14 +14,14 @@ namespace mmfast {
 template <typename In>
 struct Operands {
   Graph<Sum<In>> graph;
-  const In* in;                   // a row per column of A, or per slot where `sparse_in`
-  int64_t dim;                    // columns of every table
-  const In* base = nullptr;       // a row per row of A, or per slot where `slot`; null: zero
-  const In* extra = nullptr;      // a row per slot; null: zero
-  const int32_t* slot = nullptr;  // node -> row of a compact table, -1 where that row is zero
-  const int64_t* rows = nullptr;  // rows of A to compute; null: all of them
+  const In* in;                      // a row per column of A, or per slot where `in_slot`
+  int64_t dim;                       // columns of every table
+  const int32_t* in_slot = nullptr;  // node -> row of a compact `in`, -1 where that row is zero
+  const In* base = nullptr;          // a row per row of A, or per slot where `slot`; null: zero
+  const In* extra = nullptr;         // a row per slot; null: zero
+  const int32_t* slot = nullptr;     // node -> row of a compact `base` and `extra`
+  const int64_t* rows = nullptr;     // rows of A to compute; null: all of them
   Sum<In> alpha = 1;
-  bool sparse_in = false;
 };
 
 template <typename In, typename Out = In>

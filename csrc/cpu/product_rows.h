@@ -60,7 +60,7 @@ MMFAST_INLINE void gather(const Product<In, Out>& p, int64_t begin, int64_t end,
   }
 }
 
-// The same where most rows of `in` are zero: finds the entries that meet a stored row, then adds those alone.
+// The same where `in` is compact and its other rows are zero: finds the entries that meet a row, then adds those alone.
 template <int V, typename In, typename Out>
 MMFAST_INLINE void gather_sparse(const Product<In, Out>& p, int64_t begin, int64_t end, int64_t column,
                                  typename Simd<Sum<In>>::Vector (&sum)[V]) {
@@ -70,7 +70,7 @@ MMFAST_INLINE void gather_sparse(const Product<In, Out>& p, int64_t begin, int64
     const int64_t stop = end - begin < kChunk ? end : begin + kChunk;
     int64_t count = 0;
     for (; begin < stop; ++begin) {  // without branches: hits are rare and unpredictable
-      const int32_t s = p.slot[p.graph.cols[begin]];
+      const int32_t s = p.in_slot[p.graph.cols[begin]];
       entry[count] = begin;
       slot[count] = s;
       count += s >= 0;
@@ -97,7 +97,7 @@ MMFAST_INLINE void block(const Product<In, Out>& p, int64_t i, int64_t node, int
   constexpr int kLanes = Simd<T>::kLanes;
   const int64_t begin = p.graph.ptr[node], end = p.graph.ptr[node + 1];
   typename Simd<T>::Vector sum[V] = {};
-  if (kKind == Kind::kAny && p.sparse_in) {
+  if (kKind == Kind::kAny && p.in_slot) {
     gather_sparse<V>(p, begin, end, column, sum);
   } else {
     gather<kKind, V>(p, begin, end, limit > end ? limit : end, column, sum);
@@ -124,7 +124,7 @@ MMFAST_INLINE void tail(const Product<In, Out>& p, int64_t i, int64_t node, int6
   for (; column < p.width; ++column) {
     T sum = 0;
     for (int64_t e = p.graph.ptr[node]; e < p.graph.ptr[node + 1]; ++e) {
-      const int64_t row = p.sparse_in ? p.slot[p.graph.cols[e]] : p.graph.cols[e];
+      const int64_t row = p.in_slot ? p.in_slot[p.graph.cols[e]] : p.graph.cols[e];
       if (row >= 0) sum += weight<Kind::kAny>(p.graph, e) * static_cast<T>(p.in[row * p.dim + column]);
     }
     T value = sum * scale;
@@ -137,7 +137,7 @@ MMFAST_INLINE void tail(const Product<In, Out>& p, int64_t i, int64_t node, int6
 // Asks for the first rows of a chosen row; rows that follow each other are met by `gather` itself.
 template <int V, typename In, typename Out>
 MMFAST_INLINE void prefetch_next(const Product<In, Out>& p, int64_t i, int64_t last, int64_t column) {
-  if (p.sparse_in || i + 1 >= last) return;
+  if (p.in_slot || i + 1 >= last) return;
   const int64_t begin = p.graph.ptr[p.rows[i + 1]], end = p.graph.ptr[p.rows[i + 1] + 1];
   const int64_t stop = end - begin < kAhead ? end : begin + kAhead;
   for (int64_t e = begin; e < stop; ++e) prefetch_row<In, V>(p.in + p.graph.cols[e] * p.dim + column);
@@ -161,7 +161,7 @@ template <typename In, typename Out>
 MMFAST_INLINE void wide_blocks(const Product<In, Out>& p, int64_t first, int64_t last, int64_t& column) {
   const Graph<Sum<In>>& graph = p.graph;
   if constexpr (sizeof(In) < sizeof(double)) {  // float64 is for checks, not speed
-    if (!p.rows && !p.slot && !(graph.values && graph.col_scale)) {
+    if (!p.rows && !p.slot && !p.in_slot && !(graph.values && graph.col_scale)) {
       if (graph.values) return blocks<Kind::kValues, 8>(p, first, last, column);
       if (graph.col_scale) return blocks<Kind::kColScale, 8>(p, first, last, column);
       return blocks<Kind::kOnes, 8>(p, first, last, column);

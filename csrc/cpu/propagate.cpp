@@ -10,7 +10,10 @@
 #include <string_view>
 #include <tuple>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
+#include "frontier.h"
 #include "graph.h"
 #include "product.h"
 #include "table.h"
@@ -53,22 +56,43 @@ void multiply_into(at::Tensor& out, const GraphTensors& graph, const Operands<In
   }
 }
 
+// The last layers before the read-out at `rows`, from the last one back: where each is needed, while that is few nodes.
+template <typename T>
+std::vector<Frontier> frontiers_before(const Graph<T>& graph, const int64_t* rows, int64_t count, int64_t num_layers) {
+  std::vector<Frontier> found;
+  while (rows && static_cast<int64_t>(found.size()) < num_layers - 1) {
+    std::optional<Frontier> frontier = columns_of_rows(graph, rows, count);
+    if (!frontier) break;
+    found.push_back(std::move(*frontier));
+    rows = found.back().nodes.data();
+    count = static_cast<int64_t>(found.back().nodes.size());
+  }
+  return found;
+}
+
 // The last `rows` (all where null) of the read-out of x, into `out`.
 template <typename T>
 void forward(const GraphTensors& graph, const at::Tensor& x, const int64_t* rows, int64_t num_layers, Readout readout,
              at::Tensor& out) {
   Operands<T> p{graph.view<Sum<T>>(), x.const_data_ptr<T>(), x.size(1)};
   if (readout != Readout::kLast) p.base = p.in;
+  const std::vector<Frontier> frontiers = frontiers_before(p.graph, rows, out.size(0), num_layers);
+  const int64_t whole = num_layers - 1 - static_cast<int64_t>(frontiers.size());
   at::Tensor tables[2];  // of the layers before the last; the last of them is made only where it is needed
   const bool out_fits = !rows && out.scalar_type() == x.scalar_type();
   for (int64_t layer = 1; layer < num_layers; ++layer) {
+    const Frontier* frontier = layer > whole ? &frontiers[num_layers - 1 - layer] : nullptr;
     at::Tensor& table = tables[layer % 2];
     // The result itself serves as every other table.
-    if (!table.defined()) {
+    if (frontier) {
+      table = empty_table({static_cast<int64_t>(frontier->nodes.size()), x.size(1)}, x.options());
+      p.rows = frontier->nodes.data();
+    } else if (!table.defined()) {
       table = out_fits && (num_layers - layer) % 2 == 0 ? out : empty_table(x.sizes(), x.options());
     }
     multiply_into(table, graph, p, layer == 1);
     p.in = table.const_data_ptr<T>();
+    p.in_slot = frontier ? frontier->slot.data() : nullptr;
   }
   p.rows = rows;
   p.alpha = last_factor<Sum<T>>(readout, num_layers);
@@ -79,18 +103,28 @@ template <typename T>
 void backward(const GraphTensors& graph, const at::Tensor& grad, const T* grad_input, const int32_t* slot,
               int64_t num_layers, Readout readout, at::Tensor& out) {
   Operands<T> p{graph.view<Sum<T>>(), grad.const_data_ptr<T>(), grad.size(1)};
-  p.slot = slot;
+  p.slot = p.in_slot = slot;
   if (readout != Readout::kLast) p.base = p.in;
-  at::Tensor other = num_layers > 1 ? empty_table(out.sizes(), out.options()) : at::Tensor();
-  for (int64_t layer = 1; layer <= num_layers; ++layer) {
-    const bool last = layer == num_layers;
-    at::Tensor& table = (num_layers - layer) % 2 == 0 ? out : other;
-    p.sparse_in = slot && layer == 1;
-    p.extra = last ? grad_input : nullptr;
-    p.alpha = last ? last_factor<Sum<T>>(readout, num_layers) : Sum<T>(1);
+  std::optional<Frontier> frontier, before;  // where a layer and the one before it are not zero
+  at::Tensor tables[2];
+  for (int64_t layer = 1; layer < num_layers; ++layer) {
+    frontier = p.in_slot ? rows_of_columns(p.graph, p.in_slot, p.base != nullptr) : std::nullopt;
+    at::Tensor& table = tables[layer % 2];
+    if (frontier) {
+      table = empty_table({static_cast<int64_t>(frontier->nodes.size()), out.size(1)}, out.options());
+    } else if (!table.defined() || table.sizes() != out.sizes()) {
+      table = (num_layers - layer) % 2 == 0 ? out : empty_table(out.sizes(), out.options());
+    }
+    p.rows = frontier ? frontier->nodes.data() : nullptr;
     multiply_into(table, graph, p, layer == 1);
     p.in = table.const_data_ptr<T>();
+    before = std::move(frontier);
+    p.in_slot = before ? before->slot.data() : nullptr;
   }
+  p.rows = nullptr;
+  p.extra = grad_input;
+  p.alpha = last_factor<Sum<T>>(readout, num_layers);
+  multiply_into(out, graph, p, num_layers == 1);
 }
 
 void check_cpu_table(const at::Tensor& x, const char* op, const char* name) {

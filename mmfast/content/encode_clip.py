@@ -114,18 +114,32 @@ def clip_spec(name: str) -> Spec:
 def clip_identity(name: str) -> str:
     """Return what tells a CLIP model from all others without loading it: its name, or the hash of its files."""
     spec = clip_spec(name)
+    own = _own_weights(spec)
+    if own is None:
+        return f"{spec.rest}, with the activation that the weights were trained with"
+    if own.is_dir():
+        files = [file for file in sorted(own.iterdir()) if file.is_file()]
+        return " ".join(f"{file.name}:{hash_file(file)}" for file in files)
+    beside = own.with_name(CONFIG_FILE)  # it decides activation and preprocessing
+    config = f" {CONFIG_FILE}:{hash_file(beside)}" if beside.is_file() else ""
+    source = spec.rest.partition(":")[0]
+    pictures, _ = _preprocessing(source, _config_beside(own))
+    return f"{source}:{hash_file(own)}{config} pictures:{hash_json(pictures)}"
+
+
+def _own_weights(spec: Spec) -> Path | None:
+    """Return the folder or file of weights here that a name points at; a tag goes before a file called as it."""
+    folder = Path(spec.rest).expanduser()
     source, _, pretrained = spec.rest.partition(":")
-    for path in (Path(spec.rest).expanduser(), Path(pretrained).expanduser()):
-        if path.is_dir() and path.name:
-            files = [file for file in sorted(path.iterdir()) if file.is_file()]
-            return " ".join(f"{file.name}:{hash_file(file)}" for file in files)
-        if path.is_file():
-            beside = path.with_name(CONFIG_FILE)  # it decides activation and preprocessing
-            config = f" {CONFIG_FILE}:{hash_file(beside)}" if beside.is_file() else ""
-            need_package("open_clip", "CLIP features")
-            pictures, _ = _preprocessing(source, _config_beside(path))
-            return f"{source}:{hash_file(path)}{config} pictures:{hash_json(pictures)}"
-    return f"{spec.rest}, with the activation that the weights were trained with"
+    file = Path(pretrained).expanduser()
+    if folder.is_dir():
+        return folder
+    if not file.is_file():
+        return None
+    need_package("open_clip", "CLIP features")
+    from open_clip.pretrained import get_pretrained_cfg
+
+    return None if get_pretrained_cfg(source, pretrained) else file
 
 
 def _load(spec: Spec, instead: str) -> tuple[Any, Any, str, dict[str, Any]]:
@@ -133,24 +147,24 @@ def _load(spec: Spec, instead: str) -> tuple[Any, Any, str, dict[str, Any]]:
     import open_clip
 
     source, pretrained, page, file = _find(spec, instead)
-    own = Path(pretrained).expanduser()
+    own = _own_weights(spec) if pretrained else None  # a file
     with loading(spec.name, file, page, instead), warnings.catch_warnings():
-        beside = _config_beside(own) if own.is_file() else {}
+        beside = _config_beside(own) if own else {}
         quick = bool(pretrained) and _quick_gelu(source, pretrained, beside)
-        pictures, unsure = _preprocessing(source, beside) if own.is_file() else ({}, "")
+        pictures, unsure = _preprocessing(source, beside) if own else ({}, "")
         if unsure and spec.modality == "image":
             warnings.warn(
                 f"'{own}' runs with pictures prepared as for OpenAI's weights, and {unsure}; where these want "
                 f"something else, put their {CONFIG_FILE} beside the file",
                 stacklevel=4,
             )
-        script = own.is_file() and _is_torchscript(own)
+        script = own is not None and _is_torchscript(own)
         if script:
             warnings.filterwarnings("ignore", message=".*(TorchScript archive|torch.jit)")  # advice to open_clip
         # Without require_pretrained, open_clip goes on with random numbers where a folder holds no weights.
         model, _, transform = open_clip.create_model_and_transforms(
             source,
-            pretrained=str(own) if own.is_file() else pretrained or None,
+            pretrained=str(own or pretrained) or None,
             require_pretrained=True,
             force_quick_gelu=quick,
             weights_only=not script,  # torch hands an archive to torch.jit.load, which runs no Python of it either

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmfast.content.weights import HUB, loading, need_hub_file, need_package
+from mmfast.content.weights import HUB, first_line, loading, need_hub_file, need_package
 from mmfast.data.hashing import hash_file, hash_json
 from mmfast.errors import MmfastError
 
@@ -67,13 +67,13 @@ def _no_safetensors(model: str, name: str, found: Path, instead: str) -> MmfastE
 
     try:
         own = [file for file in list_repo_files(name) if "/" not in file]  # patterns reach into folders
-        there = list(filter_repo_objects(own, allow_patterns=FILES[1], ignore_patterns=list(DOUBLE)))
-    except Exception:  # out of reach: who fetched another file of weights found no safetensors
-        there = not any(found.glob("*.bin"))
+        there, why = bool(list(filter_repo_objects(own, allow_patterns=FILES[1], ignore_patterns=list(DOUBLE)))), ""
+    except Exception as error:  # offline, access refused, a server in trouble
+        there, why = True, f" and the hub could not be asked for them ({first_line(error)})"
     if there:
         return MmfastError(
-            f"'{model}' has no safetensors in the cache ('{found}'); run again where {HUB}/{name} can be reached. "
-            f"{instead}"
+            f"'{model}' has no safetensors in the cache ('{found}'){why}; run again where {HUB}/{name} can be read, or "
+            f"save it with save_pretrained and give the folder. {instead}"
         )
     return MmfastError(
         f"'{model}' has no safetensors on Hugging Face, and other files are not fetched; save it with "

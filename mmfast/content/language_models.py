@@ -276,4 +276,5 @@ def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """
     ends = model.generation_config.eos_token_id
     ends = tokenizer.eos_token_id if ends is None else ends
-    return sorted(set(ends)) if isinstance(ends, list) else [] if ends is None else [ends]
+    width = model.config.get_text_config().vocab_size  # a token past the output's width is never said
+    return sorted({end for end in (ends if isinstance(ends, list) else [ends]) if end is not None and end < width})

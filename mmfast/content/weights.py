@@ -69,11 +69,14 @@ def loading(name: str, file: str, page: str, instead: str) -> Iterator[None]:
     except (MmfastError, torch.OutOfMemoryError):  # a full GPU is no matter of the weights
         raise
     except Exception as error:  # each library has error types of its own, network errors among them
-        # What follows the first sentence is advice of the library's, such as to load without its safeguards.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise MmfastError(
-            f"the weights of '{name}' cannot be loaded ({reason}): want {file} from {page}. {instead}"
+            f"the weights of '{name}' cannot be loaded ({first_line(error)}): want {file} from {page}. {instead}"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first sentence of an error: what follows is a library's advice, such as to drop its safeguards."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
 
 
 def _unreachable(address: str) -> str | None:

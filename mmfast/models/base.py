@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mmfast.config import ModelConfig
+from mmfast.embeddings import whole_and_parts
 from mmfast.errors import MmfastError, suggest
 from mmfast.graph import Graph, user_item_pairs
 from mmfast.models.features import FeatureSource, FrozenFeatures, HiddenFeatures, TrainableFeatures
@@ -217,6 +218,10 @@ class Recommender(nn.Module):
     def id_embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the trainable ID tables (users [U, D], items [I, D]), by default the two parts of `self.nodes`."""
         return self.users_and_items(self.nodes.all())
+
+    def nodes_and_parts(self) -> tuple[torch.Tensor, ...]:
+        """Return `self.nodes` [N, D] and its two parts, for a loss that uses it whole and a part of it."""
+        return whole_and_parts(self.nodes.all(), [self.num_users, self.num_items])
 
     def users_and_items(self, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the two parts of a table of all nodes [N, D]: users [U, D], items [I, D]."""

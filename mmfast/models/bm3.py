@@ -67,9 +67,10 @@ class BM3(Recommender):
 
     def vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the vectors before the predictor: users the mean over layers, items that plus their table."""
-        final = self.once("final", lambda: self.graph.propagate(self.nodes.all(), self.config.num_layers))
+        nodes, _, own = self.nodes_and_parts()
+        final = self.once("final", lambda: self.graph.propagate(nodes, self.config.num_layers))
         users, items = self.users_and_items(final)
-        return users, items + self.id_embeddings()[1]
+        return users, items + own
 
     def embed(self, hide: Collection[str] = ()) -> tuple[torch.Tensor, torch.Tensor]:
         """Return predicted vectors (users [U, D], items [I, D]); no feature is in them, so `hide` changes nothing."""

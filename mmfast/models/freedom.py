@@ -113,12 +113,11 @@ class FREEDOM(Recommender):
         user_rows, user = batch.unique_users
         item_rows, pos, neg = batch.unique_items
         rows = torch.cat([user_rows, item_rows + self.num_users])
-        final, _ = self.training_graph.propagate_rows(self.nodes.all(), rows, self.config.num_layers)
+        nodes, _, own = self.nodes_and_parts()
+        final, _ = self.training_graph.propagate_rows(nodes, rows, self.config.num_layers)
         users, items = final.split([len(user_rows), len(item_rows)])
         if graph := self.item_graph(self.masked):
-            items = (
-                items + graph.propagate_rows(self.id_embeddings()[1], item_rows, self.config.num_item_layers, "last")[0]
-            )
+            items = items + graph.propagate_rows(own, item_rows, self.config.num_item_layers, "last")[0]
         terms = {"bpr": bpr_loss(users, items, user, pos, neg, "logsigmoid")}
         for modality, projection in self.projections.items():
             terms[f"bpr_{modality}"] = users.new_zeros(())

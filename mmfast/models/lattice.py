@@ -96,12 +96,12 @@ class LATTICE(Recommender):
 
     def vectors(self, learned: Learned) -> tuple[torch.Tensor, torch.Tensor]:
         """Return final vectors (users [U, D], items [I, D])."""
-        users, items = self.id_embeddings()
+        nodes, users, items = self.nodes_and_parts()
         near = items
         for _ in range(self.config.num_item_layers):
             near = self.smooth(learned, near)
         if self.config.backbone == "lightgcn":
-            final = self.graph.propagate(self.nodes.all(), self.config.num_layers)
+            final = self.graph.propagate(nodes, self.config.num_layers)
             users, items = self.users_and_items(final)
         return users, items + unit(near)
 

@@ -18,6 +18,7 @@ from PIL import Image
 from mmfast.content import weights
 from mmfast.content.blocks import Blocks
 from mmfast.content.encode import BLOCK, EncodedFeatures, decoded_batches
+from mmfast.content.encode_clip import clip_identity
 from mmfast.content.encode_sentence import MINILM, minilm_folder
 from mmfast.content.encoders import EncodeConfig, computed_by, hash_weights, load_encoder, parse_encoder
 from mmfast.content.images import NOTHING_NAMED, find_pictures
@@ -116,6 +117,12 @@ def test_a_named_clip_model_with_a_checkpoint_file(clip_folder, tmp_path):
     by_folder = load_encoder("text", EncodeConfig(model=f"clip:{clip_folder}", device="cpu"))
     np.testing.assert_array_equal(by_file.encode(["a kite"]), by_folder.encode(["a kite"]))
     assert by_file.settings["weights"] == by_folder.settings["weights"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path / "old")
+        patch.setattr("open_clip.pretrained.get_pretrained_cfg", lambda model, tag: {"url": f"https://{model}/{tag}"})
+        shadowed = clip_identity("clip:tiny-clip:weights.pt")  # a tag goes before a file called as it
+        assert shadowed.startswith("tiny-clip:weights.pt, ")
+    assert clip_identity(f"clip:tiny-clip:{tmp_path}/old/weights.pt") != shadowed
     with pytest.raises(MmfastError, match=r"'none.pt' is neither a file nor a tag of tiny-clip. Tags: none"):
         load_encoder("text", EncodeConfig(model="clip:tiny-clip:none.pt"))
     (tmp_path / "old" / "weights.pt").write_bytes(b"cut")
