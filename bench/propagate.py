@@ -132,12 +132,24 @@ def batch_of_layers(name, csr, x, rows, facts):
     others = {other: forward_backward(lambda m=m: by_hand(m), x, rows) for other, m in matrices.items()}
     others["ours, all rows"] = forward_backward(lambda: propagate(csr, csr, x, LAYERS), x, rows)
     ours = forward_backward(lambda: propagate_rows(csr, csr, x, rows, LAYERS)[0], x)
-    index = (csr.num_rows + 1) * 8 + csr.num_entries * 8
-    least = {
-        "least_bytes": 2 * LAYERS * (2 * x.nbytes + index),
-        "least_flops": 4 * LAYERS * csr.num_entries * x.shape[1],
+    reached = reach(csr, rows)
+    row_bytes, entries = x.shape[1] * x.element_size(), sum(number for _, number in reached[:-1])
+    written, read = (sum(nodes for nodes, _ in part) for part in (reached[:-1], reached[1:]))
+    least = {  # forward, and back with a row for every node at the end
+        "least_bytes": 2 * ((written + read) * row_bytes + 8 * (written + entries)) + x.nbytes,
+        "least_flops": 4 * entries * x.shape[1],
     }
     yield measure("propagate", name, f"forward+backward, {LAYERS} layers, a batch", ours, others, **facts, **least)
+
+
+def reach(csr, rows):
+    """Return (nodes, their entries) that each layer is needed at, from the last one to the table itself."""
+    degrees, reached = csr.ptr.diff(), []
+    for _ in range(LAYERS + 1):
+        reached.append((len(rows), int(degrees[rows].sum())))
+        chosen = torch.zeros(csr.num_rows, dtype=torch.bool, device=rows.device).index_fill_(0, rows, True)
+        rows = csr.cols[chosen.repeat_interleave(degrees)].long().unique()
+    return reached
 
 
 def cases(name, options, limit):

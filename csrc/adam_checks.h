@@ -4,8 +4,8 @@
 
 #include <utility>
 
-#include "adam.h"
 #include "check.h"
+#include "replay.h"
 
 namespace mmfast {
 
@@ -27,6 +27,15 @@ inline void check_row_steps(const at::Tensor& row_steps, const at::Tensor& param
   TORCH_CHECK(
       row_steps.is_contiguous() && row_steps.dim() == 2 && row_steps.size(0) == param.size(0) && row_steps.size(1) == 2,
       op, ": row_steps is ", row_steps.sizes(), "; wanted a contiguous [", param.size(0), ", 2]");
+}
+
+// The settings of a table whose rows wait.
+inline AdamSettings checked_waiting(double lr, double beta1, double beta2, double eps, const char* op) {
+  const AdamSettings set{lr, beta1, beta2, eps};
+  TORCH_CHECK(can_wait(set), op, ": beta1 is ", beta1, ", beta2 ", beta2,
+              "; wanted beta1 below sqrt(beta2), or a row that waits moves further at every step; step all rows with "
+              "adam_rows_");
+  return set;
 }
 
 // No row of `rows` (all where null; on the CPU) is made up to a later step than `most`: its steps would be made twice.

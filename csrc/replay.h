@@ -13,7 +13,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "philox.h"
+#include "adam.h"
 
 namespace mmfast {
 
@@ -84,9 +84,16 @@ MMFAST_HOST_DEVICE bool fit_rule(const Atoms& atoms, const Lanes& lanes, int64_t
   return false;
 }
 
-// How many of k steps count: those further on move a row by less than the tolerance of all the others.
-inline int64_t steps_that_count(double beta1, int64_t k, double tolerance) {
-  return static_cast<int64_t>(std::min(static_cast<double>(k), 2 + std::log(tolerance / 2) / std::log(beta1)));
+// Whether a row that waits moves less and less: a step is beta1 / sqrt(beta2) times the one before it.
+inline bool can_wait(const AdamSettings& set) { return set.beta1 == 0 || set.beta1 * set.beta1 < set.beta2; }
+
+// How many of k steps count where rows can wait: those further on move a row by less than the tolerance of all the
+// others, or the products of fit_rule would leave float64, where any eps above 1e-30 is all of their denominators.
+inline int64_t steps_that_count(const AdamSettings& set, int64_t k, double tolerance) {
+  constexpr double kSmallest = 98;  // exp(-7 * 98), a weight times a polynomial's square, is a normal number yet
+  const double ratio = set.beta1 / std::sqrt(set.beta2);
+  const double count = 2 + std::log(tolerance * (1 - ratio) / 2) / std::log(ratio);
+  return static_cast<int64_t>(std::min({static_cast<double>(k), count, kSmallest / -std::log(set.beta1)}));
 }
 
 // Calls emit(rule) for rules that together make the first `count` steps after t >= 1 (lr left out). Where t is small it

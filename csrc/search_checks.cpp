@@ -1,6 +1,9 @@
 // What the searches refuse.
 #include "search_checks.h"
 
+#include <ATen/ops/any.h>
+#include <ATen/ops/isnan.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -40,6 +43,8 @@ void check_known_lists(const at::Tensor& features, const at::Tensor& neighbours,
   check_k(k, features.size(0), include_self, op);
   check_size(similarities, 0, old, op, "similarities");
   check_size(similarities, 1, k, op, "similarities");
+  TORCH_CHECK_VALUE(!similarities.isnan().any().item<bool>(), op,
+                    ": similarities holds NaN, which knn_graph never gives; make the old lists anew");
 }
 
 void check_precision(c10::string_view precision, at::ScalarType type, const char* op) {

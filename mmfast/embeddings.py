@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from mmfast.wide import Linear
 
@@ -99,6 +100,7 @@ class _WholeAndParts(torch.autograd.Function):
         return table.view_as(table), *table.split(sizes)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, whole: torch.Tensor | None, *parts: torch.Tensor | None) -> tuple[torch.Tensor | None, None]:
         given = [grad for grad in parts if grad is not None]
         if not given:

@@ -82,7 +82,7 @@ class Graph(nn.Module):
         readout: str = "mean",
         dtype: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the read-out at `rows` (sorted, unique, [R]) alone, and x[rows]; the last layer visits only them."""
+        """Return the read-out at `rows` (sorted, unique, [R]) alone, and x[rows]; `mmfast.ops.propagate_rows`."""
         return propagate_rows(self.csr, self.transpose, x, rows, num_layers, readout, dtype)
 
     def _operators(self, values: torch.Tensor | None) -> tuple[CSR, CSR]:

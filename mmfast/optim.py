@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops.adam_lazy import adam_catch_up_, adam_lazy_
+from mmfast.ops.adam_lazy import adam_catch_up_, adam_lazy_, can_wait
 from mmfast.ops.adam_rows import adam_rows_
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ class Adam(TableOptimizer, torch.optim.Adam):
     Ids that are sorted and unique, as from `compact_ids`, save the sorting of the gradient. To see that they are, a
     step waits for the device, unless the gradient says that it is coalesced; after `backward()` it does not, for
     autograd makes it anew without that word.
-    weight_decay is the coupled one, and lets no row wait. Parameters without a gradient are left alone. The state is
-    that of torch.optim.Adam and loads into it.
+    weight_decay is the coupled one; it lets no row wait, and neither do betas with beta1 >= sqrt(beta2). Parameters
+    without a gradient are left alone. The state is that of torch.optim.Adam and loads into it.
 
     Example: `optimizer = Adam(model.parameters(), lr=1e-3, tables=row_tables(model))`
     """
@@ -174,7 +174,8 @@ class Adam(TableOptimizer, torch.optim.Adam):
         settings = {"lr": float(group["lr"]), "eps": group["eps"]}
         settings["beta1"], settings["beta2"] = group["betas"]
         table = self._tables.get(param)
-        if table is not None and param.numel() >= LAZY_NUMBERS and not group["weight_decay"]:
+        waits = param.numel() >= LAZY_NUMBERS and not group["weight_decay"] and can_wait(*group["betas"])
+        if table is not None and waits:
             if table.waiting is None:
                 table.waiting = WaitingRows(state)
             table.waiting.step_rows(param, rows, grad, settings)

@@ -36,3 +36,11 @@ def test_a_gradient_given_is_not_written_to():
     torch.autograd.backward([whole, last], grads)
     assert grads[0].eq(1).all() and grads[1].eq(1).all()
     assert table.grad.tolist() == [[1, 1]] * 3 + [[2, 2]] * 2
+
+
+def test_second_derivatives_are_refused():
+    table = torch.randn(5, 2, requires_grad=True)
+    whole, first, _ = whole_and_parts(table, [3, 2])
+    (grad,) = torch.autograd.grad((whole**2).sum() + (first**3).sum(), table, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()

@@ -92,8 +92,9 @@ def test_a_learning_rate_that_changes_holds_from_then_on():
     assert_current(table.all(), dense(steps=50, lr=decayed))
 
 
-def test_weight_decay_lets_no_row_wait():
-    table, optimizer = lazy(weight_decay=0.1)
+@pytest.mark.parametrize("options", [{"weight_decay": 0.1}, {"betas": (0.95, 0.9)}])
+def test_weight_decay_and_betas_that_let_no_row_wait(options):
+    table, optimizer = lazy(**options)
     train(table, optimizer, 5)
     before = table.parameter.clone()
     assert table.waiting is None and torch.equal(table.all(), before)

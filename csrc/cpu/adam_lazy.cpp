@@ -136,7 +136,7 @@ Plans make_plans(const std::vector<Job>& jobs, const AdamSettings& set, int64_t 
   for (size_t i = 0; i < plans.since.size(); ++i) {
     const int64_t t = plans.since[i];
     const ReplayAtoms atoms{decay1.data(), decay2.data(), bias1.data(), bias2.data(), t - first};
-    for_rules(atoms, OneLane(), steps_that_count(set.beta1, step - t, tolerance), tolerance,
+    for_rules(atoms, OneLane(), steps_that_count(set, step - t, tolerance), tolerance,
               [&](const ReplayRule& rule) { plans.rules[i].push_back(rule); });
   }
   return plans;
@@ -221,7 +221,7 @@ void adam_catch_up(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_s
   const int64_t* r = rows ? ids.const_data_ptr<int64_t>() : nullptr;
   const int64_t count = rows ? ids.numel() : param.size(0);
   check_made(row_steps.const_data_ptr<int32_t>(), r, count, last, last, op);
-  const AdamSettings set{lr, beta1, beta2, eps};
+  const AdamSettings set = checked_waiting(lr, beta1, beta2, eps, op);
   if (param.scalar_type() == at::kFloat) {
     catch_up(table_of<float>(param, exp_avg, exp_avg_sq, row_steps), r, count, set, last);
   } else {
@@ -240,7 +240,7 @@ void adam_lazy(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq, a
   const at::Tensor ids = checked_rows(rows, param.size(0), op, "coalesce the gradient"), dense = grad.contiguous();
   const int64_t* r = ids.const_data_ptr<int64_t>();
   check_made(row_steps.const_data_ptr<int32_t>(), r, ids.numel(), number - 1, number, op);
-  const AdamSettings set{lr, beta1, beta2, eps};
+  const AdamSettings set = checked_waiting(lr, beta1, beta2, eps, op);
   if (param.scalar_type() == at::kFloat) {
     step_rows(table_of<float>(param, exp_avg, exp_avg_sq, row_steps), r, ids.numel(), dense.const_data_ptr<float>(),
               set, number);

@@ -60,7 +60,7 @@ void multiply_into(at::Tensor& out, const GraphTensors& graph, const Operands<In
 template <typename T>
 std::vector<Frontier> frontiers_before(const Graph<T>& graph, const int64_t* rows, int64_t count, int64_t num_layers) {
   std::vector<Frontier> found;
-  while (rows && static_cast<int64_t>(found.size()) < num_layers - 1) {
+  for (int64_t layer = num_layers - 1; layer > 0; --layer) {
     std::optional<Frontier> frontier = columns_of_rows(graph, rows, count);
     if (!frontier) break;
     found.push_back(std::move(*frontier));
@@ -76,7 +76,12 @@ void forward(const GraphTensors& graph, const at::Tensor& x, const int64_t* rows
              at::Tensor& out) {
   Operands<T> p{graph.view<Sum<T>>(), x.const_data_ptr<T>(), x.size(1)};
   if (readout != Readout::kLast) p.base = p.in;
-  const std::vector<Frontier> frontiers = frontiers_before(p.graph, rows, out.size(0), num_layers);
+  std::vector<Frontier> frontiers;
+  const bool checked = rows && num_layers > 1;  // all columns, also those of nodes that this batch does not reach
+  if (checked) {
+    if (!columns_fit(p.graph.cols, graph.num_entries(), p.graph.num_cols)) graph.refuse_columns();
+    frontiers = frontiers_before(p.graph, rows, out.size(0), num_layers);
+  }
   const int64_t whole = num_layers - 1 - static_cast<int64_t>(frontiers.size());
   at::Tensor tables[2];  // of the layers before the last; the last of them is made only where it is needed
   const bool out_fits = !rows && out.scalar_type() == x.scalar_type();
@@ -90,7 +95,7 @@ void forward(const GraphTensors& graph, const at::Tensor& x, const int64_t* rows
     } else if (!table.defined()) {
       table = out_fits && (num_layers - layer) % 2 == 0 ? out : empty_table(x.sizes(), x.options());
     }
-    multiply_into(table, graph, p, layer == 1);
+    multiply_into(table, graph, p, layer == 1 && !checked);
     p.in = table.const_data_ptr<T>();
     p.in_slot = frontier ? frontier->slot.data() : nullptr;
   }

@@ -2,9 +2,11 @@
 // x86 level and chosen when the library is loaded. Elsewhere (clang, aarch64), and under a sanitizer, which finds in
 // one build what it finds in three, they are built once for the target's own level.
 #pragma once
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define MMFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define MMFAST_WIDE __attribute__((target("arch=x86-64-v4")))
+#endif
+#if defined(MMFAST_WIDE) && !defined(__SANITIZE_ADDRESS__)
+#define MMFAST_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define MMFAST_CLONES
 #endif

@@ -74,7 +74,7 @@ void adam_catch_up_op(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_av
   }
   const int64_t* r = rows ? ids.const_data_ptr<int64_t>() : nullptr;
   const int64_t count = rows ? ids.numel() : param.size(0);
-  const AdamSettings set{lr, beta1, beta2, eps};
+  const AdamSettings set = checked_waiting(lr, beta1, beta2, eps, op);
   if (count == 0) return;  // an empty list has no address, which would stand for all rows
   state.check_steps(rows ? &ids : nullptr, step, 0, op, scope.stream());
   const StepNumber last{step.const_data_ptr<int64_t>(), 0};
@@ -95,7 +95,7 @@ void adam_lazy_op(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq
   if (ids.numel() == 0) return;
   state.check_steps(&ids, step, 1, op, scope.stream());
   const auto* number = step.const_data_ptr<int64_t>();
-  const AdamSettings set{lr, beta1, beta2, eps};
+  const AdamSettings set = checked_waiting(lr, beta1, beta2, eps, op);
   const auto run = [&]<typename T>(T) {
     const int64_t* r = ids.const_data_ptr<int64_t>();
     catch_up<T>(state, r, ids.numel(), set, {number, 1}, scope.stream());

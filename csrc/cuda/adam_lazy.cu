@@ -180,7 +180,7 @@ __global__ void step_kernel(LazyTable<T> table, const int64_t* rows, int64_t cou
 // The most steps of a row that count.
 template <typename T>
 int64_t most_steps(const AdamSettings& set) {
-  return set.lr == 0 || set.beta1 == 0 ? 0 : steps_that_count(set.beta1, kMostSteps, kRuleError<T>);
+  return set.lr == 0 || set.beta1 == 0 ? 0 : steps_that_count(set, kMostSteps, kRuleError<T>);
 }
 
 // The step from which on both bias corrections are 1 up to rounding.

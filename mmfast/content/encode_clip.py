@@ -134,7 +134,7 @@ def _own_weights(spec: Spec) -> Path | None:
     file = Path(pretrained).expanduser()
     if folder.is_dir():
         return folder
-    if not file.is_file():
+    if source == "hf-hub" or not file.is_file():
         return None
     need_package("open_clip", "CLIP features")
     from open_clip.pretrained import get_pretrained_cfg

@@ -79,10 +79,12 @@ def call_native(op: str, *arguments: Any) -> Any:
 
 
 def check_whole(op: str, **numbers: Any) -> None:
-    """Raise MmfastError naming the first of the numbers that is not a whole one."""
+    """Raise MmfastError naming the first of the numbers that is not a whole one of 64 bits."""
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, (int, np.integer, torch.SymInt)):
             raise MmfastError(f"{op}: {name} is {number!r}; wanted a whole number")
+        if not isinstance(number, torch.SymInt) and abs(number) >= 2**63:
+            raise MmfastError(f"{op}: {name} is {number}; wanted a number of 64 bits")
 
 
 def absence(op: str, device: str) -> str:

@@ -53,9 +53,9 @@ def adam_catch_up_(
     param, exp_avg, exp_avg_sq: float [N, F], contiguous. row_steps: int32 [N, 2], the step up to which a row's
     parameters (column 0) and moments (column 1) are made; 0 in column 1 where the moments are zero since the start.
     lr and the rest hold for all missed steps: catch up before changing them. There is no weight decay, which would
-    move the rows that wait. step: in a captured graph a tensor, one int64 on the table's device that the graph counts
-    up, for an int would stay that of the capture. Raises MmfastError for arguments that do not fit together and for a
-    row that is made up to a later step already.
+    move the rows that wait, and beta1 is below sqrt(beta2): see `can_wait`. step: in a captured graph a tensor, one
+    int64 on the table's device that the graph counts up, for an int would stay that of the capture. Raises MmfastError
+    for arguments that do not fit together and for a row that is made up to a later step already.
 
     Example: `adam_catch_up_(table, m, v, row_steps, batch_rows, lr=1e-3, step=steps_made)`
     """
@@ -103,14 +103,24 @@ def adam_lazy_(
         _step_reference(table, rows, grad, settings, step_number("adam_lazy_", step, 1))
 
 
+def can_wait(beta1: float, beta2: float) -> bool:
+    """Return whether rows may wait under these betas: without a gradient a step is beta1 / sqrt(beta2) times the last.
+
+    From 1 on each step moves a row further than the one before it, and there is no sum to make up.
+    """
+    return beta1 == 0 or beta1 * beta1 < beta2
+
+
 def _catch_up_reference(table: _Table, rows: torch.Tensor | None, settings: _Settings, step: int) -> None:
     """Do what `adam_catch_up_` does, in plain PyTorch, one missed step after another."""
     (param, exp_avg, exp_avg_sq, row_steps), (lr, beta1, beta2, eps, _) = table, settings
     whole = rows is None
     rows = torch.arange(param.shape[0], device=param.device) if whole else rows.unique()
     _check_made("adam_catch_up_", row_steps, rows, step, step)
-    rows = rows[row_steps[rows, 1] > 0]
-    made, moments = row_steps[rows].unbind(1)
+    made = row_steps[rows, 0]
+    row_steps[rows, 0] = step
+    started = row_steps[rows, 1] > 0
+    rows, made, moments = rows[started], made[started], row_steps[rows[started], 1]
     for missed in range(int(made.min()) + 1 if rows.numel() else step + 1, step + 1):
         late, older = rows[made < missed], (missed - moments[made < missed]).to(param.dtype)[:, None]
         m, v = exp_avg[late] * beta1**older, exp_avg_sq[late] * beta2**older
@@ -121,7 +131,6 @@ def _catch_up_reference(table: _Table, rows: torch.Tensor | None, settings: _Set
         exp_avg[rows] *= beta1**older
         exp_avg_sq[rows] *= beta2**older
         row_steps[rows, 1] = step
-    row_steps[rows, 0] = step
 
 
 def _step_reference(table: _Table, rows: torch.Tensor, grad: torch.Tensor, settings: _Settings, step: int) -> None:
@@ -147,6 +156,11 @@ def _check_made(op: str, row_steps: torch.Tensor, rows: torch.Tensor, most: int,
 def _check(op: str, table: _Table, rows: torch.Tensor | None, settings: _Settings) -> None:
     param, _, _, row_steps = table
     check_settings(op, *settings[:4])
+    if not can_wait(settings.beta1, settings.beta2):
+        raise MmfastError(
+            f"{op}: beta1 is {settings.beta1}, beta2 {settings.beta2}; wanted beta1 below sqrt(beta2), or a row that "
+            "waits moves further at every step; step all rows with adam_rows_"
+        )
     for name, tensor in zip(_Table._fields[:3], table[:3], strict=True):
         if param.dim() != 2 or tensor.shape != param.shape or tensor.dtype != param.dtype:
             raise MmfastError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._backend import call_native, check_whole, native, register
 
 
 def compact_ids(ids: torch.Tensor, num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,6 +18,7 @@ def compact_ids(ids: torch.Tensor, num_rows: int) -> tuple[torch.Tensor, torch.T
     """
     if ids.dtype != torch.int64:
         raise MmfastError(f"compact_ids: ids is {ids.dtype}; wanted int64")
+    check_whole("compact_ids", num_rows=num_rows)
     if num_rows < 0:
         raise MmfastError(f"compact_ids: num_rows is {num_rows}; wanted 0 or more")
     if ids.is_meta:

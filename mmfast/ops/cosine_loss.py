@@ -18,15 +18,15 @@ def cosine_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
     x, y: float [B, D] of one dtype; half precision, as under autocast, is computed in float32. Lengths are held above
     1e-8. BUIR's 2 - 2 cos is twice this; detach the target's side.
-    Raises MmfastError for an empty batch or shapes that differ.
+    Raises MmfastError for empty tables or shapes that differ.
 
     Example: `loss = cosine_loss(predict(users), items.detach()) + cosine_loss(predict(items), users.detach())`
     """
     x, y = (t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for t in (x, y))
-    if x.dim() != 2 or x.shape != y.shape or x.dtype != y.dtype or x.shape[0] == 0:
+    if x.dim() != 2 or x.shape != y.shape or x.dtype != y.dtype or 0 in x.shape:
         raise MmfastError(
             f"cosine_loss: x is {x.dtype} {list(x.shape)}, y is {y.dtype} {list(y.shape)}; "
-            "wanted one dtype and one shape [B, D] with B above zero"
+            "wanted one dtype and one shape [B, D] with B and D above zero"
         )
     if not native("cosine_loss", x):
         return batch_mean(cosine_loss_reference(x, y))

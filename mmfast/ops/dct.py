@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._backend import call_native, check_whole, native, register
 
 
 def dct(x: torch.Tensor, axes: int = 1) -> torch.Tensor:
@@ -53,6 +53,7 @@ def _cosines(size: int, device: torch.device) -> torch.Tensor:
 
 def _transform(x: torch.Tensor, axes: int, inverse: bool) -> torch.Tensor:
     name = "idct" if inverse else "dct"
+    check_whole(name, axes=axes)
     if axes not in (1, 2):
         raise MmfastError(f"{name}: axes is {axes}; choose 1 (the last axis) or 2 (the last two)")
     if x.dim() < axes or not x.is_floating_point():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, native, register
+from mmfast.ops._backend import call_native, check_whole, native, register
 from mmfast.ops.knn_graph import BLOCK_BYTES, checked_features, knn_graph, similarity_matrix, similarity_type
 
 
@@ -40,8 +40,7 @@ def knn_threshold(
     _check_eta("knn_threshold", eta)
     if features.is_meta:
         raise MmfastError("knn_threshold: the number of edges depends on the rows, which a meta tensor does not hold")
-    if cap is not None and cap < 1:
-        raise MmfastError(f"knn_threshold: cap={cap}; choose 1 or more neighbours, or None for all")
+    _check_limits(cap, max_edges)
     whole = cap is None or cap >= features.shape[0] - 1
     if whole or (max_edges is not None and cap * features.shape[0] > max_edges):
         counts = knn_count(features, eta, metric, block_bytes)
@@ -98,6 +97,12 @@ def _offsets(counts: Tensor) -> Tensor:
 def _check_eta(op: str, eta: float) -> None:
     if math.isnan(eta):
         raise MmfastError(f"{op}: eta is NaN, which no similarity is above or below; choose a number")
+
+
+def _check_limits(cap: int | None, max_edges: int | None) -> None:
+    check_whole("knn_threshold", cap=1 if cap is None else cap, max_edges=1 if max_edges is None else max_edges)
+    if cap is not None and cap < 1:
+        raise MmfastError(f"knn_threshold: cap={cap}; choose 1 or more neighbours, or None for all")
 
 
 def _check_edges(num_edges: int, eta: float, max_edges: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mmfast.errors import MmfastError
-from mmfast.ops._backend import call_native, check_devices, native, register
+from mmfast.ops._backend import call_native, check_devices, check_whole, native, register
 from mmfast.ops._slopes import register_gradient
 from mmfast.ops.csr import CSR
 
@@ -57,8 +57,9 @@ def propagate_rows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the rows `rows` of `propagate(...)` and of x itself, each [R, D]: what the loss of one batch needs.
 
-    rows: int64 [R], sorted and unique, as from `compact_ids`. The last layer is computed at these rows only, and the
-    gradient starts from them without a table of zeros; where csr.values needs a gradient, all rows are computed. An
+    rows: int64 [R], sorted and unique, as from `compact_ids`. The last layer is computed at these rows only, on a
+    CPU those before it where few nodes are reached, and the gradient starts from the rows without a table of zeros;
+    where csr.values needs a gradient, all rows are computed. An
     operator that is not square gives no rows of x: the second table is empty. The other arguments and errors are those
     of `propagate`.
     """
@@ -138,6 +139,7 @@ def _check(
 ) -> None:
     if readout not in READOUTS:
         raise MmfastError(f"{op}: readout is '{readout}'; choose one of {', '.join(READOUTS)}")
+    check_whole(op, num_layers=num_layers)
     if num_layers < 0:
         raise MmfastError(f"{op}: num_layers is {num_layers}; choose 0 or more")
     if x.dtype not in DTYPES:

@@ -44,6 +44,7 @@ def sample_triples(
     Example: `users, left, right = sample_triples(torch.arange(num_users), num_items, 5000, 1, seed, step)`
     """
     _check("sample_triples", users, num_entries, num_draws, seed, first_draw)
+    check_whole("sample_triples", num_items=num_items)
     if not 0 < num_items < 2**32 - 1:
         raise MmfastError(f"sample_triples: num_items={num_items}; wanted 1 to 2**32 - 2")
     if not native("sample_triples", users):

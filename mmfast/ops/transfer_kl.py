@@ -36,7 +36,11 @@ def transfer_kl(
     Example: `loss = transfer_kl(id_users[u], id_items[i], [linear["image"](image), linear["text"](text)])`
     """
     check_devices("transfer_kl", (users, items, content))
-    content = content if isinstance(content, torch.Tensor) else torch.stack(tuple(content)) if content else None
+    if not isinstance(content, torch.Tensor):
+        if any(features.shape != content[0].shape for features in content):
+            shapes = [list(features.shape) for features in content]
+            raise MmfastError(f"transfer_kl: content has the shapes {shapes}; wanted one, [B, D]")
+        content = torch.stack(tuple(content)) if content else None
     users, items, content = (_full(t) for t in (users, items, content))
     _check(users, items, content, temperature, reduction)
     users, items = users.detach() if detach_user else users, items.detach()

@@ -67,7 +67,7 @@ def test_200_steps_and_a_flush_equal_dense_adam(touched, scale):
             torch.testing.assert_close(ours.double(), want, rtol=wanted, atol=room)
 
 
-@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.999), (0.95, 0.9), (0.5, 0.5), (0.99, 0.9999)])
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.999), (0.0, 0.0), (0.94, 0.9), (0.5, 0.5), (0.99, 0.9999)])
 def test_other_settings(betas):
     options = {"beta1": betas[0], "beta2": betas[1], "eps": 1e-3}
     steps = list(gradients(23, 7, 2, 120))
@@ -94,7 +94,36 @@ def test_missed_steps_are_a_sum_that_the_rules_give(made, missed):
     assert (moved[2] / moved[0] - 1).abs().max() < 5e-7
 
 
-@pytest.mark.parametrize("betas", [(0.9, 0.999999), (0.99999, 0.9999)])
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.9), (0.94, 0.9), (0.9, 0.82), (0.5, 0.3), (0.03, 1e-3)])
+@pytest.mark.parametrize("missed", [991, 3991])
+def test_many_missed_steps_of_other_betas(betas, missed):
+    steps = [(torch.arange(5), start(5, 3, torch.float64, seed=2)[0])]
+    made = []
+    for backend, dtype in (("reference", torch.float64), ("native", torch.float64), ("native", torch.float32)):
+        with use_backend(backend):
+            state = lazily(start(5, 3, dtype), steps, beta1=betas[0], beta2=betas[1])
+            state[0].zero_()  # of the movement alone every digit is seen
+            adam_catch_up_(*state, **OPTIONS | {"beta1": betas[0], "beta2": betas[1], "step": 1 + missed})
+        made.append([part.double() for part in (state[0], state[3])])
+    for (moved, row_steps), room in zip(made[1:], (1e-12, 1e-6), strict=True):
+        assert float((moved - made[0][0]).abs().max()) <= room * float(made[0][0].abs().max())
+        assert torch.equal(row_steps, made[0][1])
+
+
+@pytest.mark.parametrize("betas", [(0.95, 0.9), (0.9, 0.81), (0.99, 0.98), (0.9, 0.0)])
+def test_rows_do_not_wait_where_each_step_is_further_than_the_last(betas):
+    table = start(4, 3, torch.float64)
+    message = rf"beta1 is {betas[0]}, beta2 .*; wanted beta1 below sqrt\(beta2\)"
+    options = {"beta1": betas[0], "beta2": betas[1]}
+    with pytest.raises(MmfastError, match=message):
+        adam_catch_up_(*table, **OPTIONS | options, step=1)
+    with pytest.raises(MmfastError, match=message):
+        adam_lazy_(*table, torch.tensor([1]), torch.ones(1, 3, dtype=torch.float64), **OPTIONS | options, step=1)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.mmfast.adam_catch_up_(*table, None, 0.1, *betas, 1e-8, torch.tensor(1))
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999999), (0.9999, 0.99985)])
 @pytest.mark.parametrize("made", [100_000, 131_000, 500_000])
 def test_betas_next_to_one_after_many_steps(betas, made):
     results = []

@@ -40,6 +40,8 @@ def test_no_rows():
         (torch.tensor([-1, 2]), 10, "from -1 to 2; wanted 0 to 9"),
         (torch.tensor([1], dtype=torch.int32), 10, "ids is torch.int32; wanted int64"),
         (torch.tensor([1]), -1, "num_rows is -1; wanted 0 or more"),
+        (torch.tensor([1]), 5.0, "num_rows is 5.0; wanted a whole number"),
+        (torch.tensor([1]), 2**70, f"num_rows is {2**70}; wanted a number of 64 bits"),
         (torch.tensor([1], device="meta"), 2, "number of rows depends on the ids, which a meta tensor does not hold"),
     ],
 )

@@ -158,6 +158,7 @@ def test_opcheck_and_one_compiled_graph():
     ("message", "arguments"),
     [
         ("dct: axes is 3; choose 1", (torch.ones(2, 2), 3)),
+        ("dct: axes is 1.0; wanted a whole number", (torch.ones(2, 2), 1.0)),
         (r"the input is torch.int64 \[2\]; wanted floats", (torch.ones(2, dtype=torch.int64),)),
         (r"the input is torch.float32 \[2\]; wanted floats with at least 2 axes", (torch.ones(2), 2)),
         (r"the input is torch.complex64 \[2\]; wanted floats", (torch.ones(2, dtype=torch.complex64),)),

@@ -269,6 +269,7 @@ def test_update_breaks_ties_by_id_and_leaves_old_pairs_alone():
         ({"include_self": False}, "row 0 of neighbours holds the row itself"),
         ({"neighbours": torch.full((3, 3), -1).int()}, "row 0 of neighbours does not hold the row itself"),
         ({"neighbours": torch.zeros(3, 3).long()}, "neighbours is Long; wanted Int"),
+        ({"similarities": torch.full((3, 3), torch.nan)}, "similarities holds NaN"),
         ({"similarities": torch.zeros(3, 3).double()}, "similarities is Double; wanted Float"),
     ],
 )

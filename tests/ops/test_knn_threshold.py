@@ -90,6 +90,7 @@ def test_any_number_of_threads(dtype):
     ("arguments", "message"),
     [
         ({"cap": 0}, "cap=0; choose 1 or more neighbours, or None for all"),
+        ({"cap": 2.5}, "knn_threshold: cap is 2.5; wanted a whole number"),
         ({"metric": "dot"}, "metric='dot' is unknown"),
         ({"eta": float("nan")}, "knn_threshold: eta is NaN, which no similarity is above or below; choose a number"),
         ({"features": torch.ones(3, 2, device="meta")}, "number of edges depends on the rows, which a meta tensor"),

@@ -37,8 +37,10 @@ def test_cosine_loss_of_short_rows():
 
 
 def test_cosine_loss_messages():
-    with pytest.raises(MmfastError, match="with B above zero"):
+    with pytest.raises(MmfastError, match="with B and D above zero"):
         cosine_loss(random(0, 3), random(0, 3))
+    with pytest.raises(MmfastError, match="with B and D above zero"):
+        cosine_loss(random(3, 0), random(3, 0))
     with pytest.raises(MmfastError, match="wanted one dtype and one shape"):
         cosine_loss(random(2, 3), random(2, 4))
 

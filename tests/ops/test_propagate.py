@@ -173,6 +173,7 @@ def bad_arguments():
     x = table(5, 3)
     yield "readout is 'best'; choose one of mean, sum, last", (csr, transpose, x, 2, "best")
     yield "num_layers is -1; choose 0 or more", (csr, transpose, x, -1)
+    yield "num_layers is 2.0; wanted a whole number", (csr, transpose, x, 2.0)
     yield r"x is \[4, 3\]; wanted \[5, D\], a row for every column", (csr, transpose, x[:4], 2)
     yield "pass its transpose", (csr, operator(5, 8)[1], x, 2)
     yield "give both their values, or neither", (csr, transpose._replace(values=None), x, 2)

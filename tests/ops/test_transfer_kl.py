@@ -85,6 +85,7 @@ def bad_arguments():
     yield "temperature is 0; choose", (users, items, content, 0)
     yield "wanted one dtype and one shape", (users, items[1:], content)
     yield "wanted one dtype and one shape", (users, items, content.float())
+    yield r"content has the shapes \[\[.*wanted one, \[B, D\]", (users, items, [items, items[1:]])
     yield "content holds 9 modalities; wanted 1 to 8", (users, items, [items] * 9)
 
 
