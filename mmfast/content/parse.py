@@ -146,8 +146,18 @@ def pipeline_identity(nlp: Language) -> str:
 
 
 def relation_names(nlp: Language) -> tuple[str, ...]:
-    """Return all relations that `relation_of` can give for a pipeline; "" first, for words without one."""
+    """Return the names of all relations of a pipeline, before and after `relation_of`; "" first, for words without."""
     return ("", *sorted({*nlp.get_pipe("parser").labels, *UNIVERSAL.values(), "pobj", "dep", "ROOT"}))
+
+
+def possible_relations(relations: Sequence[str]) -> tuple[str, ...]:
+    """Return the relations that words can have, of `relation_names`: without the Universal ones that are renamed.
+
+    >>> possible_relations(("", "dobj", "nsubj", "obj"))
+    ('', 'dobj', 'nsubj')
+    """
+    renamed = {label for label, name in UNIVERSAL.items() if label != name} if "obj" in relations else set()
+    return tuple(name for name in relations if name not in renamed)
 
 
 def relation_of(token: Token, universal: bool) -> str:
