@@ -76,6 +76,7 @@ class WholeEncoder(Protocol):
     """An encoder that looks at all items at once and has no `transform`; `missing` are positions it could not use."""
 
     name: str
+    dim: int
     settings: dict[str, Any]
     missing: np.ndarray
 
