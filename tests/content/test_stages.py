@@ -160,6 +160,21 @@ def test_failures_of_labels_name_their_items(shop, parser, capsys):
     assert "the last one (item 'B00" in capsys.readouterr().err
 
 
+def test_texts_that_were_cut_for_the_model_are_told(shop, parser, capsys):
+    folder, _ = shop
+    long = "The lamp holds a mug. " * 10
+    with_items(folder, pl.when(pl.int_range(pl.len()) < 3).then(pl.lit(long)).otherwise(pl.lit("A mug.")).alias("text"))
+    with ChatServer([say("lamp")]) as server:
+        own = {"by": "endpoint", "endpoint.url": server.url, "endpoint.model": "m", "text_limit": "150"}
+        own |= {"least_labelled": "0"}
+        pairs = [f"{name}={value}" for name, value in own.items()]
+        assert main(["features", "label", str(folder), "--parser", str(parser), "--quiet", *pairs]) == 0
+        assert "\ntexts longer than text_limit, cut for the model: 3\n" in capsys.readouterr().out
+        pairs = [f"labels.{pair}" for pair in pairs] + [f"objects.parse.pipeline={parser}"]
+        assert main(["targetmr", "label", str(folder), *pairs, "--quiet"]) == 0
+        assert "\ntexts longer than text_limit, cut for the model: 3\n" in capsys.readouterr().out
+
+
 def test_without_packages_stages_say_what_to_install_and_status_works(shop, monkeypatch, capsys):
     folder, photos = (str(path) for path in shop)
     monkeypatch.setattr("mmfast.content.weights.importlib.util.find_spec", lambda name: None)
