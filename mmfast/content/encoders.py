@@ -29,9 +29,10 @@ PRESETS = {
     ("text", "stsb-roberta-large"): "sentence:sentence-transformers/stsb-roberta-large",
     ("text", "e5-mistral"): "last-token:e5-mistral-7b-instruct",
 }
+_CLIP = "clip[:MODEL:TAG_OR_FILE], clip:FOLDER, clip:hf-hub:NAME"
 FORMS = {
-    "image": "light, clip[:MODEL:TAG_OR_FILE], clip:FOLDER, torchvision:MODEL[:WEIGHTS_OR_FILE], amazon-cnn:FILE.b",
-    "text": "light, clip[:MODEL:TAG_OR_FILE], clip:FOLDER, sentence:NAME_OR_FOLDER, last-token:NAME_OR_FOLDER",
+    "image": f"light, {_CLIP}, torchvision:MODEL[:WEIGHTS_OR_FILE], amazon-cnn:FILE.b",
+    "text": f"light, {_CLIP}, sentence:NAME_OR_FOLDER, last-token:NAME_OR_FOLDER",
 }
 
 

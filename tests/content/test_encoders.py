@@ -56,7 +56,8 @@ def test_presets_and_forms():
     assert parse_encoder("text", "stsb-roberta-large").rest == "sentence-transformers/stsb-roberta-large"
     assert parse_encoder("image", "light").name == "light"
     with pytest.raises(
-        MmfastError, match=r"image encoder 'clpi' is unknown\. Did you mean 'clip'\?.*torchvision:MODEL"
+        MmfastError,
+        match=r"image encoder 'clpi' is unknown\. Did you mean 'clip'\?.*clip:hf-hub:NAME, torch",
     ):
         parse_encoder("image", "clpi")
     with pytest.raises(MmfastError, match="image encoder 'minilm' is unknown"):

@@ -10,6 +10,7 @@ import pytest
 
 from mmfast import features
 from mmfast.cli import main
+from mmfast.content.encoders import FORMS, PRESETS
 from mmfast.content.masks import Masks
 from mmfast.content.text_objects import TextObjects
 from mmfast.data.demo import demo_folder
@@ -30,6 +31,15 @@ def test_every_stage_has_help_with_examples(stage, capsys):
     with pytest.raises(SystemExit):
         main(["help", "features", stage])
     assert capsys.readouterr().out == text
+
+
+def test_help_names_every_form_of_encoder(capsys):
+    with pytest.raises(SystemExit):
+        main(["features", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    forms = [form.partition("[")[0] for kind in FORMS.values() for form in kind.split(", ")]
+    assert "last-token:NAME_OR_FOLDER" in forms and "clip:hf-hub:NAME" in forms
+    assert [form for form in {*forms, *(preset for _, preset in PRESETS)} if form not in text] == []
 
 
 def test_one_command_finds_objects_masks_and_features(parser, tmp_path, capsys):
