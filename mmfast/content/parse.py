@@ -16,7 +16,7 @@ from mmfast.content.blocks import Blocks
 from mmfast.content.bpe import clean_text
 from mmfast.content.progress import Meter
 from mmfast.content.store import Store, content_key
-from mmfast.content.weights import need_package
+from mmfast.content.weights import first_line, need_package
 from mmfast.content.worker_pool import worker_pool
 from mmfast.data.hashing import hash_file, hash_json
 from mmfast.errors import MmfastError
@@ -121,9 +121,9 @@ def load_pipeline(config: ParseConfig) -> Language:
         raise MmfastError("gpu=True, but spaCy finds no GPU (it needs cupy); set gpu=False")
     try:
         nlp = spacy.load(Path(config.pipeline) if Path(config.pipeline).is_dir() else config.pipeline, exclude=["ner"])
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files raise whatever the pipeline's parts do
         raise MmfastError(
-            f"the spaCy pipeline '{config.pipeline}' cannot be loaded ({str(error).splitlines()[0]}). Install it: "
+            f"the spaCy pipeline '{config.pipeline}' cannot be loaded ({first_line(error)}). Install it: "
             "`python -m spacy download en_core_web_sm` (https://spacy.io/models/en); or train a small one in minutes: "
             "`mmfast features train-parser TREEBANK OUT`, and give the folder OUT"
         ) from None
