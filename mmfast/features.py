@@ -35,9 +35,10 @@ stages of their own (mmfast features STAGE --help):
   train-parser TREEBANK OUT                                   status [DATA]
   tuned RUN                 features tuned by PTMRec          distribution RUN     a picture of them
 
-Encoders: light; clip, clip-b16, clip:MODEL:TAG_OR_FILE, clip:FOLDER; torchvision:NETWORK[:WEIGHTS_OR_FILE];
-amazon-cnn:FILE.b; minilm, stsb-roberta-large, e5-mistral, sentence:NAME_OR_FOLDER. Finished blocks are kept under the
-cache folder: a stopped command continues where it was. docs/features.md tells more.
+Encoders: light; clip (= clip-b32), clip-b16, clip:MODEL:TAG_OR_FILE, clip:FOLDER, clip:hf-hub:NAME; of pictures also
+torchvision:MODEL[:WEIGHTS_OR_FILE], amazon-cnn:FILE.b; of texts minilm, stsb-roberta-large, e5-mistral,
+sentence:NAME_OR_FOLDER, last-token:NAME_OR_FOLDER. Finished blocks are kept under the cache folder: a stopped command
+continues where it was. docs/features.md tells more.
 """
 PICTURES = "where the picture files lie; several such options are looked through in order"
 SHOWN = 5  # unreadable pictures that are named; all of them are in the sidecar

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mmfast.content.answers import Usage
     from mmfast.content.images import Pictures
+    from mmfast.content.label import Labels
 
 ANSWERS = "answers"  # folder of the store that receives what language models say
 
@@ -98,3 +99,8 @@ def usage_lines(usage: Usage) -> list[str]:
     counts = {"new in this run": usage.new, "requests": usage.requests}
     counts |= {"tokens in": usage.prompt_tokens, "tokens out": usage.completion_tokens}
     return [count_line("answers, whichever run asked", counts), f"their cost: {usage.cost:.4f}"]
+
+
+def cut_lines(labels: Labels) -> list[str]:
+    """Return the line that tells of texts of which the model saw only the beginning, none where there are none."""
+    return [f"texts longer than text_limit, cut for the model: {labels.cut:,}"] if labels.cut else []

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find the objects of the texts, label them, and print how the labels came about."""
-    from mmfast.commands.features_data import ANSWERS, count_line, items_of, usage_lines
+    from mmfast.commands.features_data import ANSWERS, count_line, cut_lines, items_of, usage_lines
     from mmfast.config import load_section
     from mmfast.content.item_texts import need_texts
     from mmfast.content.label import LabelSettings, label
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     objects = find_text_objects(texts, ParseConfig(pipeline=args.parser), RULES[args.rule], ids=items.ids, show=show)
     listings = listings_of(items.ids, objects)
     found = label(listings, settings, Store().folder / ANSWERS, truth, show)
-    print(count_line("labels", found.counts()))
+    print("\n".join([count_line("labels", found.counts()), *cut_lines(found)]))
     for item, reason in list(found.failures.items())[:SHOWN]:
         print(f"  {item}: {reason}")
     if len(found.failures) > SHOWN:

@@ -65,10 +65,10 @@ def found_lines(found: Found, objects: ItemObjects) -> list[str]:
 
 
 def label_lines(labels: Labels) -> list[str]:
-    """Return how labels came about, and how often a model answered with a candidate."""
-    from mmfast.commands.features_data import count_line
+    """Return how labels came about, of which texts a model saw a part, and how often it answered with a candidate."""
+    from mmfast.commands.features_data import count_line, cut_lines
 
-    lines = [count_line("labels", labels.counts())]
+    lines = [count_line("labels", labels.counts()), *cut_lines(labels)]
     if labels.in_scope is not None:
         lines.append(f"answers that name a candidate exactly: {labels.in_scope:.1%}")
     return lines

@@ -194,7 +194,8 @@ class _Failing:
                 if self._row >= self._most:
                     raise MmfastError(
                         f"{self._row} questions in a row failed, the last one (item '{one.question.item}') because: "
-                        f"{reply.failure}; the answers so far are kept: run again when this is cured"
+                        f"{reply.failure}; the answers so far are kept: run again when this is cured, or with a larger "
+                        f"stop_after (now {self._most}) where it is a matter of these questions alone"
                     )
 
 

@@ -219,9 +219,15 @@ class EncodedFeatures:
         with Meter(self.model.name, len(inputs), "pictures" if pictures else "texts", self.show) as meter:
             meter.add(len(inputs), cached=entry is not None)
             if entry is None:
-                rows = self.model.encode(self.contents.paths if pictures else self.contents)
                 read = np.ones(len(inputs), bool)
-                read[self.model.missing] = False
+                try:
+                    rows = self.model.encode(self.contents.paths if pictures else self.contents)
+                    read[self.model.missing] = False
+                except MmfastError:
+                    if not pictures:
+                        raise
+                    # Not one can be read: `write` tells so, with the reason that is found here.
+                    rows, read[:] = np.zeros((len(inputs), self.model.dim), np.float32), False
                 if pictures:
                     self._explain(np.flatnonzero(~read).tolist())
                 entry = {"rows": rows, "known": read}

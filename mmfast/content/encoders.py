@@ -29,9 +29,10 @@ PRESETS = {
     ("text", "stsb-roberta-large"): "sentence:sentence-transformers/stsb-roberta-large",
     ("text", "e5-mistral"): "last-token:e5-mistral-7b-instruct",
 }
+_CLIP = "clip[:MODEL:TAG_OR_FILE], clip:FOLDER, clip:hf-hub:NAME"
 FORMS = {
-    "image": "light, clip[:MODEL:TAG_OR_FILE], clip:FOLDER, torchvision:MODEL[:WEIGHTS_OR_FILE], amazon-cnn:FILE.b",
-    "text": "light, clip[:MODEL:TAG_OR_FILE], clip:FOLDER, sentence:NAME_OR_FOLDER, last-token:NAME_OR_FOLDER",
+    "image": f"light, {_CLIP}, torchvision:MODEL[:WEIGHTS_OR_FILE], amazon-cnn:FILE.b",
+    "text": f"light, {_CLIP}, sentence:NAME_OR_FOLDER, last-token:NAME_OR_FOLDER",
 }
 
 
@@ -76,6 +77,7 @@ class WholeEncoder(Protocol):
     """An encoder that looks at all items at once and has no `transform`; `missing` are positions it could not use."""
 
     name: str
+    dim: int
     settings: dict[str, Any]
     missing: np.ndarray
 

@@ -216,7 +216,7 @@ class LocalVision(_Local):
 
     >>> LocalVision(LocalSettings(model="llama-3.2-11b-vision-instruct"), 256, "use CLIP")  # doctest: +SKIP
 
-    Raises MmfastError when the weights are not there.
+    Raises MmfastError when the weights are not there, or are those of a model that reads no pictures.
     """
 
     @cached_property
@@ -225,6 +225,11 @@ class LocalVision(_Local):
         from transformers import AutoProcessor
 
         processor = load_part(AutoProcessor, self._files)
+        if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+            raise MmfastError(
+                f"'{self._options.model}' does not read both pictures and texts; choose an image-text-to-text model, "
+                "such as llama-3.2-11b-vision-instruct"
+            )
         processor.tokenizer.padding_side = "left"  # a continuation starts right after the prompt
         return processor
 

@@ -48,7 +48,7 @@ class LastTokenEncoder:
     e5-mistral's card puts an instruction in front of queries and nothing in front of documents; items are documents.
 
     `settings` are JSON values that, with the texts of a call, determine the rows; the weights are among them, by their
-    content. The weights load at the first text. Raises MmfastError when they cannot be had.
+    content. The weights load at the first text. Raises MmfastError when they cannot be had or there is no end token.
 
     >>> LastTokenEncoder(LastTokenSettings()).encode(["A red mug."]).shape  # doctest: +SKIP
     (1, 4096)
@@ -75,7 +75,13 @@ class LastTokenEncoder:
         """The tokenizer, loaded at first use."""
         from transformers import AutoTokenizer
 
-        return load_part(AutoTokenizer, self._files)
+        tokenizer = load_part(AutoTokenizer, self._files)
+        if tokenizer.eos_token_id is None:
+            raise MmfastError(
+                f"the tokenizer of '{self._options.model}' has no end token, which this encoder reads; choose "
+                "another model, or sentence:NAME_OR_FOLDER"
+            )
+        return tokenizer
 
     @cached_property
     def model(self) -> Any:

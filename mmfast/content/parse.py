@@ -16,7 +16,7 @@ from mmfast.content.blocks import Blocks
 from mmfast.content.bpe import clean_text
 from mmfast.content.progress import Meter
 from mmfast.content.store import Store, content_key
-from mmfast.content.weights import need_package
+from mmfast.content.weights import first_line, need_package
 from mmfast.content.worker_pool import worker_pool
 from mmfast.data.hashing import hash_file, hash_json
 from mmfast.errors import MmfastError
@@ -121,9 +121,9 @@ def load_pipeline(config: ParseConfig) -> Language:
         raise MmfastError("gpu=True, but spaCy finds no GPU (it needs cupy); set gpu=False")
     try:
         nlp = spacy.load(Path(config.pipeline) if Path(config.pipeline).is_dir() else config.pipeline, exclude=["ner"])
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files raise whatever the pipeline's parts do
         raise MmfastError(
-            f"the spaCy pipeline '{config.pipeline}' cannot be loaded ({str(error).splitlines()[0]}). Install it: "
+            f"the spaCy pipeline '{config.pipeline}' cannot be loaded ({first_line(error)}). Install it: "
             "`python -m spacy download en_core_web_sm` (https://spacy.io/models/en); or train a small one in minutes: "
             "`mmfast features train-parser TREEBANK OUT`, and give the folder OUT"
         ) from None
@@ -146,8 +146,18 @@ def pipeline_identity(nlp: Language) -> str:
 
 
 def relation_names(nlp: Language) -> tuple[str, ...]:
-    """Return all relations that `relation_of` can give for a pipeline; "" first, for words without one."""
+    """Return the names of all relations of a pipeline, before and after `relation_of`; "" first, for words without."""
     return ("", *sorted({*nlp.get_pipe("parser").labels, *UNIVERSAL.values(), "pobj", "dep", "ROOT"}))
+
+
+def possible_relations(relations: Sequence[str]) -> tuple[str, ...]:
+    """Return the relations that words can have, of `relation_names`: without the Universal ones that are renamed.
+
+    >>> possible_relations(("", "dobj", "nsubj", "obj"))
+    ('', 'dobj', 'nsubj')
+    """
+    renamed = {label for label, name in UNIVERSAL.items() if label != name} if "obj" in relations else set()
+    return tuple(name for name in relations if name not in renamed)
 
 
 def relation_of(token: Token, universal: bool) -> str:

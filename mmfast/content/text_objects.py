@@ -18,7 +18,7 @@ import safetensors.numpy
 from mmfast.checkpoint import atomic_write
 from mmfast.config import Config
 from mmfast.content.bpe import ClipPieces, WordPieces
-from mmfast.content.parse import POS, ParseConfig, Parses, parse_texts
+from mmfast.content.parse import POS, UNIVERSAL, ParseConfig, Parses, parse_texts, possible_relations
 from mmfast.content.store import Store
 from mmfast.errors import MmfastError, suggest
 
@@ -33,7 +33,7 @@ class ObjectRule(Config):
     pos: tuple[str, ...] = ("NOUN",)
     """Universal parts of speech; add PROPN for names. Empty: any (the ablation w/o POS)."""
     relations: tuple[str, ...] = ("nsubj", "dobj", "pobj")
-    """Relations; add nsubjpass for passive subjects, or a label of the pipeline. Empty: any (the ablation w/o SYP)."""
+    """Relations; add nsubjpass for passive subjects, or another label of the parser. Empty: any (ablation w/o SYP)."""
 
 
 # Shops write in the passive ("the mug is shown with ...") and in Title Case, which taggers take for names.
@@ -148,7 +148,7 @@ def choose_objects(parses: Parses, rule: ObjectRule | None = None) -> TextObject
     of speech or a relation that there is not.
     """
     rule = rule or ObjectRule()
-    _check(rule, parses.relations)
+    _check(rule, possible_relations(parses.relations))
     num_items = len(parses.texts)
     item = np.repeat(np.arange(num_items), np.diff(parses.offsets))
     seen = np.array([visible(lemma) for lemma in parses.lemmas], bool)
@@ -212,6 +212,7 @@ def _check(rule: ObjectRule, relations: Sequence[str] | None = None) -> None:
         for name in wanted:
             if known is not None and name not in known:
                 listed = ", ".join(name for name in known if name.strip())
-                raise MmfastError(f"objects: {what} '{name}' is unknown.{suggest(name, known)} Known: {listed}")
+                meant = suggest(UNIVERSAL.get(name, name), known)
+                raise MmfastError(f"objects: {what} '{name}' is unknown.{meant} Known: {listed}")
     if not rule.pos and not rule.relations:
         raise MmfastError("objects: both pos and relations are empty, so every word would be an object; give one")

@@ -168,9 +168,11 @@ def test_too_many_failures_in_a_row_end_the_run_and_keep_the_answers(tmp_path):
     with ChatServer([say("x")] * 5 + [fail(503, "overloaded")]) as server:
         talker = Endpoint(EndpointSettings(url=server.url, model="m", retries=0, concurrency=1), 8)
         with pytest.raises(
-            MmfastError, match=r"3 questions in a row failed, the last one \(item 'item-7'\) because: .*overl"
-        ):
+            MmfastError,
+            match=r"3 questions in a row failed, the last one \(item 'item-7'\) because: .*overl",
+        ) as stop:
             run(tmp_path / "x.jsonl", questions(20), talker, stop_after=3)
+    assert "with a larger stop_after (now 3)" in str(stop.value)
     assert len(read_answers(tmp_path / "x.jsonl")) == 8 and len(server.bodies) == 8
 
 

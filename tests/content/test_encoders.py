@@ -56,7 +56,8 @@ def test_presets_and_forms():
     assert parse_encoder("text", "stsb-roberta-large").rest == "sentence-transformers/stsb-roberta-large"
     assert parse_encoder("image", "light").name == "light"
     with pytest.raises(
-        MmfastError, match=r"image encoder 'clpi' is unknown\. Did you mean 'clip'\?.*torchvision:MODEL"
+        MmfastError,
+        match=r"image encoder 'clpi' is unknown\. Did you mean 'clip'\?.*clip:hf-hub:NAME, torch",
     ):
         parse_encoder("image", "clpi")
     with pytest.raises(MmfastError, match="image encoder 'minilm' is unknown"):
@@ -300,8 +301,9 @@ def test_nothing_to_encode_is_told(sentence_folder, clip_folder, tmp_path):
         written(f"sentence:{sentence_folder}", ["", " "], tmp_path)
     (tmp_path / "0.png").write_bytes(b"no picture")
     broken = find_pictures(pl.DataFrame({"id": ["B0"], "image": ["0.png"]}), [tmp_path])
-    with pytest.raises(MmfastError, match=r"the first \('B0'\) because it is no picture of a known format; "):
-        written(f"clip:{clip_folder}", broken, tmp_path, "image")
+    for model in (f"clip:{clip_folder}", "light", "light"):
+        with pytest.raises(MmfastError, match=r"the first \('B0'\) because it is no picture of a known format; "):
+            written(model, broken, tmp_path, "image")
 
 
 class Constant:

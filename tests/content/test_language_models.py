@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from importlib.metadata import version
 
 import numpy as np
@@ -193,6 +195,12 @@ def test_a_picture_that_cannot_be_read_fails_alone(folders, pictures, tmp_path):
     assert vision(folders["mllama"][1]).reply(asked[:1]) == [broken]
 
 
+def test_a_text_model_cannot_describe(folders, pictures):
+    talker = vision(folders["llama"][1])
+    with pytest.raises(MmfastError, match="does not read both pictures and texts; choose an image-text-to-text model"):
+        talker.reply([Question("a", "Describe.", pictures[0])])
+
+
 def encoder(folder, **changes):
     return LastTokenEncoder(LastTokenSettings(model=str(folder), **{**CPU, **changes}))
 
@@ -219,6 +227,14 @@ def test_tokens_are_cut_and_end_with_the_end_token(folders):
     made.tokenizer.add_eos_token = True  # newer folders of e5-mistral end texts themselves
     made.tokenizer.update_post_processor()
     assert made.tokens("mug").count(2) == 1 and len(made.tokens("x" * 50)) == 6
+
+
+def test_a_tokenizer_without_an_end_token_cannot_encode(folders, tmp_path):
+    shutil.copytree(folders["mistral"][1], tmp_path / "endless")
+    file = tmp_path / "endless" / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": None}))
+    with pytest.raises(MmfastError, match=r"endless' has no end token.*sentence:NAME_OR_FOLDER"):
+        encoder(tmp_path / "endless").encode(TEXTS)
 
 
 def test_the_last_token_is_found_with_padding_on_either_side():

@@ -167,6 +167,12 @@ def test_plurals_have_the_lemma_of_the_treebank_or_of_the_rules(nlp):
 def test_absent_and_unfit_pipelines_are_explained(tmp_path):
     with pytest.raises(MmfastError, match=r"'en_no_such_sm' cannot be loaded.*spacy download.*train-parser"):
         load_pipeline(ParseConfig(pipeline="en_no_such_sm"))
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "meta.json").write_text('{"lang": "en", "name": "torn", "version": "1"}')
+    for config, told in (("[paths]\ntr", r"Config validation error\)"), ("[nlp]\nlang = ", "[^)]*language")):
+        (tmp_path / "torn" / "config.cfg").write_text(config)
+        with pytest.raises(MmfastError, match=rf"torn' cannot be loaded \({told}"):
+            load_pipeline(ParseConfig(pipeline=str(tmp_path / "torn")))
     spacy.blank("en").to_disk(tmp_path / "blank")
     with pytest.raises(MmfastError, match="has no components; want one with a parser"):
         load_pipeline(ParseConfig(pipeline=str(tmp_path / "blank")))

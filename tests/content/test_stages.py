@@ -10,6 +10,7 @@ import pytest
 
 from mmfast import features
 from mmfast.cli import main
+from mmfast.content.encoders import FORMS, PRESETS
 from mmfast.content.masks import Masks
 from mmfast.content.text_objects import TextObjects
 from mmfast.data.demo import demo_folder
@@ -30,6 +31,15 @@ def test_every_stage_has_help_with_examples(stage, capsys):
     with pytest.raises(SystemExit):
         main(["help", "features", stage])
     assert capsys.readouterr().out == text
+
+
+def test_help_names_every_form_of_encoder(capsys):
+    with pytest.raises(SystemExit):
+        main(["features", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    forms = [form.partition("[")[0] for kind in FORMS.values() for form in kind.split(", ")]
+    assert "last-token:NAME_OR_FOLDER" in forms and "clip:hf-hub:NAME" in forms
+    assert [form for form in {*forms, *(preset for _, preset in PRESETS)} if form not in text] == []
 
 
 def test_one_command_finds_objects_masks_and_features(parser, tmp_path, capsys):
@@ -158,6 +168,21 @@ def test_failures_of_labels_name_their_items(shop, parser, capsys):
         command = ["features", "label", str(folder), "--parser", str(parser), "--rule", "wider", "--quiet", *by]
         assert main(command) == 2
     assert "the last one (item 'B00" in capsys.readouterr().err
+
+
+def test_texts_that_were_cut_for_the_model_are_told(shop, parser, capsys):
+    folder, _ = shop
+    long = "The lamp holds a mug. " * 10
+    with_items(folder, pl.when(pl.int_range(pl.len()) < 3).then(pl.lit(long)).otherwise(pl.lit("A mug.")).alias("text"))
+    with ChatServer([say("lamp")]) as server:
+        own = {"by": "endpoint", "endpoint.url": server.url, "endpoint.model": "m", "text_limit": "150"}
+        own |= {"least_labelled": "0"}
+        pairs = [f"{name}={value}" for name, value in own.items()]
+        assert main(["features", "label", str(folder), "--parser", str(parser), "--quiet", *pairs]) == 0
+        assert "\ntexts longer than text_limit, cut for the model: 3\n" in capsys.readouterr().out
+        pairs = [f"labels.{pair}" for pair in pairs] + [f"objects.parse.pipeline={parser}"]
+        assert main(["targetmr", "label", str(folder), *pairs, "--quiet"]) == 0
+        assert "\ntexts longer than text_limit, cut for the model: 3\n" in capsys.readouterr().out
 
 
 def test_without_packages_stages_say_what_to_install_and_status_works(shop, monkeypatch, capsys):

@@ -133,6 +133,16 @@ def test_unreadable_pictures_of_finished_blocks_have_failed(bad_shop, clip_folde
     assert text["there"] == 19 and text["missing"] == {"B007": "the item has no text"} and not text["failed"]
 
 
+def test_the_light_encoder_leaves_why_no_picture_can_be_read(shop, capsys):
+    folder, photos = shop
+    for photo in photos.glob("*.png"):
+        photo.write_bytes(b"no picture")
+    command = ["features", str(folder), "--image", "light", "--quiet", "--pictures", str(photos)]
+    assert main(command) == 2 and "because it is no picture of a known format; " in capsys.readouterr().err
+    shown = told(folder, photos, capsys)[0]["features"]
+    assert [(one["there"], len(one["failed"])) for one in shown if one["by"] == "image light-image-1"] == [(0, 20)]
+
+
 def test_what_changed_after_encoding_is_named(bad_shop, capsys):
     folder, photos = bad_shop
     command = ["features", str(folder), "--text", "light", "--image", "light", "--pictures", str(photos), "--quiet"]

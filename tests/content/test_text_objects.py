@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -123,6 +125,14 @@ def test_no_items_at_all(tmp_path):
     objects.save(tmp_path / "objects")
     assert len(TextObjects.load(tmp_path / "objects")) == 0
     assert sum(objects.counts().values()) == 0
+
+
+@pytest.mark.parametrize(("given", "name"), [("obj", "dobj"), ("nsubj:pass", "nsubjpass"), ("nsubj:outer", "nsubj")])
+def test_universal_relations_that_are_renamed_are_refused(parses, given, name):
+    universal = replace(parses, relations=(*RELATIONS, "nsubj:outer", "nsubj:pass", "obj", "obl"))
+    with pytest.raises(MmfastError, match=rf"relations '{given}' is unknown. Did you mean '{name}'\?"):
+        choose_objects(universal, ObjectRule(relations=(given,)))
+    choose_objects(universal, ObjectRule(relations=("obl", name)))
 
 
 def test_unknown_names_and_an_empty_rule_are_refused(parses):
