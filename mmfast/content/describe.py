@@ -24,6 +24,7 @@ from mmfast.content.language_models import LocalVision, VisionSettings
 from mmfast.content.progress import Meter
 from mmfast.content.prompt_files import Prompt, load_prompt
 from mmfast.content.store import content_key
+from mmfast.data.hashing import hash_json
 
 INSTEAD = (
     "Without it: describe through an endpoint (by=endpoint), or encode the pictures themselves (--image clip or light)"
@@ -161,10 +162,12 @@ def _questions(
     """Return the questions about items with a picture, and the reason of those without one."""
     asked, failures = [], {}
     settings = {**talker.settings, "short_prompt": short.text, "pillow": PIL.__version__, "decoder": DECODER}
-    for row, (item, path, digest) in enumerate(zip(items, pictures.paths, pictures.hashes, strict=True)):
-        if path is None or digest is None:
+    digest = hash_json(settings)
+    for row, (item, path, picture) in enumerate(zip(items, pictures.paths, pictures.hashes, strict=True)):
+        if path is None or picture is None:
             failures[item] = f"picture: {pictures.problems.get(row, 'there is none')}"
             continue
-        key = content_key(kind="describe", model=talker.tag, settings=settings, inputs=[prompt.text, digest])
-        asked.append(Asked(Question(item, prompt.text, path, digest), key, prompt.digest, {"picture": digest}))
+        key = content_key(kind="describe", model=talker.tag, settings=settings, inputs=[prompt.text, picture])
+        about = {"picture": picture, "settings": digest}
+        asked.append(Asked(Question(item, prompt.text, path, picture), key, prompt.digest, about))
     return asked, failures

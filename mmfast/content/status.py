@@ -201,7 +201,10 @@ def _masks(catalogue: Catalogue, store: Store) -> Iterator[Coverage]:
 
 
 def _answers(catalogue: Catalogue, folder: Path) -> Iterator[Coverage]:
-    """Descriptions and labels by answer file and prompt, as far as they are about these items' contents."""
+    """Descriptions and labels by answer file, prompt and settings, as far as they are about these items' contents.
+
+    An item may have several answers, about other objects or another length of its text: a good one counts.
+    """
     for stage, task, field_name in (("descriptions", "describe", "picture"), ("labels", "label", "text")):
         paths = sorted(folder.glob(f"{task}-*.jsonl"))
         if not paths:
@@ -212,12 +215,13 @@ def _answers(catalogue: Catalogue, folder: Path) -> Iterator[Coverage]:
             contents = [[text_hash(clean_text(text, strip)) for strip in (False, True)] for text in catalogue.texts()]
         current = dict(zip(catalogue.ids, contents, strict=True))
         for path in paths:
-            groups: dict[str, dict[str, Row]] = defaultdict(dict)
-            for row in read_answers(path):
-                if row["item"] in current and row["about"].get(field_name) in current[row["item"]]:
-                    groups[row["prompt"]][row["item"]] = row
-            for prompt, rows in groups.items():
-                yield _answered(catalogue, stage, f"{path.stem}, prompt {prompt[:8]}", rows)
+            groups: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+            known = [row for row in read_answers(path) if row["about"].get(field_name) in current.get(row["item"], ())]
+            for row in sorted(known, key=lambda row: not _failure(stage, row)):
+                groups[row["prompt"], row["about"].get("settings", "")][row["item"]] = row
+            for (prompt, settings), rows in groups.items():
+                by = f"{path.stem}, prompt {prompt[:8]}" + (f", settings {settings[:8]}" if settings else "")
+                yield _answered(catalogue, stage, by, rows)
 
 
 def _answered(catalogue: Catalogue, stage: str, by: str, rows: Mapping[str, Row]) -> Coverage:

@@ -190,6 +190,33 @@ def test_answers_and_labels(bad_shop, parser, tmp_path, capsys):
     assert told(folder, photos, capsys)[0]["labels"] == []
 
 
+def test_answers_of_other_endpoints_and_settings_do_not_hide_good_ones(shop, parser, capsys):
+    folder, photos = shop
+
+    def label(server, rule, max_new_tokens=24):
+        by = ["--quiet", "by=endpoint", f"endpoint.url={server.url}", "endpoint.model=m", "endpoint.retries=0"]
+        by += [f"max_new_tokens={max_new_tokens}", "stop_after=1000", "least_labelled=0"]
+        return main(["features", "label", str(folder), *by, "--rule", rule, "--parser", str(parser)])
+
+    def found():
+        return [(len(one["failed"]), one["by"]) for one in told(folder, photos, capsys)[0]["labels"]]
+
+    with ChatServer(lambda body: say("Kite")) as good, ChatServer(lambda body: fail(503)) as bad:
+        assert label(good, "wider") == 0
+        ((failed, by),) = found()
+        assert label(bad, "wider") == label(good, "wider", 9) == 0
+        counts = dict((by, failed) for failed, by in found())
+        assert len(counts) == 3 and counts[by] == failed < max(counts.values())
+        assert all(", settings " in by for by in counts)
+    # Lines of earlier versions do not tell their settings: they are one group, in which good answers count.
+    for path in (Store().folder / "answers").glob("label-*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            del row["about"]["settings"]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(failed, ", settings " in by) for failed, by in found()] == [(failed, False)]
+
+
 def test_rows_of_another_list_of_items_are_told(shop, capsys):
     folder, photos = shop
     assert main(["features", str(folder), "--text", "light", "--quiet"]) == 0
