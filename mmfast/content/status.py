@@ -30,7 +30,7 @@ NO_TEXT = "the item has no text"
 NOT_YET = "not computed yet"
 CHANGED = "its picture or text is not the one that was encoded: compute it again"
 STORED_ONLY = "in the store, not in the prepared folder"
-NO_WORD = "the encoder knows no word of its text"
+NO_ROW = "it has no row of its own; the file of the features does not tell why"
 NOT_ASKED = "not asked: not yet, or, of labels, fewer than two objects to choose from"
 ABSENT = ("is not there", NOTHING_NAMED)  # how reasons end that tell of no picture, not of a bad one
 Reasons = dict[str, str]
@@ -102,6 +102,9 @@ def _features(catalogue: Catalogue) -> Iterator[Coverage]:
         told = sidecar(catalogue.folder / about["file"])
         reasons = {catalogue.ids[row]: "" for row in about["missing"]}
         reasons = {item: told.get("unreadable", {}).get(item, "") for item in reasons}
+        if modality == "text" and reasons:
+            texts = dict(zip(catalogue.ids, catalogue.texts(told.get("string", "standard")), strict=True))
+            reasons = {item: why or (NO_ROW if texts[item].strip() else "") for item, why in reasons.items()}
         without = NO_TEXT if modality == "text" else "nothing to encode"
         missing = {item: why or without for item, why in reasons.items() if not why or why.endswith(ABSENT)}
         failed = {item: why for item, why in reasons.items() if item not in missing}
@@ -166,7 +169,7 @@ def _encoded(store: Store, recipe: Mapping[str, Any], contents: Sequence[str | N
 def _no_row(store: Store, recipe: Mapping[str, Any], content: str) -> str:
     """Return why an encoder gave no row for a picture (its hash) or a text."""
     if recipe["of"] == "text":
-        return NO_WORD
+        return encode.NO_WORD
     key = encode.picture_key(content, recipe["settings"]["most_pixels"])
     return store.failure(encode.PICTURE, key) or encode.UNDECODED
 

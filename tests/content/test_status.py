@@ -81,6 +81,11 @@ def test_all_missing_photos_are_named(shop, capsys):
     out = capsys.readouterr().out
     assert out.count("is not there") == 5 and "and 3 more: `mmfast features status" in out
     assert f"--pictures {photos} --json` lists all of them" in out
+    with ChatServer(lambda body: say("A kite.")) as server:
+        by = ["--quiet", "by=endpoint", f"endpoint.url={server.url}", "endpoint.model=m"]
+        assert main(["features", "describe", str(folder), "--pictures", str(photos), *by]) == 0
+    command = f"mmfast features status {folder} --pictures {photos} --json"
+    assert f"  and 3 more: `{command}` lists all of them" in capsys.readouterr().out
     (masks,) = told(folder, photos, capsys)[0]["masks"]
     assert masks["missing"] == {f"B{item:03d}": f"'{item}.png' is not there" for item in range(8)}
 
@@ -131,6 +136,27 @@ def test_unreadable_pictures_of_finished_blocks_have_failed(bad_shop, clip_folde
     assert image["there"] == 18 and image["failed"] == {"B003": "the file is empty"}
     assert image["missing"] == {"B005": "'5.png' is not there"}
     assert text["there"] == 19 and text["missing"] == {"B007": "the item has no text"} and not text["failed"]
+
+
+def test_texts_without_a_known_word_are_told_from_empty_ones(bad_shop, capsys):
+    folder, photos = bad_shop
+    for column in ("title", "text"):
+        odd = pl.when(pl.col("id") == "B004").then(pl.lit("!!!")).when(pl.col("id") == "B006").then(pl.lit("\u200d"))
+        with_items(folder, odd.otherwise(pl.col(column)).alias(column))
+    assert main(["features", str(folder), "--text", "light", "--quiet"]) == 0
+    assert "    B004: the encoder knows no word of its text" in capsys.readouterr().out
+    unknown = dict.fromkeys(("B004", "B006"), "the encoder knows no word of its text")
+    (text,) = told(folder, photos, capsys)[0]["features"]
+    assert text["failed"] == unknown and text["missing"] == {"B007": "the item has no text"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    beside = (folder / manifest["features"]["text"]["file"]).with_suffix(".json")
+    content = json.loads(beside.read_text())
+    assert content["unreadable"] == unknown
+    before = beside.stat().st_size
+    beside.write_text(json.dumps(content | {"unreadable": {}}).ljust(before))  # as earlier versions wrote it
+    (text,) = told(folder, photos, capsys)[0]["features"]
+    untold = "it has no row of its own; the file of the features does not tell why"
+    assert text["failed"] == dict.fromkeys(unknown, untold) and text["missing"] == {"B007": "the item has no text"}
 
 
 def test_what_changed_after_encoding_is_named(bad_shop, capsys):
