@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,13 @@ def check_folders(folders: Sequence[str]) -> None:
     for folder in folders:
         if not Path(folder).is_dir():
             raise MmfastError(f"--pictures: there is no folder '{folder}'; give the folder of the picture files")
+
+
+def status_command(args: argparse.Namespace) -> str:
+    """Return the command that lists every item of the data with the reason why it is not there."""
+    root = ["--root", args.root] if args.root else []
+    folders = [word for folder in args.pictures for word in ("--pictures", folder)]
+    return shlex.join(["mmfast", "features", "status", args.data, *root, *folders, "--json"])
 
 
 def count_line(what: str, counts: Mapping[str, int]) -> str:

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Describe, print what it took, and encode when asked to."""
-    from mmfast.commands.features_data import ANSWERS, count_line, items_of, usage_lines
+    from mmfast.commands.features_data import ANSWERS, count_line, items_of, status_command, usage_lines
     from mmfast.config import load_section
     from mmfast.content.describe import DescribeSettings, describe
     from mmfast.content.encoders import EncodeConfig, load_encoder
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     for item, reason in list(found.failures.items())[:SHOWN]:
         print(f"  {item}: {reason}")
     if len(found.failures) > SHOWN:
-        print(f"  and {len(found.failures) - SHOWN:,} more: `mmfast features status --json` lists all of them")
+        print(f"  and {len(found.failures) - SHOWN:,} more: `{status_command(args)}` lists all of them")
     print("\n".join([*usage_lines(found.usage), f"answers: {found.file}"]))
     if found.failures and not found.texts:
         raise MmfastError("describe: no picture has a description; the reasons are above")

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the photos that the store does not have; print the counts and the photos that could not be read."""
-    from mmfast.commands.features_data import count_line, items_of
+    from mmfast.commands.features_data import count_line, items_of, status_command
     from mmfast.config import load_section
     from mmfast.content.segment import segment
     from mmfast.content.segment_light import LightSegmenter
@@ -46,8 +46,7 @@ def run(args: argparse.Namespace) -> int:
     for item, reason in list(found.missing.items())[:SHOWN]:
         print(f"  {items.ids[item]}: {reason}")
     if len(found.missing) > SHOWN:
-        status = " ".join(["mmfast features status", args.data, *(f"--pictures {folder}" for folder in args.pictures)])
-        print(f"  and {len(found.missing) - SHOWN:,} more: `{status} --json` lists all of them")
+        print(f"  and {len(found.missing) - SHOWN:,} more: `{status_command(args)}` lists all of them")
     if args.out:
         found.save(args.out)
         print(f"written: {args.out}")

@@ -7,7 +7,7 @@ is its Instruct variant, which follows a prompt.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from mmfast.content.language_models import LocalVision, VisionSettings
 from mmfast.content.progress import Meter
 from mmfast.content.prompt_files import Prompt, load_prompt
 from mmfast.content.store import content_key
+from mmfast.data.hashing import hash_json
 
 INSTEAD = (
     "Without it: describe through an endpoint (by=endpoint), or encode the pictures themselves (--image clip or light)"
@@ -70,6 +71,7 @@ def describe(
 ) -> Descriptions:
     """Describe the picture of every item; items whose answer is already in `folder` are not asked again.
 
+    Of items with the same picture one is asked about, and all have its answer.
     items [I]: the user's ids, in the order of `pictures`. folder: receives the answers as JSON lines. An item without
     a usable picture or description is a failure with its reason: its feature is the mean row.
     Raises MmfastError when the weights are not there, the endpoint cannot be used, or too much fails in a row.
@@ -83,9 +85,12 @@ def describe(
         talker = LocalVision(settings.local, settings.max_new_tokens, INSTEAD)
     asked, failures = _questions(items, pictures, talker, prompt, short)
     file = answer_file(folder, "describe", talker.tag)
-    with Answers(file) as answers, Meter("describing", len(asked), "pictures", show) as meter:
-        respond = with_retry(talker, short)
-        usage = ask_missing(answers, asked, talker, respond, stop_after=settings.stop_after, progress=meter.add)
+    with Answers(file) as answers:
+        different = _different(asked, answers)
+        with Meter("describing", len(different), "pictures", show) as meter:
+            ways = {"respond": with_retry(talker, short), "stop_after": settings.stop_after, "progress": meter.add}
+            usage = ask_missing(answers, list(different.values()), talker, **ways)
+        _share(asked, different, answers, talker.tag)
         rows = {one.question.item: answers.find(one) for one in asked}
     failures |= {item: row["failure"] for item, row in rows.items() if row["failure"]}
     texts = {item: row["text"] for item, row in rows.items() if not row["failure"]}
@@ -161,10 +166,36 @@ def _questions(
     """Return the questions about items with a picture, and the reason of those without one."""
     asked, failures = [], {}
     settings = {**talker.settings, "short_prompt": short.text, "pillow": PIL.__version__, "decoder": DECODER}
-    for row, (item, path, digest) in enumerate(zip(items, pictures.paths, pictures.hashes, strict=True)):
-        if path is None or digest is None:
+    digest = hash_json(settings)
+    for row, (item, path, picture) in enumerate(zip(items, pictures.paths, pictures.hashes, strict=True)):
+        if path is None or picture is None:
             failures[item] = f"picture: {pictures.problems.get(row, 'there is none')}"
             continue
-        key = content_key(kind="describe", model=talker.tag, settings=settings, inputs=[prompt.text, digest])
-        asked.append(Asked(Question(item, prompt.text, path, digest), key, prompt.digest, {"picture": digest}))
+        key = content_key(kind="describe", model=talker.tag, settings=settings, inputs=[prompt.text, picture])
+        about = {"picture": picture, "settings": digest}
+        asked.append(Asked(Question(item, prompt.text, path, picture), key, prompt.digest, about))
     return asked, failures
+
+
+def _different(asked: Sequence[Asked], answers: Answers) -> dict[str, Asked]:
+    """Return one question for every key, which holds the picture: one that is settled, where there is one."""
+    different: dict[str, Asked] = {}
+    for one in asked:
+        known = different.get(one.key)
+        if known is None or (answers.settled(one) and not answers.settled(known)):
+            different[one.key] = one  # in the place of the first, so that blocks stay the same
+    return different
+
+
+def _share(asked: Sequence[Asked], different: Mapping[str, Asked], answers: Answers, tag: str) -> None:
+    """Give every item the answer to its picture; what that took stands in the line of the item asked about alone."""
+    shared = []
+    for one in asked:
+        if answers.settled(one):
+            continue
+        own, row = answers.find(one), answers.find(different[one.key])
+        told = Reply(row["text"], failure=row["failure"], again=row["again"], attempts=0)
+        if own is None or (own["failure"], own["again"]) != (told.failure, told.again):
+            shared.append((one, told))
+    if shared:
+        answers.add([one for one, _ in shared], [told for _, told in shared], tag)

@@ -30,6 +30,7 @@ from mmfast.errors import MmfastError
 KIND = "encode"
 PICTURE = "picture"
 UNDECODED = "it could not be decoded"
+NO_WORD = "the encoder knows no word of its text"
 MARK = 8  # characters of an item in `content_marks`
 BLOCK = 256  # inputs per entry of the store, in the mean: what a kill can cost, and what a changed input computes anew
 MOST_WORKERS = 8
@@ -80,9 +81,11 @@ class EncodedFeatures:
         with np.errstate(over="ignore"), self._enough_memory(modality):
             target = self._rows(path, known)
         if not known.any():
+            pictures = " --pictures FOLDER" if isinstance(self.contents, Pictures) else ""
             raise MmfastError(
                 f"features '{modality}': none of the {len(ids)} items could be encoded, the first ('{ids[0]}') because "
-                f"{self._why(0, ids[0]) or 'it has no text'}; `mmfast features status` tells of the others"
+                f"{self._why(0, ids[0]) or 'it has no text'}; `mmfast features status DATA{pictures}` tells of the "
+                "others"
             )
         zeros = zero_rows(f"{modality}' of '{self.model.name}", target, advice=self._finer())
         missing = np.flatnonzero(~known)
@@ -93,7 +96,9 @@ class EncodedFeatures:
 
     def _why(self, item: int, name: str) -> str:
         """Return why an item has no row of its own, "" where its text is just empty."""
-        return self._reason(item) if isinstance(self.contents, Pictures) else self.reasons.get(name, "")
+        if isinstance(self.contents, Pictures):
+            return self._reason(item)
+        return self.reasons.get(name, NO_WORD if self.contents[item].strip() else "")
 
     def _finer(self) -> str:
         """Return what to do about numbers that became infinite."""

@@ -18,7 +18,7 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from pydantic import Field
 
@@ -34,6 +34,7 @@ HOPELESS = (301, 302, 303, 307, 308, 401, 402, 404, 405)  # nothing about one qu
 PASSING = (408, 409, 423, 425, 429)  # and every 5xx
 NOBODY = (ConnectionRefusedError, socket.gaierror)  # no server listens, no such host
 JPEG_QUALITY = 92
+LEAST_KEY = 8  # characters; a shorter value of a query is no key, and may stand in any message
 
 
 class EndpointSettings(Config):
@@ -93,6 +94,7 @@ class Endpoint:
     def __init__(self, settings: EndpointSettings, max_new_tokens: int) -> None:
         self._options, self._max_new_tokens = settings, max_new_tokens
         self._url = _address(settings.url)
+        self._shown, query = _no_query(self._url), urlsplit(self._url).query  # which may hold a key
         if not settings.model:
             raise MmfastError("endpoint: no model is named; set endpoint.model to a name the endpoint knows")
         if not re.fullmatch(r"[A-Za-z_]\w*", settings.key_variable):
@@ -103,9 +105,11 @@ class Endpoint:
             raise MmfastError(
                 f"the environment variable {settings.key_variable} holds characters that no key has; set it anew"
             )
+        values = [value for _, value in parse_qsl(query) if len(value) >= LEAST_KEY]
+        self._secrets = [secret for secret in (self._key, query, *values) if secret]
         self.tag, self.concurrency, self.requests = settings.model, settings.concurrency, 0
         self.settings = {
-            "endpoint": settings.name or self._url.partition("?")[0],
+            "endpoint": settings.name or self._shown,
             "max_new_tokens": max_new_tokens,
             **settings.model_dump(include={"temperature", "image_side", "extra"}),
         }
@@ -190,10 +194,10 @@ class Endpoint:
             reason = getattr(error, "reason", error)
             if not self._found and isinstance(reason, NOBODY) and reason.errno != socket.EAI_AGAIN:
                 raise MmfastError(
-                    f"nobody answers at {self._url}: {_words(error)}; start the server, or check endpoint.url"
+                    f"nobody answers at {self._shown}: {_words(error)}; start the server, or check endpoint.url"
                 ) from None
             # A reset, a refused connection and a time-out are all an OSError; a cut-off reply is an HTTPException.
-            raise _Passing(f"no reply from {self._url}: {_words(error)}") from None
+            raise _Passing(f"no reply from {self._shown}: {_words(error)}") from None
 
     def _judge(self, error: urllib.error.HTTPError) -> Reply:
         """Return the reply to a refused question; raise _Passing or MmfastError for the other HTTP errors."""
@@ -210,15 +214,17 @@ class Endpoint:
         return Reply(failure=told, again=True)
 
     def _without_key(self, words: str) -> str:
-        return words.replace(self._key, "(key)") if self._key else words
+        for secret in self._secrets:
+            words = words.replace(secret, "(key)")
+        return words
 
     def _advice(self, error: urllib.error.HTTPError) -> str:
         if error.code < 400:
-            return f"Set endpoint.url to where it moved: {error.headers.get('Location', 'not told')}"
+            return f"Set endpoint.url to where it moved: {_no_query(error.headers.get('Location', 'not told'))}"
         if error.code in (401, 402):
             has = "has a key that is not accepted" if self._key else "is not set"
             return f"The environment variable {self._options.key_variable} {has}; set it, or ask for credit"
-        return f"Check endpoint.url ({self._url} was asked) and endpoint.model ('{self._options.model}')"
+        return f"Check endpoint.url ({self._shown} was asked) and endpoint.model ('{self._options.model}')"
 
     def _wait_for_turn(self) -> None:
         gap = 60 / self._options.requests_per_minute if self._options.requests_per_minute else 0.0
@@ -257,13 +263,17 @@ def _address(url: str) -> str:
     except ValueError:  # a port that is no number, a bracket that does not close, a part of a name that cannot be one
         whole = False
     if not whole or "@" in parts.netloc:
-        shown = f"'{url}'" if "@" not in url else "an address with a name and a password"
+        shown = f"'{_no_query(url)}'" if "@" not in url else "an address with a name and a password"
         raise MmfastError(
             f"endpoint.url: got {shown}; want one like https://api.openai.com/v1, of ASCII characters (others as "
             "%C3%BC in a path and as xn-- in a name), and the key in a variable"
         )
     path = parts.path.rstrip("/")
     return urlunsplit(parts._replace(path=path if path.endswith(PATH) else path + PATH, fragment=""))
+
+
+def _no_query(url: str) -> str:
+    return url.partition("?")[0]
 
 
 def _read_all(response: Any, deadline: float) -> bytes:

@@ -197,13 +197,15 @@ def _talker(settings: LabelSettings) -> Endpoint | LocalChat:
 def _questions(listings: Sequence[Listing], settings: LabelSettings, talker: Talker) -> list[Asked]:
     prompt = load_prompt(settings.prompt, ("text", "candidates"))
     asked = []
+    choice = {**talker.settings, "choose": settings.choose}
+    choice |= {} if settings.choose == "answer" else {"scored": "candidate and any end token"}
+    digest = hash_json(choice)
     for one in listings:
         text = prompt.fill(text=one.text[: settings.text_limit].strip(), candidates="\n".join(one.candidates))
-        choice = {**talker.settings, "choose": settings.choose}
-        choice |= {} if settings.choose == "answer" else {"scored": "candidate and any end token"}
         inputs = [text, *one.candidates]
         key = content_key(kind="label", model=talker.tag, settings=choice, inputs=inputs)
         about = {"text": text_hash(one.text), "candidates": list(one.candidates), "lemmas": list(one.lemmas)}
+        about["settings"] = digest
         asked.append(Asked(Question(one.item, text), key, prompt.digest, about))
     return asked
 

@@ -30,7 +30,7 @@ NO_TEXT = "the item has no text"
 NOT_YET = "not computed yet"
 CHANGED = "its picture or text is not the one that was encoded: compute it again"
 STORED_ONLY = "in the store, not in the prepared folder"
-NO_WORD = "the encoder knows no word of its text"
+NO_ROW = "it has no row of its own; the file of the features does not tell why"
 NOT_ASKED = "not asked: not yet, or, of labels, fewer than two objects to choose from"
 ABSENT = ("is not there", NOTHING_NAMED)  # how reasons end that tell of no picture, not of a bad one
 Reasons = dict[str, str]
@@ -102,6 +102,9 @@ def _features(catalogue: Catalogue) -> Iterator[Coverage]:
         told = sidecar(catalogue.folder / about["file"])
         reasons = {catalogue.ids[row]: "" for row in about["missing"]}
         reasons = {item: told.get("unreadable", {}).get(item, "") for item in reasons}
+        if modality == "text" and reasons:
+            texts = dict(zip(catalogue.ids, catalogue.texts(told.get("string", "standard")), strict=True))
+            reasons = {item: why or (NO_ROW if texts[item].strip() else "") for item, why in reasons.items()}
         without = NO_TEXT if modality == "text" else "nothing to encode"
         missing = {item: why or without for item, why in reasons.items() if not why or why.endswith(ABSENT)}
         failed = {item: why for item, why in reasons.items() if item not in missing}
@@ -166,7 +169,7 @@ def _encoded(store: Store, recipe: Mapping[str, Any], contents: Sequence[str | N
 def _no_row(store: Store, recipe: Mapping[str, Any], content: str) -> str:
     """Return why an encoder gave no row for a picture (its hash) or a text."""
     if recipe["of"] == "text":
-        return NO_WORD
+        return encode.NO_WORD
     key = encode.picture_key(content, recipe["settings"]["most_pixels"])
     return store.failure(encode.PICTURE, key) or encode.UNDECODED
 
@@ -201,7 +204,10 @@ def _masks(catalogue: Catalogue, store: Store) -> Iterator[Coverage]:
 
 
 def _answers(catalogue: Catalogue, folder: Path) -> Iterator[Coverage]:
-    """Descriptions and labels by answer file and prompt, as far as they are about these items' contents."""
+    """Descriptions and labels by answer file, prompt and settings, as far as they are about these items' contents.
+
+    An item may have several answers, about other objects or another length of its text: a good one counts.
+    """
     for stage, task, field_name in (("descriptions", "describe", "picture"), ("labels", "label", "text")):
         paths = sorted(folder.glob(f"{task}-*.jsonl"))
         if not paths:
@@ -212,12 +218,13 @@ def _answers(catalogue: Catalogue, folder: Path) -> Iterator[Coverage]:
             contents = [[text_hash(clean_text(text, strip)) for strip in (False, True)] for text in catalogue.texts()]
         current = dict(zip(catalogue.ids, contents, strict=True))
         for path in paths:
-            groups: dict[str, dict[str, Row]] = defaultdict(dict)
-            for row in read_answers(path):
-                if row["item"] in current and row["about"].get(field_name) in current[row["item"]]:
-                    groups[row["prompt"]][row["item"]] = row
-            for prompt, rows in groups.items():
-                yield _answered(catalogue, stage, f"{path.stem}, prompt {prompt[:8]}", rows)
+            groups: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+            known = [row for row in read_answers(path) if row["about"].get(field_name) in current.get(row["item"], ())]
+            for row in sorted(known, key=lambda row: not _failure(stage, row)):
+                groups[row["prompt"], row["about"].get("settings", "")][row["item"]] = row
+            for (prompt, settings), rows in groups.items():
+                by = f"{path.stem}, prompt {prompt[:8]}" + (f", settings {settings[:8]}" if settings else "")
+                yield _answered(catalogue, stage, by, rows)
 
 
 def _answered(catalogue: Catalogue, stage: str, by: str, rows: Mapping[str, Row]) -> Coverage:

@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def prepared_in_cache(
 
     Of two processes that prepare the same data at once, the first to finish is kept and both use it. After preparing,
     `stage` is also told what was left out and which items lack a feature, one line each (`mmfast.data.notes`).
-    Warns where a feature is the source's here and was replaced in a preparation of it under other settings.
+    Warns where a feature is the source's here, or none, and was replaced in a preparation of it under other settings or
+    before its files changed.
     """
     record = source_record(sources)
     features = {modality: _relative(path, sources.folder) for modality, path in sources.features.items()}
@@ -57,28 +59,41 @@ def prepared_in_cache(
         build(raw, settings, folder, name=name, source=record, keep_existing=True, stage=stage)
         for note in notes(read_manifest(folder)):
             stage(note)
-    _warn_of_replaced(folder, record)
+    seen = cache_root() / "sources" / hash_json(str(sources.folder.resolve()))[:20]
+    with suppress(OSError):  # a cache that cannot be written is good enough to read
+        seen.mkdir(parents=True, exist_ok=True)
+        (seen / folder.name).touch()
+    _warn_of_replaced(folder, record, seen, sources.chosen)
     return folder
 
 
-def _warn_of_replaced(folder: Path, record: dict[str, Any]) -> None:
-    """Say which features of the folder were replaced elsewhere: the user may believe that they are in use here."""
+def _warn_of_replaced(folder: Path, record: dict[str, Any], seen: Path, chosen: bool) -> None:
+    """Say which features of the folder were replaced elsewhere: the user may believe that they are in use here.
+
+    seen: holds a file by the name of every preparation of this source folder, whatever its files were then. chosen: no
+    feature is missed, for the user named those that are wanted.
+    """
     own = read_manifest(folder)
-    for other in _other_preparations(folder, record):
-        for modality in sorted(own["features"].keys() & other["features"].keys()):
+    told: dict[tuple[str, str], bool] = {}
+    for other, same in _other_preparations(folder, record, seen):
+        for modality in sorted(own["features"].keys() & other["features"].keys() if chosen else other["features"]):
             encoder = other["features"][modality]["encoder"]
             # What PTMRec tuned knows the train rows of its own split.
             if _is_replaced(other, modality) and not _is_replaced(own, modality) and "tuned by" not in encoder:
-                warnings.warn(
-                    f"the features '{modality}' of '{own['name']}' are those of its files under these settings; "
-                    f"under others they were replaced ({encoder}). To have that encoder's here too, run "
-                    f"`mmfast features '{folder}'` with the same options, and --pictures for where the photos lie",
-                    stacklevel=2,
-                )
+                told[modality, encoder] = same or told.get((modality, encoder), False)
+    for (modality, encoder), same in sorted(told.items()):
+        state, verb = ("those of its files", "replaced") if modality in own["features"] else ("missing", "added")
+        now, then = ("under these settings", "under others") if same else ("now that its files changed", "before,")
+        warnings.warn(
+            f"the features '{modality}' of '{own['name']}' are {state} {now}; {then} they were {verb} ({encoder}). "
+            f"To have that encoder's here too, run `mmfast features '{folder}'` with the same options, and --pictures "
+            "for where the photos lie",
+            stacklevel=2,
+        )
 
 
-def _other_preparations(folder: Path, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the manifests of what the cache holds of the same source under other settings."""
+def _other_preparations(folder: Path, record: dict[str, Any], seen: Path) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Yield the manifests of what the cache holds of the same source, and whether its files were the same."""
     name = re.compile(re.escape(folder.name.rpartition("-")[0]) + r"-[0-9a-f]{20}")
     for path in sorted(folder.parent.iterdir()):
         if path == folder or not name.fullmatch(path.name):
@@ -89,12 +104,16 @@ def _other_preparations(folder: Path, record: dict[str, Any]) -> Iterator[dict[s
             continue
         source = manifest["source"]
         common = record["files"].keys() & source.get("files", {}).keys()
-        if source.get("format") == record["format"] and all(source["files"][n] == record["files"][n] for n in common):
-            yield manifest
+        if source.get("format") != record["format"]:
+            continue
+        same = all(source["files"][n] == record["files"][n] for n in common)
+        if same or (seen / path.name).exists():
+            yield manifest, same
 
 
 def _is_replaced(manifest: dict[str, Any], modality: str) -> bool:
-    return manifest["features"][modality]["file"] != f"feature_{modality}.npy"
+    about = manifest["features"].get(modality)
+    return about is not None and about["file"] != f"feature_{modality}.npy"
 
 
 def _relative(path: Path, folder: Path) -> str:

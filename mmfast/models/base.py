@@ -76,7 +76,8 @@ class Recommender(nn.Module):
         if not dataset.features:
             raise MmfastError(
                 f"{type(self).__name__} needs item features, but data set '{dataset.name}' has none; "
-                "add a feature file or choose a model without features (bpr, lightgcn)"
+                "add a feature file, run `mmfast features` (again, where the data's files changed since), or choose a "
+                "model without features (bpr, lightgcn)"
             )
         kind = TrainableFeatures if trainable else FrozenFeatures
         for modality, features in dataset.features.items():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import polars as pl
 import pytest
 from PIL import Image
 
+from mmfast.content.answers import count_answers
 from mmfast.content.chat import Reply
 from mmfast.content.describe import DescribeSettings, describe, fill_empty, is_looping, weakness
 from mmfast.content.endpoint import EndpointSettings
@@ -15,7 +17,7 @@ from mmfast.content.images import find_pictures
 from mmfast.content.language_models import VisionSettings
 from mmfast.content.prompt_files import load_prompt
 from mmfast.errors import MmfastError
-from tests.content.chat_server import ChatServer, say
+from tests.content.chat_server import ChatServer, fail, say
 from tests.content.tiny_models import save_mllama
 
 GOOD = "A red ceramic mug with a round handle, used for hot drinks. Brand unknown. Condition new."
@@ -34,9 +36,11 @@ def shop(tmp_path):
     return ids, find_pictures(pl.DataFrame({"id": ids}), [folder])
 
 
-def ask(shop, folder, act, **changes):
+def ask(shop, folder, act, retries=6, **changes):
     with ChatServer(act) as server:
-        endpoint = EndpointSettings(url=server.url, model="seer", name="one", concurrency=1, backoff_seconds=0)
+        endpoint = EndpointSettings(
+            url=server.url, model="seer", name="one", concurrency=1, backoff_seconds=0, retries=retries
+        )
         settings = DescribeSettings(by="endpoint", endpoint=endpoint, **changes)
         return describe(*shop, settings, folder, show=False), server
 
@@ -49,6 +53,41 @@ def test_every_picture_is_described_once(shop, tmp_path):
     assert server.prompts == {load_prompt("describe").text: 5}
     again, server = ask(shop, tmp_path / "out", [say("other")])
     assert again.texts == found.texts and not server.bodies and again.usage.new == 0
+
+
+def test_items_with_the_same_picture_are_asked_about_once(shop, tmp_path):
+    ids, pictures = shop
+    folder = pictures.paths[0].parent
+    for twin, item in {"a2": "a", "b2": "b"}.items():
+        shutil.copy(folder / f"{item}.png", folder / f"{twin}.png")
+    table = pl.DataFrame({"id": ["a2", *ids, "b2"]})
+    twins = (table["id"].to_list(), find_pictures(table, [folder]))
+    replies = [say("One."), fail(503), *(say(f"{n}.") for n in range(3))]
+    found, server = ask(twins, tmp_path / "out", replies, stop_after=9, retries=0)
+    assert len(server.bodies) == 5 and found.usage.requests == 5 and found.usage.answers == 4
+    assert found.texts["a"] == found.texts["a2"] == "One." and "after 1 attempts" in found.failures["b2"]
+    counts = count_answers(tmp_path / "out")
+    assert list(counts.values()) == [{"answers": 5, "failures": 1, "again": 2}]
+    found, server = ask(twins, tmp_path / "out", [say("Two.")])
+    assert len(server.bodies) == 1 and found.texts["b"] == found.texts["b2"] == "Two."
+    lines = found.file.read_text()
+    again, server = ask(twins, tmp_path / "out", [say("other")])
+    assert not server.bodies and again.texts == found.texts and found.file.read_text() == lines
+
+
+def test_a_new_item_has_the_answer_to_its_picture_and_earlier_ones_keep_theirs(shop, tmp_path):
+    before, _ = ask(shop, tmp_path / "out", [say(f"{n}.") for n in range(5)])
+    folder = shop[1].paths[0].parent
+    shutil.copy(folder / "c.png", folder / "0.png")
+    table = pl.DataFrame({"id": ["0", *shop[0]]})
+    found, server = ask((table["id"].to_list(), find_pictures(table, [folder])), tmp_path / "out", [say("other")])
+    assert not server.bodies and found.texts == {"0": before.texts["c"], **before.texts}
+    rows = [json.loads(line) for line in found.file.read_text().splitlines()]
+    for row in rows[-2:]:  # as earlier versions asked: every item by itself
+        row["text"] = f"{row['item']} by itself."
+    found.file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, server = ask((table["id"].to_list(), find_pictures(table, [folder])), tmp_path / "out", [say("other")])
+    assert found.texts["0"] == "0 by itself." and found.texts["c"] == before.texts["c"] and not server.bodies
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from mmfast.errors import MmfastError
 from tests.content.chat_server import KEY_VARIABLE, ChatServer, completion, cut, drip, fail, hang, raw, reset, say
 
 KEY = "sk-very-secret-123"
+QUERY_KEY = "sk-QUERY-456"
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,13 @@ def ask(acts, **settings):
     """Return the one reply to acts that a server plays in turn, and the server."""
     with ChatServer(acts) as server:
         return endpoint(server, **settings).reply([Question("a", "What?")])[0], server
+
+
+def behind_query(server, **settings):
+    """Return an endpoint whose address has a key in its query."""
+    settings = {"backoff_seconds": 0.01, "retries": 0, **settings}
+    url = f"{server.url}?version=1&key={QUERY_KEY}"
+    return Endpoint(EndpointSettings(url=url, model="m", **settings), max_new_tokens=16)
 
 
 def test_a_question_and_its_answer():
@@ -286,3 +294,29 @@ def test_a_hold_keeps_those_who_sleep_until_their_turn(monkeypatch):
     for _ in range(3):
         asker._wait_for_turn()
     assert slept == [0, 1, 30, 1]  # the second asker takes another turn behind the hold, the third the one after it
+
+
+def test_the_query_of_an_address_is_sent_and_never_shown():
+    question = [Question("a", "What?")]
+    shown = []
+    with ChatServer([reset, fail(500, f"no way to /v1/chat/completions?version=1&key={QUERY_KEY}")]) as server:
+        talker = behind_query(server)
+        shown += [talker.reply(question)[0].failure for _ in range(2)]
+        assert shown[0].startswith(f"no reply from {server.url}/chat/completions: ")
+        assert server.paths[0] == f"/v1/chat/completions?version=1&key={QUERY_KEY}"
+    acts = [
+        fail(404, f"bad key {QUERY_KEY}"),
+        fail(308, headers=[("Location", f"https://b.example/v1?key={QUERY_KEY}")]),
+    ]
+    with ChatServer(acts) as server:
+        for words in (f"{server.url}/chat/completions was asked", "where it moved: https://b.example/v1"):
+            with pytest.raises(MmfastError, match=words) as error:
+                behind_query(server).reply(question)
+            shown.append(str(error.value))
+    with pytest.raises(MmfastError, match=f"nobody answers at {server.url}/chat/completions: ") as error:
+        behind_query(server).reply(question)  # it is closed
+    shown.append(str(error.value))
+    with pytest.raises(MmfastError, match=r"got 'ftp://a\.example/v1'; want one like") as error:
+        Endpoint(EndpointSettings(url=f"ftp://a.example/v1?key={QUERY_KEY}", model="m"), max_new_tokens=16)
+    shown.append(str(error.value))
+    assert not [words for words in [*shown, str(talker.settings)] if QUERY_KEY in words]

@@ -81,6 +81,11 @@ def test_all_missing_photos_are_named(shop, capsys):
     out = capsys.readouterr().out
     assert out.count("is not there") == 5 and "and 3 more: `mmfast features status" in out
     assert f"--pictures {photos} --json` lists all of them" in out
+    with ChatServer(lambda body: say("A kite.")) as server:
+        by = ["--quiet", "by=endpoint", f"endpoint.url={server.url}", "endpoint.model=m"]
+        assert main(["features", "describe", str(folder), "--pictures", str(photos), *by]) == 0
+    command = f"mmfast features status {folder} --pictures {photos} --json"
+    assert f"  and 3 more: `{command}` lists all of them" in capsys.readouterr().out
     (masks,) = told(folder, photos, capsys)[0]["masks"]
     assert masks["missing"] == {f"B{item:03d}": f"'{item}.png' is not there" for item in range(8)}
 
@@ -143,6 +148,27 @@ def test_the_light_encoder_leaves_why_no_picture_can_be_read(shop, capsys):
     assert [(one["there"], len(one["failed"])) for one in shown if one["by"] == "image light-image-1"] == [(0, 20)]
 
 
+def test_texts_without_a_known_word_are_told_from_empty_ones(bad_shop, capsys):
+    folder, photos = bad_shop
+    for column in ("title", "text"):
+        odd = pl.when(pl.col("id") == "B004").then(pl.lit("!!!")).when(pl.col("id") == "B006").then(pl.lit("\u200d"))
+        with_items(folder, odd.otherwise(pl.col(column)).alias(column))
+    assert main(["features", str(folder), "--text", "light", "--quiet"]) == 0
+    assert "    B004: the encoder knows no word of its text" in capsys.readouterr().out
+    unknown = dict.fromkeys(("B004", "B006"), "the encoder knows no word of its text")
+    (text,) = told(folder, photos, capsys)[0]["features"]
+    assert text["failed"] == unknown and text["missing"] == {"B007": "the item has no text"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    beside = (folder / manifest["features"]["text"]["file"]).with_suffix(".json")
+    content = json.loads(beside.read_text())
+    assert content["unreadable"] == unknown
+    before = beside.stat().st_size
+    beside.write_text(json.dumps(content | {"unreadable": {}}).ljust(before))  # as earlier versions wrote it
+    (text,) = told(folder, photos, capsys)[0]["features"]
+    untold = "it has no row of its own; the file of the features does not tell why"
+    assert text["failed"] == dict.fromkeys(unknown, untold) and text["missing"] == {"B007": "the item has no text"}
+
+
 def test_what_changed_after_encoding_is_named(bad_shop, capsys):
     folder, photos = bad_shop
     command = ["features", str(folder), "--text", "light", "--image", "light", "--pictures", str(photos), "--quiet"]
@@ -198,6 +224,33 @@ def test_answers_and_labels(bad_shop, parser, tmp_path, capsys):
     # Another text is another question: what was said of the old one is not there for it.
     with_items(folder, pl.concat_str("text", pl.lit(" New.")).alias("text"))
     assert told(folder, photos, capsys)[0]["labels"] == []
+
+
+def test_answers_of_other_endpoints_and_settings_do_not_hide_good_ones(shop, parser, capsys):
+    folder, photos = shop
+
+    def label(server, rule, max_new_tokens=24):
+        by = ["--quiet", "by=endpoint", f"endpoint.url={server.url}", "endpoint.model=m", "endpoint.retries=0"]
+        by += [f"max_new_tokens={max_new_tokens}", "stop_after=1000", "least_labelled=0"]
+        return main(["features", "label", str(folder), *by, "--rule", rule, "--parser", str(parser)])
+
+    def found():
+        return [(len(one["failed"]), one["by"]) for one in told(folder, photos, capsys)[0]["labels"]]
+
+    with ChatServer(lambda body: say("Kite")) as good, ChatServer(lambda body: fail(503)) as bad:
+        assert label(good, "wider") == 0
+        ((failed, by),) = found()
+        assert label(bad, "wider") == label(good, "wider", 9) == 0
+        counts = dict((by, failed) for failed, by in found())
+        assert len(counts) == 3 and counts[by] == failed < max(counts.values())
+        assert all(", settings " in by for by in counts)
+    # Lines of earlier versions do not tell their settings: they are one group, in which good answers count.
+    for path in (Store().folder / "answers").glob("label-*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            del row["about"]["settings"]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(failed, ", settings " in by) for failed, by in found()] == [(failed, False)]
 
 
 def test_rows_of_another_list_of_items_are_told(shop, capsys):

@@ -1,7 +1,8 @@
-"""Features that were replaced in one preparation of a source are not silently missing under its other settings."""
+"""Features replaced in one preparation of a source are not silently missing under others, or once its files change."""
 
 from __future__ import annotations
 
+import shutil
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from mmfast.data.replace_features import replace_features
 from tests.data.sources import numbered, plain_rows, write_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore:the features 'text'")
+TEXT = "the features 'text' of 'shop' are"
 SETTINGS = [
     {"split": "lattice"},
     {"split_seed": 7},
@@ -36,6 +38,12 @@ def replace(folder, encoder="light", **changes):
     np.save(folder.parent / "new.npy", numbered(10, 5))
     replace_features(made, {"text": MatrixFile(folder.parent / "new.npy", 10, encoder=encoder)})
     return made
+
+
+def change(folder):
+    """Move the last row of the interactions to the front: other bytes, the same rows."""
+    rows = (folder / "interactions.csv").read_text().splitlines()
+    (folder / "interactions.csv").write_text("\n".join([rows[0], rows[-1], *rows[1:-1]]) + "\n")
 
 
 def told(folder, **changes):
@@ -62,6 +70,32 @@ def test_what_does_not_concern_the_others_is_not_told(raw):
     replace(raw, encoder="CLIP tuned by ptmrec")
     assert told(raw, split_seed=7) == []  # it belongs to the train rows of its split
     replace(raw, k_core=2)
-    rows = (raw / "interactions.csv").read_text().splitlines()
-    (raw / "interactions.csv").write_text("\n".join([rows[0], *rows[:0:-1]]) + "\n")
-    assert told(raw, split_seed=7) == []  # the replaced features are of another source
+    other = raw.parent / "elsewhere" / "shop"
+    shutil.copytree(raw, other)
+    change(other)
+    assert told(other, split_seed=7) == []  # the replaced features are of another source
+
+
+@pytest.mark.parametrize("changes", [{}, {"split_seed": 7}], ids=str)
+def test_features_that_were_replaced_before_the_files_changed_are_told(raw, changes):
+    replace(raw)
+    for _ in range(2):
+        change(raw)
+        made, _ = prepared_folder(str(raw), **changes)
+        (message,) = told(raw, **changes)
+        assert message.startswith(f"{TEXT} those of its files now that its files changed; before, they were replaced (")
+        assert f"To have that encoder's here too, run `mmfast features '{made}'`" in message
+    replace(raw, **changes)
+    assert told(raw, **changes) == []
+
+
+def test_features_that_the_files_do_not_have_are_told_too(raw):
+    (raw / "text_feat.npy").unlink()
+    replace(raw)
+    assert told(raw) == told(raw, features=["image"]) == []
+    (message,) = told(raw, split_seed=7)
+    assert message.startswith(f"{TEXT} missing under these settings; under others they were added (light)")
+    change(raw)
+    (message,) = told(raw)
+    assert message.startswith(f"{TEXT} missing now that its files changed; before, they were added (light)")
+    assert told(raw, features=["image"]) == []  # no other is wanted

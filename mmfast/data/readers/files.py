@@ -24,7 +24,7 @@ class Sources:
     """The files a reader will read: `files` by role, `features` by modality, `choices` where the name is ambiguous.
 
     `listed` are folders of which only the names of the files matter, such as covers; `passed_over` are names of `.npy`
-    files that are not taken as features -> why.
+    files that are not taken as features -> why. `chosen`: the features were narrowed to those that somebody named.
     """
 
     format: str
@@ -34,6 +34,7 @@ class Sources:
     choices: dict[str, list[Path]] = field(default_factory=dict)
     listed: dict[str, Path] = field(default_factory=dict)
     passed_over: dict[str, str] = field(default_factory=dict)
+    chosen: bool = False
 
     def paths(self) -> list[Path]:
         """Every file, sidecars of features included, in a fixed order."""
@@ -46,6 +47,7 @@ class Sources:
 
         Raises MmfastError for an unknown modality, one whose name cannot be a key, a missing file, or several files.
         """
+        self.chosen = wanted is not None
         if isinstance(wanted, dict):
             self.features = {modality: self._named(modality, name) for modality, name in wanted.items()}
             self.passed_over = {}
