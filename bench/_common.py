@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import sys
 import time
@@ -179,8 +180,10 @@ def measure(
     median, spread = median_and_spread(seconds)
     slower = {name: statistics.median(each) for name, each in times.items()} | dict(facts.get("bounds", {}))
     least_bytes, limit = int(facts.get("least_bytes", 0)), None
-    if "limit" in facts:  # once more beside the case
-        limit = max(float(facts["limit"]), stream_bandwidth(device, 1 << 27, clock, repeat=3))
+    if "limit" in facts:
+        limit = float(facts["limit"])
+        if math.isfinite(budget):  # once more beside the case; ranks would not measure it at the same time
+            limit = max(limit, stream_bandwidth(device, 1 << 27, clock, repeat=3))
     with _Kernels() as kernels:
         torch.zeros(1).add_(1)  # the first call under a mode imports modules
         peak = peak_bytes(fn, device)

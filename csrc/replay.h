@@ -85,7 +85,7 @@ MMFAST_HOST_DEVICE bool fit_rule(const Atoms& atoms, const Lanes& lanes, int64_t
 }
 
 // Whether a row that waits moves less and less: a step is beta1 / sqrt(beta2) times the one before it.
-inline bool can_wait(const AdamSettings& set) { return set.beta1 == 0 || set.beta1 * set.beta1 < set.beta2; }
+inline bool can_wait(const AdamSettings& set) { return set.beta1 == 0 || set.beta1 < std::sqrt(set.beta2); }
 
 // How many of k steps count where rows can wait: those further on move a row by less than the tolerance of all the
 // others, or the products of fit_rule would leave float64, where any eps above 1e-30 is all of their denominators.

@@ -3,10 +3,6 @@
 
 #include <ATen/Parallel.h>
 
-#include <atomic>
-
-#include "graph.h"
-
 namespace mmfast {
 namespace {
 
@@ -46,19 +42,13 @@ std::optional<Frontier> columns_of_rows(const Graph<T>& g, const int64_t* rows, 
 template <typename T>
 std::optional<Frontier> rows_of_columns(const Graph<T>& g, const int32_t* slot, bool own) {
   std::vector<uint8_t> marks(g.num_rows, 0);
-  std::atomic<bool> fit{true};
   at::parallel_for(0, g.num_rows, kGrain, [&](int64_t first, int64_t last) {
-    if (!columns_fit(g.cols + g.ptr[first], g.ptr[last] - g.ptr[first], g.num_cols)) {
-      fit.store(false, std::memory_order_relaxed);
-      return;
-    }
     for (int64_t row = first; row < last; ++row) {
       bool hit = own && slot[row] >= 0;
       for (int64_t e = g.ptr[row]; !hit && e < g.ptr[row + 1]; ++e) hit = slot[g.cols[e]] >= 0;
       marks[row] = hit;
     }
   });
-  if (!fit.load()) return {};
   return collect(marks, g.ptr);
 }
 

@@ -51,10 +51,10 @@ bool rows_fit(const Graph<T>& graph, const int64_t* rows, int64_t first, int64_t
 // The product of columns [begin, end) of the tables.
 template <typename In, typename Out>
 Product<In, Out> columns_of(Product<In, Out> p, int64_t begin, int64_t end) {
-  p.in += begin;
+  if (p.in) p.in += begin;  // a table without rows has no address
   if (p.base) p.base += begin;
   if (p.extra) p.extra += begin;
-  p.out += begin;
+  if (p.out) p.out += begin;
   p.width = end - begin;
   return p;
 }

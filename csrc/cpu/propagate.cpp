@@ -56,6 +56,13 @@ void multiply_into(at::Tensor& out, const GraphTensors& graph, const Operands<In
   }
 }
 
+// Refuses an operator with a column outside it, wherever that is: what is computed depends on the rows that are asked
+// for.
+template <typename T>
+void check_columns(const GraphTensors& graph, const Graph<T>& view) {
+  if (!columns_fit(view.cols, view.num_entries, view.num_cols)) graph.refuse_columns();
+}
+
 // The last layers before the read-out at `rows`, from the last one back: where each is needed, while that is few nodes.
 template <typename T>
 std::vector<Frontier> frontiers_before(const Graph<T>& graph, const int64_t* rows, int64_t count, int64_t num_layers) {
@@ -77,9 +84,9 @@ void forward(const GraphTensors& graph, const at::Tensor& x, const int64_t* rows
   Operands<T> p{graph.view<Sum<T>>(), x.const_data_ptr<T>(), x.size(1)};
   if (readout != Readout::kLast) p.base = p.in;
   std::vector<Frontier> frontiers;
-  const bool checked = rows && num_layers > 1;  // all columns, also those of nodes that this batch does not reach
-  if (checked) {
-    if (!columns_fit(p.graph.cols, graph.num_entries(), p.graph.num_cols)) graph.refuse_columns();
+  const bool few = rows && num_layers > 1;
+  if (few) {
+    check_columns(graph, p.graph);
     frontiers = frontiers_before(p.graph, rows, out.size(0), num_layers);
   }
   const int64_t whole = num_layers - 1 - static_cast<int64_t>(frontiers.size());
@@ -95,7 +102,7 @@ void forward(const GraphTensors& graph, const at::Tensor& x, const int64_t* rows
     } else if (!table.defined()) {
       table = out_fits && (num_layers - layer) % 2 == 0 ? out : empty_table(x.sizes(), x.options());
     }
-    multiply_into(table, graph, p, layer == 1 && !checked);
+    multiply_into(table, graph, p, layer == 1 && !few);
     p.in = table.const_data_ptr<T>();
     p.in_slot = frontier ? frontier->slot.data() : nullptr;
   }
@@ -112,6 +119,8 @@ void backward(const GraphTensors& graph, const at::Tensor& grad, const T* grad_i
   if (readout != Readout::kLast) p.base = p.in;
   std::optional<Frontier> frontier, before;  // where a layer and the one before it are not zero
   at::Tensor tables[2];
+  const bool few = slot && num_layers > 1;
+  if (few) check_columns(graph, p.graph);
   for (int64_t layer = 1; layer < num_layers; ++layer) {
     frontier = p.in_slot ? rows_of_columns(p.graph, p.in_slot, p.base != nullptr) : std::nullopt;
     at::Tensor& table = tables[layer % 2];
@@ -121,7 +130,7 @@ void backward(const GraphTensors& graph, const at::Tensor& grad, const T* grad_i
       table = (num_layers - layer) % 2 == 0 ? out : empty_table(out.sizes(), out.options());
     }
     p.rows = frontier ? frontier->nodes.data() : nullptr;
-    multiply_into(table, graph, p, layer == 1);
+    multiply_into(table, graph, p, layer == 1 && !few);
     p.in = table.const_data_ptr<T>();
     before = std::move(frontier);
     p.in_slot = before ? before->slot.data() : nullptr;

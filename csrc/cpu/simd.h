@@ -1,6 +1,6 @@
 // SIMD without intrinsics: GCC vector types in always-inline templates, called by functions that are compiled once per
-// x86 level and chosen when the library is loaded. Elsewhere (clang, aarch64), and under a sanitizer, which finds in
-// one build what it finds in three, they are built once for the target's own level.
+// x86 level and chosen when the library is loaded. Elsewhere (clang, aarch64), and under a sanitizer, where no
+// resolver can run that early, they are built once for the target's own level.
 #pragma once
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define MMFAST_WIDE __attribute__((target("arch=x86-64-v4")))

@@ -92,10 +92,10 @@ void adam_lazy_op(at::Tensor& param, at::Tensor& exp_avg, at::Tensor& exp_avg_sq
   check_rows_grad(rows, grad, param, op);
   const at::Tensor ids = checked_device_rows(rows, param.size(0), op, scope.stream(), "coalesce the gradient");
   const at::Tensor dense = grad.contiguous();
+  const AdamSettings set = checked_waiting(lr, beta1, beta2, eps, op);
   if (ids.numel() == 0) return;
   state.check_steps(&ids, step, 1, op, scope.stream());
   const auto* number = step.const_data_ptr<int64_t>();
-  const AdamSettings set = checked_waiting(lr, beta1, beta2, eps, op);
   const auto run = [&]<typename T>(T) {
     const int64_t* r = ids.const_data_ptr<int64_t>();
     catch_up<T>(state, r, ids.numel(), set, {number, 1}, scope.stream());

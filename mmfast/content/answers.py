@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,10 @@ class Usage:
     answers: int
     new: int
     failures: int
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost: float
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def ask_missing(
     A block that a kill cut in two is asked whole, so that padding and bits are those of a run in one go; for an
     endpoint a block is one question. On an error or Ctrl-C what is under way is waited for and kept.
     """
-    _check_items(asked)
+    check_items(asked)
     blocks = [asked[start : start + talker.block] for start in range(0, len(asked), talker.block)]
     todo = [block for block in blocks if not all(map(answers.settled, block))]
     progress(len(asked) - sum(map(len, todo)), True)
@@ -212,13 +212,19 @@ def _workers(talker: Talker) -> Iterator[ThreadPoolExecutor]:
 
 
 def _usage(rows: Sequence[Row], talker: Talker, before: int) -> Usage:
-    prompt, completion, requests = (sum(row[name] for row in rows) for name in COUNTED)
     failures = sum(1 for row in rows if row["failure"])
+    return count_usage(Usage(len(rows) - failures, len(rows) - before, failures), rows, talker)
+
+
+def count_usage(usage: Usage, rows: Sequence[Row], talker: Talker) -> Usage:
+    """Return a usage with the requests, tokens and price of the answers `rows`."""
+    prompt, completion, requests = (sum(row[name] for row in rows) for name in COUNTED)
     cost = talker.cost(prompt, completion)
-    return Usage(len(rows) - failures, len(rows) - before, failures, requests, prompt, completion, cost)
+    return replace(usage, requests=requests, prompt_tokens=prompt, completion_tokens=completion, cost=cost)
 
 
-def _check_items(asked: Sequence[Asked]) -> None:
+def check_items(asked: Sequence[Asked]) -> None:
+    """Raise MmfastError where one item is asked about twice."""
     seen: set[str] = set()
     for one in asked:
         if one.question.item in seen:

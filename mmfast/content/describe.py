@@ -16,7 +16,7 @@ import PIL
 from pydantic import Field
 
 from mmfast.config import Config
-from mmfast.content.answers import Answers, Asked, Usage, answer_file, ask_missing
+from mmfast.content.answers import Answers, Asked, Usage, answer_file, ask_missing, check_items, count_usage
 from mmfast.content.chat import Question, Reply, Talker
 from mmfast.content.endpoint import Endpoint, EndpointSettings
 from mmfast.content.images import DECODER, Pictures
@@ -84,6 +84,7 @@ def describe(
     else:
         talker = LocalVision(settings.local, settings.max_new_tokens, INSTEAD)
     asked, failures = _questions(items, pictures, talker, prompt, short)
+    check_items(asked)
     file = answer_file(folder, "describe", talker.tag)
     with Answers(file) as answers:
         different = _different(asked, answers)
@@ -92,6 +93,7 @@ def describe(
             usage = ask_missing(answers, list(different.values()), talker, **ways)
         _share(asked, different, answers, talker.tag)
         rows = {one.question.item: answers.find(one) for one in asked}
+    usage = count_usage(usage, list(rows.values()), talker)  # who paid need not be who is asked about now
     failures |= {item: row["failure"] for item, row in rows.items() if row["failure"]}
     texts = {item: row["text"] for item, row in rows.items() if not row["failure"]}
     return Descriptions(texts, failures, usage, file)
@@ -178,11 +180,15 @@ def _questions(
 
 
 def _different(asked: Sequence[Asked], answers: Answers) -> dict[str, Asked]:
-    """Return one question for every key, which holds the picture: one that is settled, where there is one."""
+    """Return one question for every key, which holds the picture: a good answer first, then one that is settled."""
+
+    def rank(one: Asked) -> int:
+        return answers.settled(one) and (2 if not answers.find(one)["failure"] else 1)
+
     different: dict[str, Asked] = {}
     for one in asked:
         known = different.get(one.key)
-        if known is None or (answers.settled(one) and not answers.settled(known)):
+        if known is None or rank(one) > rank(known):
             different[one.key] = one  # in the place of the first, so that blocks stay the same
     return different
 

@@ -229,9 +229,9 @@ class EncodedFeatures:
                     rows = self.model.encode(self.contents.paths if pictures else self.contents)
                     read[self.model.missing] = False
                 except MmfastError:
-                    if not pictures:
+                    # Where not one can be read `write` tells so, with the reason that is found here.
+                    if not pictures or self._explain(list(range(len(inputs)))):
                         raise
-                    # Not one can be read: `write` tells so, with the reason that is found here.
                     rows, read[:] = np.zeros((len(inputs), self.model.dim), np.float32), False
                 if pictures:
                     self._explain(np.flatnonzero(~read).tolist())
@@ -240,18 +240,24 @@ class EncodedFeatures:
         known[:] = entry["known"]
         return entry["rows"]
 
-    def _explain(self, items: list[int]) -> None:
-        """Record why the pictures of items could not be read. Raises MmfastError for any file that has changed."""
+    def _explain(self, items: list[int]) -> int:
+        """Record why the pictures of items could not be read, and return how many can be.
+
+        Raises MmfastError for any file that has changed.
+        """
         for path, digest in zip(self.contents.paths, self.contents.hashes, strict=True):
             if path is not None and hash_picture(path) != digest:
                 raise MmfastError(f"picture '{path}' changed while it was being encoded; run again")
+        good = 0
         for item in items:
             path, digest = self.contents.paths[item], self.contents.hashes[item]
             if path is not None and digest is not None:
                 try:
                     open_picture(path, digest, self.config.most_pixels)
+                    good += 1
                 except Unreadable as problem:
                     self.store.fail(PICTURE, picture_key(digest, self.config.most_pixels), str(problem))
+        return good
 
 
 def picture_key(digest: str, most_pixels: int) -> str:

@@ -13,12 +13,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, unquote_plus, urlsplit, urlunsplit
 
 from pydantic import Field
 
@@ -35,6 +35,7 @@ PASSING = (408, 409, 423, 425, 429)  # and every 5xx
 NOBODY = (ConnectionRefusedError, socket.gaierror)  # no server listens, no such host
 JPEG_QUALITY = 92
 LEAST_KEY = 8  # characters; a shorter value of a query is no key, and may stand in any message
+KEY_NAME = re.compile("key|token|secret|sig|auth|pass|code", re.IGNORECASE)  # of parts of a query that are hidden
 
 
 class EndpointSettings(Config):
@@ -105,8 +106,7 @@ class Endpoint:
             raise MmfastError(
                 f"the environment variable {settings.key_variable} holds characters that no key has; set it anew"
             )
-        values = [value for _, value in parse_qsl(query) if len(value) >= LEAST_KEY]
-        self._secrets = [secret for secret in (self._key, query, *values) if secret]
+        self._secrets = [secret for secret in (self._key, *_keys_of(query)) if secret]
         self.tag, self.concurrency, self.requests = settings.model, settings.concurrency, 0
         self.settings = {
             "endpoint": settings.name or self._shown,
@@ -203,7 +203,7 @@ class Endpoint:
         """Return the reply to a refused question; raise _Passing or MmfastError for the other HTTP errors."""
         with error:
             code, words = _explanation(error)
-        words = self._without_key(words)
+        words = _short(self._without_key(words))
         told = f"the endpoint answered {error.code}: {words}"
         if error.code in HOPELESS:
             raise MmfastError(f"{told}. {self._advice(error)}")
@@ -272,6 +272,15 @@ def _address(url: str) -> str:
     return urlunsplit(parts._replace(path=path if path.endswith(PATH) else path + PATH, fragment=""))
 
 
+def _keys_of(query: str) -> Iterator[str]:
+    """Yield what may be a key in the query of an address, as it stands there and as a server reads it."""
+    for part in query.split("&"):
+        name, sign, value = part.partition("=")
+        value = value if sign else name
+        if len(value) >= LEAST_KEY and (not sign or KEY_NAME.search(name)):
+            yield from {value, unquote_plus(value)}
+
+
 def _no_query(url: str) -> str:
     return url.partition("?")[0]
 
@@ -317,14 +326,21 @@ def _explanation(error: urllib.error.HTTPError) -> tuple[str, str]:
         return "", str(error.reason)
     try:
         told = json.loads(body)["error"]
-        return str(told.get("code")), _words(told["message"])
+        return str(told.get("code")), _line(told["message"])
     except (ValueError, LookupError, TypeError, AttributeError):
-        return "", _words(body.decode("utf-8", "replace")) or str(error.reason)
+        return "", _line(body.decode("utf-8", "replace")) or str(error.reason)
 
 
 def _words(value: object) -> str:
     """Return an error or a text as one short line."""
-    text = " ".join(str(getattr(value, "reason", None) or value).split()) or type(value).__name__
+    return _short(_line(value))
+
+
+def _line(value: object) -> str:
+    return " ".join(str(getattr(value, "reason", None) or value).split()) or type(value).__name__
+
+
+def _short(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
 
 

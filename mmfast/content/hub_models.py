@@ -114,8 +114,9 @@ def _told(kind: Any, model: HubModel) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of the system, of safetensors, of transformers: by what is wrong with the files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MmfastError(f"'{model.folder}' does not load with {kind.__name__}: {reason}; fetch it again") from error
+        raise MmfastError(
+            f"'{model.folder}' does not load with {kind.__name__}: {first_line(error)}; fetch it again"
+        ) from error
 
 
 def _hash_folder(folder: Path) -> str:

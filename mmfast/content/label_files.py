@@ -108,7 +108,7 @@ def _rows(path: Path) -> list[dict[str, str | None]]:
             reader = csv.DictReader(file)
             names = reader.fieldnames or []
             if not names:
-                raise MmfastError(f"labels '{path}': the file is empty; want the columns {ITEM},{INDEX}")
+                raise MmfastError(f"labels '{path}': the file has no header; want the columns {ITEM},{INDEX}")
             if not {ITEM, INDEX} <= set(names):
                 raise MmfastError(f"labels '{path}': got the columns {', '.join(names)}; want {ITEM},{INDEX}")
             return list(reader)

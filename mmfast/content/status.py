@@ -220,8 +220,13 @@ def _answers(catalogue: Catalogue, folder: Path) -> Iterator[Coverage]:
         for path in paths:
             groups: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
             known = [row for row in read_answers(path) if row["about"].get(field_name) in current.get(row["item"], ())]
+            used: dict[str, set[str]] = defaultdict(set)
+            for row in known:
+                used[row["prompt"]] |= {row["about"].get("settings", "")} - {""}
             for row in sorted(known, key=lambda row: not _failure(stage, row)):
-                groups[row["prompt"], row["about"].get("settings", "")][row["item"]] = row
+                # Lines of earlier versions name no settings: they are those of the others, where these have but one.
+                only = "".join(used[row["prompt"]]) if len(used[row["prompt"]]) == 1 else ""
+                groups[row["prompt"], row["about"].get("settings", only)][row["item"]] = row
             for (prompt, settings), rows in groups.items():
                 by = f"{path.stem}, prompt {prompt[:8]}" + (f", settings {settings[:8]}" if settings else "")
                 yield _answered(catalogue, stage, by, rows)

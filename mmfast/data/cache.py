@@ -63,25 +63,30 @@ def prepared_in_cache(
     with suppress(OSError):  # a cache that cannot be written is good enough to read
         seen.mkdir(parents=True, exist_ok=True)
         (seen / folder.name).touch()
-    _warn_of_replaced(folder, record, seen, sources.chosen)
+    _warn_of_replaced(folder, record, features, seen, sources.chosen)
     return folder
 
 
-def _warn_of_replaced(folder: Path, record: dict[str, Any], seen: Path, chosen: bool) -> None:
+def _warn_of_replaced(folder: Path, record: dict[str, Any], features: dict[str, str], seen: Path, chosen: bool) -> None:
     """Say which features of the folder were replaced elsewhere: the user may believe that they are in use here.
 
-    seen: holds a file by the name of every preparation of this source folder, whatever its files were then. chosen: no
-    feature is missed, for the user named those that are wanted.
+    features: the source's file of each modality. seen: holds a file by the name of every preparation of this source
+    folder, whatever its files were then. chosen: no feature is missed, for the user named those that are wanted.
     """
     own = read_manifest(folder)
-    told: dict[tuple[str, str], bool] = {}
+    told: dict[str, dict[bool, set[str]]] = {}
     for other, same in _other_preparations(folder, record, seen):
-        for modality in sorted(own["features"].keys() & other["features"].keys() if chosen else other["features"]):
-            encoder = other["features"][modality]["encoder"]
+        theirs = other["source"]["files"]
+        for modality in own["features"].keys() & other["features"].keys() if chosen else other["features"]:
+            encoder, name = other["features"][modality]["encoder"], features.get(modality)
+            if name is not None and record["files"].get(name) != theirs.get(name):
+                continue  # the user has given another file since
             # What PTMRec tuned knows the train rows of its own split.
             if _is_replaced(other, modality) and not _is_replaced(own, modality) and "tuned by" not in encoder:
-                told[modality, encoder] = same or told.get((modality, encoder), False)
-    for (modality, encoder), same in sorted(told.items()):
+                told.setdefault(modality, {}).setdefault(same, set()).add(encoder)
+    for modality, by_same in sorted(told.items()):
+        same = True in by_same
+        encoder = ", ".join(sorted(by_same[same]))
         state, verb = ("those of its files", "replaced") if modality in own["features"] else ("missing", "added")
         now, then = ("under these settings", "under others") if same else ("now that its files changed", "before,")
         warnings.warn(
@@ -107,7 +112,7 @@ def _other_preparations(folder: Path, record: dict[str, Any], seen: Path) -> Ite
         if source.get("format") != record["format"]:
             continue
         same = all(source["files"][n] == record["files"][n] for n in common)
-        if same or (seen / path.name).exists():
+        if same or os.path.exists(seen / path.name):  # Path.exists raises where a folder is closed to this user
             yield manifest, same
 
 

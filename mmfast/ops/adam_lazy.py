@@ -108,7 +108,7 @@ def can_wait(beta1: float, beta2: float) -> bool:
 
     From 1 on each step moves a row further than the one before it, and there is no sum to make up.
     """
-    return beta1 == 0 or beta1 * beta1 < beta2
+    return beta1 == 0 or beta1 < math.sqrt(beta2)
 
 
 def _catch_up_reference(table: _Table, rows: torch.Tensor | None, settings: _Settings, step: int) -> None:

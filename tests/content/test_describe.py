@@ -88,6 +88,26 @@ def test_a_new_item_has_the_answer_to_its_picture_and_earlier_ones_keep_theirs(s
     found.file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found, server = ask((table["id"].to_list(), find_pictures(table, [folder])), tmp_path / "out", [say("other")])
     assert found.texts["0"] == "0 by itself." and found.texts["c"] == before.texts["c"] and not server.bodies
+    assert found.usage.requests == 5  # they stand in the lines that paid
+
+
+def test_a_good_answer_to_a_picture_goes_before_a_failure_and_items_are_named_once(shop, tmp_path):
+    folder, ids = shop[1].paths[0].parent, shop[0]
+    shutil.copy(folder / "c.png", folder / "d.png")
+    same = find_pictures(pl.DataFrame({"id": ids}), [folder])
+    found, _ = ask((ids, same), tmp_path / "out", [say(f"{n}.") for n in range(5)])
+    rows = [json.loads(line) for line in found.file.read_text().splitlines()]
+    for row in rows:
+        if row["item"] == "c":
+            row.update(text="", failure="refused", again=False)
+    found.file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copy(folder / "c.png", folder / "0.png")
+    named = ["0", *ids]
+    found, server = ask((named, find_pictures(pl.DataFrame({"id": named}), [folder])), tmp_path / "out", [say("new")])
+    assert found.texts["0"] == found.texts["d"] and "c" in found.failures and not server.bodies
+    twice = [*ids, "c"]
+    with pytest.raises(MmfastError, match="item 'c' is asked about twice"):
+        ask((twice, find_pictures(pl.DataFrame({"id": twice}), [folder])), tmp_path / "out", [say("new")])
 
 
 @pytest.mark.parametrize(

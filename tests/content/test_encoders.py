@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from importlib.metadata import version
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -305,6 +306,12 @@ def test_nothing_to_encode_is_told(sentence_folder, clip_folder, tmp_path):
     for model in (f"clip:{clip_folder}", "light", "light"):
         with pytest.raises(MmfastError, match=r"the first \('B0'\) .* of a known format; `.* status DATA --pictures F"):
             written(model, broken, tmp_path, "image")
+
+
+def test_a_whole_encoder_that_fails_on_good_pictures_says_its_own_words(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmfast.content.light._finish", Mock(side_effect=MmfastError("its own words")))
+    with pytest.raises(MmfastError, match="its own words"):
+        written("light", pictures, tmp_path, "image")
 
 
 class Constant:

@@ -320,3 +320,14 @@ def test_the_query_of_an_address_is_sent_and_never_shown():
         Endpoint(EndpointSettings(url=f"ftp://a.example/v1?key={QUERY_KEY}", model="m"), max_new_tokens=16)
     shown.append(str(error.value))
     assert not [words for words in [*shown, str(talker.settings)] if QUERY_KEY in words]
+
+
+def test_of_a_query_only_what_may_be_a_key_is_hidden_before_messages_are_cut():
+    long = "x" * 290
+    told = f"{long} api-key=ab+cdefgh ab cdefgh"  # across the place where messages are cut
+    for words, shown in ((told, f"{long} api-key=("), ("version 2024-10-21 v1", "version 2024-10-21 v1")):
+        with ChatServer([fail(400, words)]) as server:
+            url = f"{server.url}?api-version=2024-10-21&api-key=ab+cdefgh&v1"
+            talker = Endpoint(EndpointSettings(url=url, model="m", retries=0), max_new_tokens=16)
+            failure = talker.reply([Question("a", "What?")])[0].failure
+        assert shown in failure and "cdefgh" not in failure

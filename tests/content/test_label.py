@@ -233,7 +233,7 @@ def test_labels_of_other_objects_are_refused(tmp_path):
         ("item,object_index\na\n", "None is none of"),
         ("item,object_index\na,0\na,1\n", "line 3: item 'a' is given twice"),
         ("asin;object\na;0\n", "want item,object_index"),
-        ("", "the file is empty; want the columns item,object_index"),
+        ("", "the file has no header; want the columns item,object_index"),
         (None, "cannot be read"),
     ],
 )

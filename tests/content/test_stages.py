@@ -37,8 +37,9 @@ def test_help_names_every_form_of_encoder(capsys):
     with pytest.raises(SystemExit):
         main(["features", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    forms = [form.partition("[")[0] for kind in FORMS.values() for form in kind.split(", ")]
-    assert "last-token:NAME_OR_FOLDER" in forms and "clip:hf-hub:NAME" in forms
+    forms = [form.split("[") for kind in FORMS.values() for form in kind.split(", ")]
+    forms = [first + rest[0].rstrip("]") if first == "clip" else "[".join([first, *rest]) for first, *rest in forms]
+    assert {"last-token:NAME_OR_FOLDER", "clip:hf-hub:NAME", "clip:MODEL:TAG_OR_FILE"} <= set(forms)
     assert [form for form in {*forms, *(preset for _, preset in PRESETS)} if form not in text] == []
 
 

@@ -89,6 +89,21 @@ def test_features_that_were_replaced_before_the_files_changed_are_told(raw, chan
     assert told(raw, **changes) == []
 
 
+def test_another_file_of_the_user_is_what_is_wanted(raw):
+    replace(raw)
+    np.save(raw / "text_feat.npy", numbered(10, 2) + 1)
+    assert told(raw) == told(raw, features=["text"]) == []
+
+
+def test_encoders_of_one_modality_are_told_in_one_sentence(raw):
+    replace(raw)
+    change(raw)
+    replace(raw, encoder="minilm")
+    change(raw)
+    (message,) = told(raw)
+    assert "before, they were replaced (light, minilm)" in message
+
+
 def test_features_that_the_files_do_not_have_are_told_too(raw):
     (raw / "text_feat.npy").unlink()
     replace(raw)

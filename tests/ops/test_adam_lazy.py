@@ -110,7 +110,7 @@ def test_many_missed_steps_of_other_betas(betas, missed):
         assert torch.equal(row_steps, made[0][1])
 
 
-@pytest.mark.parametrize("betas", [(0.95, 0.9), (0.9, 0.81), (0.99, 0.98), (0.9, 0.0)])
+@pytest.mark.parametrize("betas", [(0.95, 0.9), (0.9, 0.81), (0.7, 0.49), (0.99, 0.98), (0.9, 0.0)])
 def test_rows_do_not_wait_where_each_step_is_further_than_the_last(betas):
     table = start(4, 3, torch.float64)
     message = rf"beta1 is {betas[0]}, beta2 .*; wanted beta1 below sqrt\(beta2\)"
