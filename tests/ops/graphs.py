@@ -2,7 +2,9 @@
 
 import torch
 
+from mmfast.ops._backend import use_backend
 from mmfast.ops.csr import CSR
+from tests.accuracy import assert_at_most_twice
 
 
 def operator(num_nodes, num_entries, dtype=torch.float64, seed=0, values=True, scales=True, num_cols=None):
@@ -29,6 +31,18 @@ def to(csr, dtype, swap=None):
     values = None if csr.values is None else csr.values.to(dtype)
     scales = (swap.col_scale, swap.row_scale) if swap else [s if s is None else s.to(dtype) for s in csr[3:]]
     return CSR(csr.ptr, csr.cols, values, *scales)
+
+
+def assert_exact(run, csr, transpose, x):
+    """The tensors of run(csr, transpose, x) are exact in float64; in float32 at most twice as wrong as PyTorch's."""
+    single = to(csr, torch.float32)
+    pair = single, to(transpose, torch.float32, swap=single)
+    with use_backend("reference"):
+        exact, torch_32 = run(csr, transpose, x), run(*pair, x.float())
+    for ours, want in zip(run(csr, transpose, x), exact, strict=True):
+        torch.testing.assert_close(ours, want, rtol=1e-12, atol=1e-12 * max(1, want.abs().max().item()))
+    for ours, theirs, want in zip(run(*pair, x.float()), torch_32, exact, strict=True):
+        assert_at_most_twice(ours, theirs, want)
 
 
 def table(num_nodes, width, seed=1):
