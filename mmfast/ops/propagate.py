@@ -57,11 +57,10 @@ def propagate_rows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the rows `rows` of `propagate(...)` and of x itself, each [R, D]: what the loss of one batch needs.
 
-    rows: int64 [R], sorted and unique, as from `compact_ids`. The last layer is computed at these rows only, on a
-    CPU those before it where few nodes are reached, and the gradient starts from the rows without a table of zeros;
-    where csr.values needs a gradient, all rows are computed. An
-    operator that is not square gives no rows of x: the second table is empty. The other arguments and errors are those
-    of `propagate`.
+    rows: int64 [R], sorted and unique, as from `compact_ids`. The last layer is computed at these rows only, on a CPU
+    those before it where few nodes are reached, and the gradient starts from the rows without a table of zeros; where
+    csr.values needs a gradient, all rows are computed. An operator that is not square gives no rows of x: the second
+    table is empty. The other arguments and errors are those of `propagate`.
     """
     _check("propagate_rows", csr, transpose, x, num_layers, readout, dtype)
     if rows.dtype != torch.int64 or rows.dim() != 1:
