@@ -19,7 +19,7 @@ from mmfast.errors import MmfastError
 from mmfast.frameworks.targetmr.catalogue import Catalogue, load_light, save_light
 from mmfast.frameworks.targetmr.encode import encode_objects
 from mmfast.frameworks.targetmr.encoders import ClipObjects
-from mmfast.frameworks.targetmr.light_pair import LightObjects, describe, train_light_pair
+from mmfast.frameworks.targetmr.light_pair import LightObjects, LightPair, describe, train_light_pair, word_loss
 from mmfast.frameworks.targetmr.objects import ItemObjects, join_objects
 from mmfast.frameworks.targetmr.settings import ObjectSettings, TargetMRConfig
 from mmfast.frameworks.targetmr.truth import truth_scores
@@ -150,6 +150,33 @@ def test_the_light_encoder_learns_which_picture_belongs_to_which_text(tmp_path):
     assert encoder.texts(["", "unknown words"]).shape == (2, 16) and not encoder.texts([""]).any()
     save_light(encoder, tmp_path / "light")
     assert LightObjects(load_light(tmp_path / "light")).identity == encoder.identity
+
+
+def test_the_light_encoder_finds_the_object_that_a_word_names_though_no_text_says_which():
+    rng, colours = np.random.default_rng(1), {"red": (200, 30, 30), "blue": (30, 30, 200), "green": (30, 200, 30)}
+    plain = {name: Image.new("RGB", (16, 16), colour) for name, colour in colours.items()}
+    drawn = [list(rng.choice(list(colours), 2, replace=False)) for _ in range(90)]
+    texts = [f"A {two[0]} one beside a {two[1]} one" for two in drawn]
+    pictures = [describe([Image.new("RGB", (16, 16)), *(plain[name] for name in two)]) for two in drawn]
+    encoder = LightObjects(train_light_pair(texts, pictures, dim=16, steps=120, batch=40))
+    words, _ = encoder.words("red blue green", [(0, 3), (4, 8), (9, 14)])
+    cosines = torch.nn.functional.cosine_similarity(
+        torch.from_numpy(words)[:, None], torch.from_numpy(encoder.pictures(list(plain.values())))[None], dim=2
+    )
+    assert cosines.argmax(1).tolist() == [0, 1, 2] and cosines.argmax(0).tolist() == [0, 1, 2]
+
+
+def test_words_that_objects_show_by_hand():
+    pair = LightPair(3, torch.Generator().manual_seed(0)).double()
+    objects, words = torch.randn(3, 3, dtype=torch.float64), torch.tensor([5, 7])
+    owner, says = torch.tensor([0, 0, 1]), torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    cosines = torch.nn.functional.cosine_similarity(objects[:, None], pair.table[words][None], dim=2)
+    shows = torch.sigmoid(5 * cosines - 3)
+    seen = torch.stack([1 - (1 - shows[0]) * (1 - shows[1]), shows[2]])
+    unseen = pair.unseen(objects, owner, words)
+    assert torch.allclose(unseen.exp(), 1 - seen, rtol=1e-6)
+    by_hand = -(seen[0, 0].log() + (1 - seen[0, 1]).log() + (1 - seen[1, 0]).log() + seen[1, 1].log()) / 2
+    assert torch.allclose(word_loss(unseen, says), by_hand, rtol=1e-6)
 
 
 def test_stages_from_the_command_line(settings, demo, tmp_path, capsys):

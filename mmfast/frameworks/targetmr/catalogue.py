@@ -31,7 +31,7 @@ from mmfast.seeds import derive_generator
 ANSWERS = "answers"  # folder of the store that receives what language models say
 ENCODER = "targetmr-encoder"
 LIGHT = "light"
-LIGHT_DIM, LIGHT_STEPS = 64, 1500  # other numbers are another VERSION of the encoder
+LIGHT_DIM, LIGHT_STEPS = 64, 800  # other numbers are another VERSION of the encoder
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """A small encoder of pictures and texts trained on a catalogue's own pairs: CLIP's part where no weights can be had.
 
 Words have learned vectors and weights, a text is the weighted mean of its words, a picture is a small network over the
-light descriptors; both meet by the contrastive loss of CLIP. It serves the demo and tests: CLIP knows the world, this
-only what the catalogue shows.
+light descriptors. Every word of a text is to be seen in one of the photo's objects, which one being unknown: the
+noisy-or of Fang et al., "From Captions to Visual Concepts and Back", CVPR 2015. Whole photos and texts meet by the
+contrastive loss of CLIP. It serves the demo and tests: CLIP knows the world, this only what the catalogue shows.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ DESCRIPTORS = describe_pixels(np.zeros((1, 64, 64, 3), np.float32)).shape[1]
 HIDDEN = 256
 POSITION_LENGTH = 0.3  # amplitude of the positions beside words, whose entries start at about 1 / 8
 TEXT_LENGTH = 4.0  # times the mean of its words: as with CLIP, a text is to outweigh one word's embedding
+NOISE = 0.02  # standard deviation of what is added to descriptors
 WINDOW = 16  # words of the parts of texts that training shows beside whole ones
-VERSION = 1  # raised with every change of what is learned
+CONTRAST = 6.0  # weight of the contrastive loss beside the words' likelihood
+SEEN_WORDS = 2048  # the most frequent words, which objects are to show
+BIAS = -3.0  # log odds, at the start, that an object at right angles to a word shows it
+RATE = 5e-3
+VERSION = 2  # raised with every change of what is learned
 
 
 class LightPair(nn.Module):
@@ -43,6 +49,8 @@ class LightPair(nn.Module):
         self.weight = nn.Parameter(torch.zeros(BUCKETS))
         self.first, self.second = linear(DESCRIPTORS, HIDDEN, generator), linear(HIDDEN, dim, generator)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.1)))
+        self.log_slope = nn.Parameter(torch.tensor(math.log(5.0)))
+        self.bias = nn.Parameter(torch.full((BUCKETS,), BIAS))
 
     def text(self, words: Tensor, offsets: Tensor) -> Tensor:
         """Return the weighted mean [n, D] of bags of words, those of text r behind offsets[r]."""
@@ -61,6 +69,12 @@ class LightPair(nn.Module):
         logits = self.log_scale.exp().clamp(max=100) * F.normalize(pictures, dim=1) @ F.normalize(texts, dim=1).t()
         own = torch.arange(len(logits))
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2
+
+    def unseen(self, objects: Tensor, owner: Tensor, words: Tensor) -> Tensor:
+        """Return the log probability [max(owner) + 1, V] that none of a photo's objects [n, D] shows a word [V]."""
+        cosines = F.normalize(objects, dim=1) @ F.normalize(self.table[words], dim=1).t()
+        missed = -F.softplus(self.log_slope.exp() * cosines + self.bias[words])
+        return missed.new_zeros(int(owner[-1]) + 1, len(words)).index_add(0, owner, missed)
 
 
 class LightObjects:
@@ -97,39 +111,69 @@ def train_light_pair(
     texts: Sequence[str],
     pictures: Sequence[np.ndarray],
     dim: int = 64,
-    steps: int = 1500,
+    steps: int = 800,
     batch: int = 256,
     seed: int = 0,
     show: bool = False,
 ) -> LightPair:
     """Return towers trained on items: a text and descriptors float32 [n >= 1, F] of its photo and of its objects each.
 
-    A step pairs one picture of an item with its whole text, or with a part of it, drawn anew.
+    Rows 0 are whole photos, the others their objects; a photo alone is its own object. A step shows the objects of some
+    items beside the words of their texts, and the whole photos beside whole texts or parts of them, drawn anew.
 
     Example: `train_light_pair(texts, [describe([photo, *objects]) for photo, objects in shown])`
     """
-    generator = derive_generator(seed, "light-pair")
-    pair = LightPair(dim, generator)
-    bags = [_buckets(text) for text in texts]
-    offsets = np.concatenate([[0], np.cumsum([len(own) for own in pictures])])
-    table = torch.from_numpy(np.concatenate(pictures))
-    optimizer = torch.optim.Adam(pair.parameters(), lr=2e-3, weight_decay=1e-6)
-    rng = np.random.default_rng(seed)
-    usable = np.array([n for n, bag in enumerate(bags) if bag], np.int64)
+    generator, rng = derive_generator(seed, "light-pair"), np.random.default_rng(seed)
+    pair, pairs = LightPair(dim, generator), _Shown(texts, pictures)
+    optimizer = torch.optim.Adam(pair.parameters(), lr=RATE, weight_decay=1e-6)
     with Meter("training the light encoder", steps, "steps", show) as meter:
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = 2e-3 * (1 - step / steps)
-            items = rng.choice(usable, size=min(batch, len(usable)), replace=False)
-            rows = offsets[items] + (rng.random(len(items)) * np.diff(offsets)[items]).astype(np.int64)
-            shown = table[torch.from_numpy(rows)]
-            noise = torch.randn(shown.shape, generator=generator) * 0.02
+                group["lr"] = RATE * (1 - step / steps)
+            items = rng.choice(pairs.usable, size=min(batch, len(pairs.usable)), replace=False)
+            photos, objects, owner = pairs.pictures_of(items)
+            photos, objects = (x + NOISE * torch.randn(x.shape, generator=generator) for x in (photos, objects))
             optimizer.zero_grad(set_to_none=True)
-            vectors = pair.text(*_bags([_part(bags[item], rng) for item in items]))
-            pair.loss(pair.picture(shown + noise), vectors).backward()
+            unseen = pair.unseen(pair.picture(objects), owner, pairs.words)
+            texts_seen = pair.text(*_bags([_part(pairs.bags[item], rng) for item in items]))
+            loss = word_loss(unseen, pairs.says[items].float()) + CONTRAST * pair.loss(pair.picture(photos), texts_seen)
+            loss.backward()
             optimizer.step()
             meter.add()
     return pair.eval()
+
+
+def word_loss(unseen: Tensor, says: Tensor) -> Tensor:
+    """Return the mean over n photos of the negative log likelihood of their texts' words.
+
+    unseen: log probability [n, V] that no object shows a word; says: [n, V], 1 where the text has the word.
+    """
+    seen = torch.log(-torch.expm1(unseen.clamp(max=-1e-6)))
+    return -(says * seen + (1 - says) * unseen).sum(1).mean()
+
+
+class _Shown:
+    """Pictures and texts of items as training draws them; `usable` are the items whose texts have a word."""
+
+    def __init__(self, texts: Sequence[str], pictures: Sequence[np.ndarray]) -> None:
+        self.bags = [_buckets(text) for text in texts]
+        self.usable = np.array([n for n, bag in enumerate(self.bags) if bag], np.int64)
+        self._table = torch.from_numpy(np.concatenate(pictures))
+        self._offsets = np.concatenate([[0], np.cumsum([len(own) for own in pictures])])
+        in_texts = np.bincount([word for bag in self.bags for word in set(bag)], minlength=BUCKETS)
+        frequent = np.argsort(-in_texts, kind="stable")[:SEEN_WORDS]
+        words = np.sort(frequent[in_texts[frequent] > 0])
+        self.words, self.says = torch.from_numpy(words), torch.zeros(len(self.bags), len(words), dtype=torch.bool)
+        for n, bag in enumerate(self.bags):
+            self.says[n, np.flatnonzero(np.isin(words, bag))] = True
+
+    def pictures_of(self, items: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Return descriptors of some items' whole photos [n, F] and of their objects [m, F], and whose these are."""
+        whole, last = self._offsets[items], self._offsets[items + 1]
+        first = np.minimum(whole + 1, last - 1)
+        rows = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
+        owner = np.repeat(np.arange(len(items)), last - first)
+        return self._table[whole], self._table[rows], torch.from_numpy(owner)
 
 
 def describe(pictures: Sequence[Image.Image]) -> np.ndarray:

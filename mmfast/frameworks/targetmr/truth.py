@@ -12,6 +12,7 @@ from mmfast.content.masks import Masks
 from mmfast.content.text_objects import TextObjects
 from mmfast.data.demo import TRUTH, decode_mask, demo_truth
 from mmfast.frameworks.targetmr.catalogue import Catalogue, Found
+from mmfast.frameworks.targetmr.ragged import segment_argmax
 from mmfast.frameworks.targetmr.stages import Targets
 
 OVERLAP = 0.5  # intersection over union from which a mask shows the target
@@ -21,7 +22,8 @@ def truth_scores(catalogue: Catalogue, found: Found, targets: Targets) -> dict[s
     """Return shares of items, {} for a catalogue without a recorded truth.
 
     text: the chosen word names the target, of the items where a choice could; image: the chosen mask overlaps the
-    target's true one by at least half; image_random: what a random mask reaches; image_possible: some mask does.
+    target's true one by at least half; image_refined: the mask most similar to the text target after refinement does;
+    image_random: what a random mask reaches; image_possible: some mask does.
     """
     if not (catalogue.folder / TRUTH).is_file():
         return {}
@@ -32,9 +34,10 @@ def truth_scores(catalogue: Catalogue, found: Found, targets: Targets) -> dict[s
         scores["text"] = float((targets.text.chosen.numpy() == truth)[known].mean())
     if targets.image is not None and found.masks is not None:
         hits = mask_hits(found.masks, catalogue.folder)
-        chosen = targets.image.chosen.tolist()
-        right = [bool(own[at]) for own, at in zip(hits, chosen, strict=True) if at >= 0]
-        scores["image"] = float(np.mean(right))
+        refined = segment_argmax(targets.after, targets.image_ptr)
+        for name, chosen in (("image", targets.image.chosen), ("image_refined", refined)):
+            right = [bool(own[at]) for own, at in zip(hits, chosen.tolist(), strict=True) if at >= 0]
+            scores[name] = float(np.mean(right))
         scores["image_random"] = float(np.mean([own.mean() for own in hits if len(own)]))
         scores["image_possible"] = float(np.mean([own.any() for own in hits if len(own)]))
     return scores
