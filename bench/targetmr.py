@@ -4,9 +4,13 @@ python bench/targetmr.py --parser FOLDER                                five bac
 python bench/targetmr.py --parser FOLDER --models mentor --ablations    the five parts left out, one by one
 python bench/targetmr.py --parser FOLDER --models mentor --sweep eta 0.1 0.3 0.5 0.7 0.9
 python bench/targetmr.py --parser FOLDER --models mentor --sweep objects.context 2 4 8 16 32
+python bench/targetmr.py --parser FOLDER --models mentor --sweep labels.failure_rate 0.8 0.6 0.4 0.2
+python bench/targetmr.py --parser FOLDER --models mentor --transfer 1 2
 
-"data" reads the data set's own features, "raw" the whole texts and photos by the encoder that TargetMR uses. Runs
-that the result file holds are not repeated; it is bench/results/targetmr-<data>.json, written after every run.
+"data" reads the data set's own features, "raw" the whole texts and photos by the encoder that TargetMR uses. The
+transfer takes selectors (and the light encoder) of the demo catalogues of these seeds, each alone and all together,
+and no label of the data set. Runs that the result file holds are not repeated; it is
+bench/results/targetmr-<data>.json, written after every run. `--out FOLDER` writes table.md and picture.png.
 """
 
 from __future__ import annotations
@@ -20,12 +24,15 @@ from typing import Any
 
 from _origin import origin
 
+from mmfast.cli import main as main_of_mmfast
 from mmfast.config import RunConfig, load_config
+from mmfast.data.demo import demo_folder
 from mmfast.data.load import load_dataset
 
 ROOT = Path(__file__).parents[1]
 PAPER = ("bm3", "freedom", "mgcn", "lgmrec", "mentor")
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+SOURCES = "sources"  # what follows are not settings but the seeds of catalogues
 PARTS = ("POS", "SYP", "ITS", "RRF", "TAL")
 
 
@@ -44,7 +51,24 @@ def cases_of(args: argparse.Namespace) -> dict[str, list[str]]:
     if args.sweep:
         name, *values = args.sweep
         return {f"{name}={value}": [f"framework.{name}={value}"] for value in values}
-    return {"data": [], "raw": [], "targetmr": []}
+    if args.transfer:
+        unions = [[seed] for seed in args.transfer] + ([args.transfer] if len(args.transfer) > 1 else [])
+        return {"own labels": [], **{f"from {' and '.join(map(str, union))}": [SOURCES, *union] for union in unions}}
+    cases = {"raw": [], "targetmr": [], "data": []}
+    return {name: cases[name] for name in args.cases or cases}
+
+
+def transferred(model: str, seeds: list[str], seed: int, args: argparse.Namespace, out: str) -> list[str]:
+    """Train selectors on the demo catalogues of some seeds and return the settings that use them."""
+    config = config_of(model, args, out)
+    section = config.framework[0].model_dump(mode="json", include={"objects", "labels"}, exclude_defaults=True)
+    file = Path(out) / "selectors"
+    sources = [str(demo_folder(seed=int(source))) for source in seeds]
+    settings = [f"{name}={json.dumps(value)}" for name, value in section.items()]
+    options = ["--seed", str(seed), "--out", str(file), "--quiet"]
+    if main_of_mmfast(["targetmr", "transfer", args.data, *settings, "--from", *sources, *options]):
+        raise SystemExit("the selectors were not trained")
+    return [f"framework.selectors={file}", f"framework.objects.encoder=light:{file}.encoder"]
 
 
 def one_run(model: str, case: str, settings: list[str], seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -54,6 +78,8 @@ def one_run(model: str, case: str, settings: list[str], seed: int, args: argpars
     from mmfast.trainer import fit
 
     with tempfile.TemporaryDirectory() as out:
+        if settings[:1] == [SOURCES]:
+            settings = transferred(model, settings[1:], seed, args, out)
         config = config_of(model, args, out, f"seed={seed}", *settings)
         dataset, section = load_dataset(config), config.framework[0]
         told: dict[str, Any] = {}
@@ -97,6 +123,26 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw recall@20 of every model and case: the mean, and from the least to the most over the seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    models, cases = (list(dict.fromkeys(row[name] for row in rows)) for name in ("model", "case"))
+    for n, case in enumerate(cases):
+        values = [[r["test"]["recall@20"] for r in rows if (r["model"], r["case"]) == (m, case)] for m in models]
+        means = [statistics.mean(own) for own in values]
+        pairs = list(zip(means, values, strict=True))
+        reach = [[m - min(own) for m, own in pairs], [max(own) - m for m, own in pairs]]
+        places = [at + 0.8 * (n + 0.5) / len(cases) - 0.4 for at in range(len(models))]
+        axes.bar(places, means, 0.75 / len(cases), yerr=reach, capsize=2, label=case)
+    least = min(row["test"]["recall@20"] for row in rows)
+    axes.set(xticks=range(len(models)), xticklabels=models, ylabel="test recall@20", ylim=(0.9 * least, None))
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     """Run what is not there yet and print the table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,8 +151,11 @@ def main() -> None:
     parser.add_argument("--parser", help="spaCy pipeline or its folder (that of the configs)")
     parser.add_argument("--models", nargs="+", default=PAPER)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--cases", nargs="+", choices=("raw", "targetmr", "data"), help="some of the three")
     parser.add_argument("--ablations", action="store_true", help="leave out one part after the other")
     parser.add_argument("--sweep", nargs="+", metavar="SETTING VALUE", help="a setting of the framework and its values")
+    parser.add_argument("--transfer", nargs="+", metavar="SEED", help="demo catalogues that selectors come from")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write table.md and picture.png there")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     file = ROOT / "bench" / "results" / f"targetmr-{Path(args.data).name}.json"
@@ -122,6 +171,10 @@ def main() -> None:
                     kept["runs"].append(row)
                     file.write_text(json.dumps({**origin(), **kept}, indent=1) + "\n")
                 wanted.append(row)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "table.md").write_text(table(wanted) + "\n")
+        draw(wanted, args.out / "picture.png")
     print(json.dumps(wanted) if args.json else table(wanted))
 
 

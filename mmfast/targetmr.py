@@ -1,4 +1,4 @@
-"""The stages of TargetMR one by one: objects, labels, selectors, refinement, training, transfer and a case study."""
+"""The stages of TargetMR one by one, from objects and labels to selectors, training, a case study and a picture."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ SUBVERBS = {
     "train": "mmfast.commands.targetmr_train",
     "transfer": "mmfast.commands.targetmr_transfer",
     "explain": "mmfast.commands.targetmr_explain",
+    "scatter": "mmfast.commands.targetmr_scatter",
 }
 EXAMPLES = """examples:
   mmfast targetmr refine demo objects.parse.pipeline=parser objects.segmenter.kind=light objects.encoder=light
@@ -29,6 +30,7 @@ stages (mmfast targetmr STAGE --help):
   train CONFIG | key=value      all stages, then a backbone on their features and graph (Eq. 20-23)
   transfer TARGET --from DATA   selectors learned elsewhere, applied without any label
   explain RUN --item ID         a page about one item
+  scatter RUN [RUN ...]         the items nearest to two items, drawn by t-SNE (Figures 3 and 7)
 
 What is computed is kept in the store below the cache folder: a stopped stage continues where it was.
 """

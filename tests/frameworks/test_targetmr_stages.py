@@ -229,6 +229,13 @@ def test_the_page_of_a_case(settings, demo, tmp_path, capsys):
     capsys.readouterr()
     assert main(["targetmr", "explain", str(tmp_path / "plain"), "--item", "item-00007"]) == 2
     assert "trained without TargetMR" in capsys.readouterr().err
+    runs, picture = [str(tmp_path / "plain"), str(tmp_path / "with")], tmp_path / "with" / "targetmr" / "scatter.png"
+    assert main(["targetmr", "scatter", *runs, "--count", "20"]) == 0 and picture.is_file()
+    told = capsys.readouterr().out
+    assert told.count("silhouette") == 2 and "near both" in told and str(picture) in told
+    assert main(["targetmr", "scatter", runs[0]]) == 2 and "name two items" in capsys.readouterr().err
+    both = ["--items", "item-00001", "item-00002", "--out", str(tmp_path / "two.svg")]
+    assert main(["targetmr", "scatter", runs[0], *both]) == 0 and (tmp_path / "two.svg").is_file()
 
 
 def test_a_catalogue_of_texts_alone(parser, tmp_path):
