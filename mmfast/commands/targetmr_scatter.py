@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     """Draw the picture and print its scores."""
     from pathlib import Path
 
-    from mmfast.distribution import draw_neighbourhoods, neighbourhoods, silhouette
     from mmfast.errors import MmfastError
+    from mmfast.frameworks.targetmr.scatter import draw_neighbourhoods, neighbourhoods, silhouette
     from mmfast.run import Run
 
     if args.count < 2:
