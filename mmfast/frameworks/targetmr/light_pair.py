@@ -29,7 +29,7 @@ PLACES = 77
 DESCRIPTORS = describe_pixels(np.zeros((1, 64, 64, 3), np.float32)).shape[1]
 HIDDEN = 256
 POSITION_LENGTH = 0.3  # amplitude of the positions beside words, whose entries start at about 1 / 8
-TEXT_LENGTH, WORD_LENGTH = 4.0, 0.5  # times the mean of its words, and times one: with CLIP, too, a text outweighs it
+TEXT_LENGTH = 4.0  # times the mean of its words: as with CLIP, a text is to outweigh one word's embedding
 NOISE = 0.02  # standard deviation of what is added to descriptors
 WINDOW = 16  # words of the parts of texts that training shows beside whole ones
 CONTRAST = 6.0  # weight of the contrastive loss beside the words' likelihood
@@ -82,7 +82,7 @@ class LightObjects:
 
     def __init__(self, pair: LightPair) -> None:
         self.pair, self.dim = pair.eval(), pair.dim
-        self.identity = f"light-pair-{VERSION}-{TEXT_LENGTH}-{WORD_LENGTH}:{hash_weights(pair)}"
+        self.identity = f"light-pair-{VERSION}-{TEXT_LENGTH}:{hash_weights(pair)}"
         self.positions = POSITION_LENGTH * _waves(PLACES, pair.dim)
 
     @torch.inference_mode()
@@ -102,7 +102,7 @@ class LightObjects:
         for n, (start, end) in enumerate(spans):
             own = _buckets(text[start:end])
             if own:
-                vectors[n] = WORD_LENGTH * table[own].mean(0).numpy()
+                vectors[n] = table[own].mean(0).numpy()
         places = np.searchsorted(starts, [start for start, _ in spans]) + 1
         return vectors, np.minimum(places, PLACES - 2).astype(np.int64)
 
