@@ -61,7 +61,7 @@ def cases_of(args: argparse.Namespace) -> dict[str, list[str]]:
 def transferred(model: str, seeds: list[str], seed: int, args: argparse.Namespace, out: str) -> list[str]:
     """Train selectors on the demo catalogues of some seeds and return the settings that use them."""
     config = config_of(model, args, out)
-    section = config.framework[0].model_dump(mode="json", include={"objects", "labels"}, exclude_defaults=True)
+    section = config.framework[0].model_dump(mode="json", include={"objects", "labels"}, exclude_unset=True)
     file = Path(out) / "selectors"
     sources = [str(demo_folder(seed=int(source))) for source in seeds]
     settings = [f"{name}={json.dumps(value)}" for name, value in section.items()]
