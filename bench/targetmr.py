@@ -137,8 +137,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         reach = [[m - min(own) for m, own in pairs], [max(own) - m for m, own in pairs]]
         places = [at + 0.8 * (n + 0.5) / len(cases) - 0.4 for at in range(len(models))]
         axes.bar(places, means, 0.75 / len(cases), yerr=reach, capsize=2, label=case)
-    least = min(row["test"]["recall@20"] for row in rows)
-    axes.set(xticks=range(len(models)), xticklabels=models, ylabel="test recall@20", ylim=(0.9 * least, None))
+    axes.set(xticks=range(len(models)), xticklabels=models, ylabel="test recall@20")
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=150)
 
