@@ -53,7 +53,7 @@ def cases_of(args: argparse.Namespace) -> dict[str, list[str]]:
         return {f"{name}={value}": [f"framework.{name}={value}"] for value in values}
     if args.transfer:
         unions = [[seed] for seed in args.transfer] + ([args.transfer] if len(args.transfer) > 1 else [])
-        return {"own labels": [], **{f"from {' and '.join(map(str, union))}": [SOURCES, *union] for union in unions}}
+        return {"targetmr": [], **{f"from {' and '.join(map(str, union))}": [SOURCES, *union] for union in unions}}
     cases = {"raw": [], "targetmr": [], "data": []}
     return {name: cases[name] for name in args.cases or cases}
 
