@@ -110,6 +110,11 @@ def attend(query: Query, views: Sequence[torch.Tensor]) -> torch.Tensor:
     return sum(weights[:, m : m + 1] * view for m, view in enumerate(views))
 
 
+def drawn(most: int | None, rows: int, device: torch.device) -> slice | torch.Tensor:
+    """Return `most` of so many rows, drawn anew, int64; all of them where there are no more or `most` is None."""
+    return slice(None) if most is None or most >= rows else torch.randperm(rows, device=device)[:most]
+
+
 def compacted(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Batch]:
     """Return the distinct users and items of a batch, ascending, and the batch that names them by their places.
 

@@ -15,7 +15,7 @@ from mmfast.dataset_graphs import cosine_graphs
 from mmfast.embeddings import EmbeddingTable, linear
 from mmfast.graph import Graph, user_item_graph
 from mmfast.models.base import Recommender
-from mmfast.models.layers import Query, attend, ranking_terms, unit
+from mmfast.models.layers import Query, attend, drawn, ranking_terms, unit
 from mmfast.models.learned_graph import LearnedGraphConfig, detached, inverse_root, similarities
 from mmfast.models.named import NamedModules
 from mmfast.ops import info_nce
@@ -106,9 +106,7 @@ class MICRO(Recommender):
         fused = attend(self.query, list(views.values()))
         users, items = self.vectors(fused)
         terms = ranking_terms(self.config, batch, users, items)
-        rows = slice(None)
-        if self.config.cl_items is not None and self.config.cl_items < self.num_items:
-            rows = torch.randperm(self.num_items, device=fused.device)[: self.config.cl_items]
+        rows = drawn(self.config.cl_items, self.num_items, fused.device)
         for modality, view in views.items():
             contrast = info_nce(view[rows], fused[rows], self.config.temperature, intra=True)
             terms[f"cl_{modality}"] = self.config.cl_weight * contrast
