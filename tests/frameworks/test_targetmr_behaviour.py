@@ -87,6 +87,33 @@ def test_a_finished_run_opens_with_its_features_and_graph(model, tmp_path, toys)
     assert lines[4].endswith(",-1") and lines[6].split(",")[1] == "-1"  # no photo, no text
 
 
+@pytest.mark.parametrize("without", [[], ["TAL"]])
+def test_backbones_that_train_their_features_may_go_on_to(without, tmp_path, toys):
+    dataset, settings = block_dataset(), {**toys, "train_features": True, "without": without}
+    start = build_framework(config_of(tmp_path, settings), dataset).model
+    constant = build_framework(config_of(tmp_path, {**settings, "train_features": False}), dataset).model
+    run = fit(config_of(tmp_path, settings), dataset, progress=False)
+    opened = Run.load(run.folder, dataset).model
+    for modality in ("text", "image"):
+        sources = [model.item_features(modality) for model in (start, constant, run.model, opened)]
+        trained = dict(sources[0].named_parameters()).keys() - dict(sources[1].named_parameters()).keys()
+        assert trained == ({"weight"} if without else {"delta.weight"})
+        features = [source.all().detach() for source in sources]
+        assert torch.equal(features[0], features[1])
+        assert torch.equal(features[2], features[3])
+        if without:
+            assert not torch.equal(features[0], features[2])
+            continue
+        delta = run.model.item_features(modality).delta.all()
+        assert bool(delta.any()) and torch.equal(
+            sources[2].pool(sources[2].target, sources[2].objects) + delta, features[2]
+        )
+        ids = torch.tensor([0, 3, 7])
+        torch.testing.assert_close(sources[2].rows(ids), features[2][ids])
+    ids_alone = build_framework(config_of(tmp_path, settings, "lgmrec"), dataset).model.item_features("text")
+    assert without or ids_alone.delta is None
+
+
 def test_resuming_repeats_every_bit(tmp_path, toys):
     dataset, config = block_dataset(), config_of(tmp_path, toys, "mgcn", epochs=4)
     whole = fit(config, dataset, progress=False)

@@ -26,7 +26,7 @@ from mmfast.frameworks.targetmr.pool import TargetFeatures
 from mmfast.frameworks.targetmr.prepared import Prepared, prepare_targets, sources_of
 from mmfast.frameworks.targetmr.settings import TargetMRConfig
 from mmfast.graph import Graph, user_item_graph
-from mmfast.models.features import FeatureSource
+from mmfast.models.features import FeatureSource, TrainableFeatures
 from mmfast.registry import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class TargetMR(Framework):
                 "multimodal backbone, such as mentor, freedom, mgcn, lgmrec or bm3"
             )
         for modality, source in sources.items():
+            if settings.train_features and any(True for _ in model.sources[modality].parameters()):
+                source = trained(source)
             model.set_item_features(modality, source)
         # Not a submodule: it holds no parameters, and the model knows nothing of it.
         object.__setattr__(model, "extension", Extension(prepared, settings, dataset, sources, on_features))
@@ -194,6 +196,14 @@ class Extension:
                 )
         if self.sources and int(self.sources[0].graph_epoch) >= 0:
             self.apply(model)
+
+
+def trained(source: FeatureSource) -> FeatureSource:
+    """Return the source with every item's row free to be trained."""
+    if isinstance(source, TargetFeatures):
+        source.add_delta()
+        return source
+    return TrainableFeatures(source.all().numpy())
 
 
 def _after_loading(model: Recommender, _keys: object) -> None:

@@ -29,7 +29,9 @@ PLACES = 77
 DESCRIPTORS = describe_pixels(np.zeros((1, 64, 64, 3), np.float32)).shape[1]
 HIDDEN = 256
 POSITION_LENGTH = 0.3  # amplitude of the positions beside words, whose entries start at about 1 / 8
-TEXT_LENGTH = 4.0  # times the mean of its words: as with CLIP, a text is to outweigh one word's embedding
+TEXT_LENGTH = 4.0  # times the mean of its words, and WORD_LENGTH times a word's vector: as with CLIP, a text is to
+WORD_LENGTH = 0.5  # outweigh one word's embedding
+PICTURE_LENGTH = 40.0  # times what the tower gives: pictures as long as what f_ref adds to them, some sqrt(8 D)
 NOISE = 0.02  # standard deviation of what is added to descriptors
 WINDOW = 16  # words of the parts of texts that training shows beside whole ones
 CONTRAST = 6.0  # weight of the contrastive loss beside the words' likelihood
@@ -82,7 +84,7 @@ class LightObjects:
 
     def __init__(self, pair: LightPair) -> None:
         self.pair, self.dim = pair.eval(), pair.dim
-        self.identity = f"light-pair-{VERSION}-{TEXT_LENGTH}:{hash_weights(pair)}"
+        self.identity = f"light-pair-{VERSION}-{TEXT_LENGTH}-{WORD_LENGTH}-{PICTURE_LENGTH}:{hash_weights(pair)}"
         self.positions = POSITION_LENGTH * _waves(PLACES, pair.dim)
 
     @torch.inference_mode()
@@ -92,17 +94,17 @@ class LightObjects:
 
     @torch.inference_mode()
     def pictures(self, batch: Sequence[Image.Image]) -> np.ndarray:
-        """Return picture vectors, float32 [n, D]."""
-        return self.pair.picture(torch.from_numpy(describe(batch))).numpy()
+        """Return picture vectors, lengthened, float32 [n, D]."""
+        return PICTURE_LENGTH * self.pair.picture(torch.from_numpy(describe(batch))).numpy()
 
     def words(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the vectors of words and which words of the text they are, counted from 1 and at most 75."""
+        """Return the shortened vectors of words, and which of the text they are, counted from 1 and at most 75."""
         starts = np.array([found.start() for found in WORDS.finditer(text.casefold())], np.int64)
         table, vectors = self.pair.table.detach(), np.zeros((len(spans), self.dim), np.float32)
         for n, (start, end) in enumerate(spans):
             own = _buckets(text[start:end])
             if own:
-                vectors[n] = table[own].mean(0).numpy()
+                vectors[n] = WORD_LENGTH * table[own].mean(0).numpy()
         places = np.searchsorted(starts, [start for start, _ in spans]) + 1
         return vectors, np.minimum(places, PLACES - 2).astype(np.int64)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmfast.embeddings import xavier
+from mmfast.embeddings import RowTable, xavier
 from mmfast.frameworks.targetmr.ragged import Ragged
 from mmfast.models.features import FeatureSource
 from mmfast.ops import target_pool
@@ -78,8 +79,9 @@ class Pool(nn.Module):
 class TargetFeatures(FeatureSource):
     """x = [t || sum_k b_k a_k] of every item, [I, 2D]: objects are constants, the attention learns with the backbone.
 
-    `graph_pool` is the attention that the extended graph in use was made with, `graph_epoch` the epoch of that, -1
-    before the first; with them a checkpoint tells the whole model.
+    `delta`, where `add_delta` was called, is a trained table [I, 2D] that is added. `graph_pool` is the attention that
+    the extended graph in use was made with, `graph_epoch` the epoch of that, -1 before the first; with them a
+    checkpoint tells the whole model.
     """
 
     def __init__(self, side: Side, kind: Attention, generator: torch.Generator) -> None:
@@ -92,6 +94,11 @@ class TargetFeatures(FeatureSource):
         self.pool = Pool(side.dim, kind, generator)
         self.graph_pool = copy.deepcopy(self.pool).requires_grad_(False)
         self.register_buffer("graph_epoch", torch.tensor(-1))
+        self.delta: RowTable | None = None
+
+    def add_delta(self) -> None:
+        """Add a table that is trained, zeros at the start: what a backbone that trains its features would learn."""
+        self.delta = RowTable(self.target.new_zeros(self.num_items, self.feature_dim))
 
     @property
     def objects(self) -> Ragged:
@@ -100,11 +107,13 @@ class TargetFeatures(FeatureSource):
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return the features of items `ids`, [R, 2D], with a gradient to the attention."""
-        return self.pool(self.target.index_select(0, ids), self.objects.take(ids))
+        rows = self.pool(self.target.index_select(0, ids), self.objects.take(ids))
+        return rows if self.delta is None else rows + F.embedding(ids, self.delta.read(ids), sparse=True)
 
     def all(self) -> Tensor:
         """Return the features of every item, [I, 2D], with a gradient to the attention."""
-        return self.pool(self.target, self.objects)
+        features = self.pool(self.target, self.objects)
+        return features if self.delta is None else features + self.delta.all()
 
     def remember(self, epoch: int) -> None:
         """Keep the attention as it stands for the extended graph of this epoch."""
@@ -113,5 +122,5 @@ class TargetFeatures(FeatureSource):
 
     @torch.no_grad()
     def graph_features(self) -> Tensor:
-        """Return the features [I, 2D] by the kept attention, without a gradient."""
+        """Return the features [I, 2D] by the kept attention, without `delta` and without a gradient."""
         return self.graph_pool(self.target, self.objects)
