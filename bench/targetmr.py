@@ -9,7 +9,7 @@ python bench/targetmr.py --parser FOLDER --models mentor --transfer 1 2
 
 "data" reads the data set's own features, "raw" the whole texts and photos by the encoder that TargetMR uses. The
 transfer takes selectors (and the light encoder) of the demo catalogues of these seeds, each alone and all together,
-and no label of the data set. Runs that the result file holds are not repeated; it is
+and no label of the data set. Runs that the result file holds, of the same configs, are not repeated; it is
 bench/results/targetmr-<data>.json, written after every run. `--out FOLDER` writes table.md and picture.png.
 """
 
@@ -27,12 +27,16 @@ from _origin import origin
 from mmfast.cli import main as main_of_mmfast
 from mmfast.config import RunConfig, load_config
 from mmfast.data.demo import demo_folder
+from mmfast.data.hashing import hash_json
 from mmfast.data.load import load_dataset
+from mmfast.frameworks.targetmr import light_pair
+from mmfast.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
 PAPER = ("bm3", "freedom", "mgcn", "lgmrec", "mentor")
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 SOURCES = "sources"  # what follows are not settings but the seeds of catalogues
+OF_SELECTORS = {"objects", "labels", "select", "refine", "positions", "normalize_each"}
 PARTS = ("POS", "SYP", "ITS", "RRF", "TAL")
 
 
@@ -42,6 +46,12 @@ def config_of(model: str, args: argparse.Namespace, out: str, *more: str) -> Run
     if args.parser:
         settings.append(f"framework.objects.parse.pipeline={args.parser}")
     return load_config(ROOT / "configs" / f"demo_{model}_targetmr.yaml", [*settings, *args.settings])
+
+
+def origin_of(model: str) -> str:
+    """Return what changes with the config of a model and with the light encoder: kept runs of another are not used."""
+    encoder = [light_pair.VERSION, light_pair.TEXT_LENGTH, light_pair.WORD_LENGTH, light_pair.PICTURE_LENGTH]
+    return hash_json([read_settings(ROOT / "configs" / f"demo_{model}_targetmr.yaml", []), encoder])[:12]
 
 
 def cases_of(args: argparse.Namespace) -> dict[str, list[str]]:
@@ -61,7 +71,7 @@ def cases_of(args: argparse.Namespace) -> dict[str, list[str]]:
 def transferred(model: str, seeds: list[str], seed: int, args: argparse.Namespace, out: str) -> list[str]:
     """Train selectors on the demo catalogues of some seeds and return the settings that use them."""
     config = config_of(model, args, out)
-    section = config.framework[0].model_dump(mode="json", include={"objects", "labels"}, exclude_unset=True)
+    section = config.framework[0].model_dump(mode="json", include=OF_SELECTORS, exclude_unset=True)
     file = Path(out) / "selectors"
     sources = [str(demo_folder(seed=int(source))) for source in seeds]
     settings = [f"{name}={json.dumps(value)}" for name, value in section.items()]
@@ -96,10 +106,6 @@ def one_run(model: str, case: str, settings: list[str], seed: int, args: argpars
         run = fit(config, dataset, progress=False)
         log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     return {
-        "model": model,
-        "case": case,
-        "seed": seed,
-        "settings": args.settings,
         "test": {name: run.metrics["test"][name] for name in METRICS},
         "epochs": run.metrics["epochs"],
         "epoch_s": statistics.median(row["seconds"] for row in log),
@@ -163,10 +169,10 @@ def main() -> None:
     for model in args.models:
         for case, settings in cases_of(args).items():
             for seed in args.seeds:
-                at = {"model": model, "case": case, "seed": seed, "settings": args.settings}
+                at = {"model": model, "case": case, "seed": seed, "settings": args.settings, "config": origin_of(model)}
                 row = next((r for r in kept["runs"] if all(r[name] == value for name, value in at.items())), None)
                 if row is None:
-                    row = one_run(model, case, settings, seed, args)
+                    row = at | one_run(model, case, settings, seed, args)
                     kept["runs"].append(row)
                     file.write_text(json.dumps({**origin(), **kept}, indent=1) + "\n")
                 wanted.append(row)

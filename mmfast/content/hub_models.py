@@ -60,6 +60,13 @@ def find_model(model: str, instead: str) -> HubModel:
     return HubModel(found, name, found.name)  # the last folder of a snapshot's path is its commit
 
 
+def check_model(model: str, instead: str) -> None:
+    """Raise MmfastError, as `find_model` does, where weights are neither here nor in reach; fetch nothing."""
+    need_package("transformers", "language models")
+    if not Path(model).expanduser().is_dir():
+        need_hub_file(PRESETS.get(model.lower(), model), ["config.json"], model, instead, WHOLE)
+
+
 def _no_safetensors(model: str, name: str, found: Path, instead: str) -> MmfastError:
     """Return the error for a snapshot without safetensors: there are none on the hub, or they could not be fetched."""
     from huggingface_hub import list_repo_files

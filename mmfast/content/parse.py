@@ -122,17 +122,30 @@ def load_pipeline(config: ParseConfig) -> Language:
     try:
         nlp = spacy.load(Path(config.pipeline) if Path(config.pipeline).is_dir() else config.pipeline, exclude=["ner"])
     except Exception as error:  # damaged files raise whatever the pipeline's parts do
-        raise MmfastError(
-            f"the spaCy pipeline '{config.pipeline}' cannot be loaded ({first_line(error)}). Install it: "
-            "`python -m spacy download en_core_web_sm` (https://spacy.io/models/en); or train a small one in minutes: "
-            "`mmfast features train-parser TREEBANK OUT`, and give the folder OUT"
-        ) from None
+        raise _no_pipeline(config.pipeline, first_line(error)) from None
     if "parser" not in nlp.pipe_names or not {"dobj", "obj"} & set(nlp.get_pipe("parser").labels):
         raise MmfastError(
             f"the spaCy pipeline '{config.pipeline}' has {', '.join(nlp.pipe_names) or 'no components'}; want one with "
             "a parser of English relations (dobj, or obj of Universal Dependencies), such as en_core_web_sm"
         )
     return nlp
+
+
+def check_pipeline(name: str) -> None:
+    """Raise MmfastError, as `load_pipeline` does, where no spaCy pipeline has this name; load nothing."""
+    need_package("spacy", "objects of texts")
+    from spacy.util import is_package
+
+    if not Path(name).is_dir() and not is_package(name):
+        raise _no_pipeline(name, "neither a folder nor an installed package")
+
+
+def _no_pipeline(name: str, reason: str) -> MmfastError:
+    return MmfastError(
+        f"the spaCy pipeline '{name}' cannot be loaded ({reason}). Install it: `python -m spacy download "
+        "en_core_web_sm` (https://spacy.io/models/en); or train a small one in minutes: `mmfast features train-parser "
+        "TREEBANK OUT`, and give the folder OUT"
+    )
 
 
 def pipeline_identity(nlp: Language) -> str:

@@ -65,7 +65,7 @@ class Catalogue:
         """
         texts, pictures, masks = self.find_texts(settings, rule), None, None
         if self._may_have_pictures(settings):
-            pictures = find_pictures(self.items, [*settings.pictures, *self.roots])
+            pictures = find_pictures(self.items, [*settings.pictures, *self.roots], "objects.pictures=[FOLDER]")
             masks = segment(
                 pictures, settings.segmenter, masks=settings.masks, processes=settings.processes, show=self.show
             )

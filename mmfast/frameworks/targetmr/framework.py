@@ -145,7 +145,7 @@ class Extension:
         self.pairs = (dataset.train.users, dataset.train.items)
         self.sizes = (dataset.num_users, dataset.num_items)
         self.names = tuple(m for m, source in sources.items() if isinstance(source, TargetFeatures))
-        self.digests = {m: bytes(sources[m].digest.tolist()) for m in self.names}
+        self.digests = {m: source.digest.clone() for m, source in sources.items()}
         self.sources = [sources[m] for m in self.names]
         self.told = ""
 
@@ -186,10 +186,10 @@ class Extension:
 
     def after_loading(self, model: Recommender) -> None:
         """Follow a loaded checkpoint: check that its objects are these, and rebuild the graph it was trained with."""
-        for modality in self.names:
-            source = model.sources[modality]
-            if bytes(source.digest.tolist()) != self.digests[modality]:
-                source.digest.copy_(torch.frombuffer(bytearray(self.digests[modality]), dtype=torch.uint8))
+        for modality, own in self.digests.items():
+            read = model.sources[modality].digest
+            if not torch.equal(read.cpu(), own):
+                read.copy_(own)
                 raise MmfastError(
                     f"targetmr: the checkpoint was trained on other {modality} objects than the first stages give now; "
                     "restore the photos, texts, labels and settings of that run, or train again"
@@ -203,7 +203,9 @@ def trained(source: FeatureSource) -> FeatureSource:
     if isinstance(source, TargetFeatures):
         source.add_delta()
         return source
-    return TrainableFeatures(source.all().numpy())
+    free = TrainableFeatures(source.all().numpy())
+    free.register_buffer("digest", source.digest)
+    return free
 
 
 def _after_loading(model: Recommender, _keys: object) -> None:

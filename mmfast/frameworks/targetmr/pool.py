@@ -35,13 +35,18 @@ class Side:
         """Width D of an object."""
         return self.target.shape[1]
 
-    def digest(self) -> bytes:
-        """Return 32 bytes that tell these objects from any others."""
-        digest = hashlib.sha256()
-        for table in (self.target, self.aux.values, self.aux.ptr):
-            digest.update(f"{table.dtype} {list(table.shape)}".encode())
-            digest.update(table.detach().cpu().contiguous().numpy().data)
-        return digest.digest()
+    def digest(self) -> Tensor:
+        """Return what tells these objects from any others, uint8 [32]."""
+        return digest(self.target, self.aux.values, self.aux.ptr)
+
+
+def digest(*tables: Tensor) -> Tensor:
+    """Return what tells these tables from any others, uint8 [32]."""
+    found = hashlib.sha256()
+    for table in tables:
+        found.update(f"{table.dtype} {list(table.shape)}".encode())
+        found.update(table.detach().cpu().contiguous().numpy().data)
+    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
 
 
 class Pool(nn.Module):
@@ -90,7 +95,7 @@ class TargetFeatures(FeatureSource):
         self.register_buffer("target", side.target, persistent=False)
         self.register_buffer("aux", side.aux.values, persistent=False)
         self.register_buffer("ptr", side.aux.ptr, persistent=False)
-        self.register_buffer("digest", torch.frombuffer(bytearray(side.digest()), dtype=torch.uint8))
+        self.register_buffer("digest", side.digest())
         self.pool = Pool(side.dim, kind, generator)
         self.graph_pool = copy.deepcopy(self.pool).requires_grad_(False)
         self.register_buffer("graph_epoch", torch.tensor(-1))

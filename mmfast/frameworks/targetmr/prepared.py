@@ -15,10 +15,10 @@ from mmfast.device import resolve_device
 from mmfast.errors import MmfastError
 from mmfast.frameworks.targetmr.catalogue import Catalogue, Found
 from mmfast.frameworks.targetmr.objects import ItemObjects
-from mmfast.frameworks.targetmr.pool import TargetFeatures
+from mmfast.frameworks.targetmr.pool import TargetFeatures, digest
 from mmfast.frameworks.targetmr.settings import TargetMRConfig
 from mmfast.frameworks.targetmr.stages import Selectors, Targets, choose_targets, train_selectors
-from mmfast.models.features import FeatureSource, FrozenFeatures
+from mmfast.models.features import FeatureSource, FrozenFeatures, tensor_view
 from mmfast.seeds import derive_generator
 
 if TYPE_CHECKING:
@@ -67,7 +67,15 @@ def prepare_targets(
         labels, told = labels_of(settings, objects, catalogue, found, dataset)
         selectors = train_selectors(objects, labels, settings, config.seed, resolve_device(config.device))
     targets = choose_targets(objects, selectors, settings)
-    return Prepared(objects, selectors, targets, found, labels, {**describe(objects, selectors, found), **told})
+    about = {**describe(objects, selectors, found), **told}
+    if about["neither"]:
+        first = ", ".join(dataset.item_ids.to_list()[n] for n in about["neither"][:10])
+        print(
+            f"targetmr: {len(about['neither'])} items have neither a text nor a photo and get mean targets (first: "
+            f"{first}; all are in targetmr/stages.json)",
+            file=sys.stderr,
+        )
+    return Prepared(objects, selectors, targets, found, labels, about)
 
 
 def labels_of(
@@ -84,6 +92,11 @@ def labels_of(
     if not bool(objects.has_text.any()):
         return None, {}
     if found is None:
+        if settings.labels.by != "file":
+            raise MmfastError(
+                f"targetmr: labels.by={settings.labels.by} reads texts, but the objects are a file's; set "
+                "labels.by=file and labels.file=CSV, or selectors=FILE"
+            )
         return labels_of_file(settings.labels.file, objects, dataset.item_ids.to_list()), {
             "labels": settings.labels.file
         }
@@ -139,13 +152,13 @@ def sources_of(prepared: Prepared, settings: TargetMRConfig, dataset: Dataset, s
     sources: dict[str, FeatureSource] = {}
     for modality in sorted(wanted, reverse=True):
         side = getattr(prepared.targets, modality)
-        if side is None:
-            sources[modality] = FrozenFeatures(whole_photos(prepared.objects, settings, dataset))
-        elif settings.has("TAL"):
+        if side is not None and settings.has("TAL"):
             generator = derive_generator(seed, "targetmr", modality)
             sources[modality] = TargetFeatures(side, settings.attention, generator)
-        else:
-            sources[modality] = FrozenFeatures(side.target.numpy())
+            continue
+        table = whole_photos(prepared.objects, settings, dataset) if side is None else side.target.numpy()
+        sources[modality] = FrozenFeatures(table)
+        sources[modality].register_buffer("digest", digest(tensor_view(table)))
     return sources
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmfast.config import Config, FrameworkConfig
+from mmfast.config import Config, DataConfig, FrameworkConfig
 from mmfast.content.label import LabelSettings
 from mmfast.content.parse import ParseConfig
 from mmfast.content.segment_light import LightSegmenter
@@ -85,6 +85,12 @@ class TargetMRConfig(FrameworkConfig):
     """Leave rows out of a step whose negative is an extended edge of the user."""
     whole_image: Literal["clip", "data"] = "clip"
     """without=[ITS]: the whole photo by the encoder, or the data set's own image features."""
+
+    def missing(self, data: DataConfig) -> list[str]:
+        """Return what a run on data that are not here needs beside them, a sentence each."""
+        from mmfast.frameworks.targetmr.missing import missing_parts
+
+        return missing_parts(self, data)
 
     @property
     def object_rule(self) -> ObjectRule:

@@ -29,7 +29,8 @@ from mmfast.frameworks.targetmr.settings import TargetMRConfig
 from mmfast.seeds import derive_generator
 
 KIND = "targetmr-stages"
-FORMAT = "mmfast-targetmr-selectors-1"
+FORMAT = "mmfast-targetmr-selectors-2"
+READINGS = {"select": {"activation"}, "refine": {"activation"}, "positions": True, "normalize_each": True}
 TEXT, IMAGE, ACCURACY, LOSS = "text/", "image/", "accuracy", "loss"
 
 
@@ -37,7 +38,8 @@ TEXT, IMAGE, ACCURACY, LOSS = "text/", "image/", "accuracy", "loss"
 class Selectors:
     """f_sel and f_ref after training; None where there was nothing to train (no texts, no photos, w/o RRF).
 
-    accuracy: share of held-out labels found, by epoch; loss: held-out L_CL, by epoch; encoder: whose vectors they read.
+    accuracy: share of held-out labels found, by epoch; loss: held-out L_CL, by epoch; encoder: whose vectors they read;
+    readings: the settings, as JSON, without which their weights mean something else.
     """
 
     text: TextTargetSelector | None
@@ -45,6 +47,7 @@ class Selectors:
     accuracy: Sequence[float] = ()
     loss: Sequence[float] = ()
     encoder: str = ""
+    readings: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything but the encoder's name as tensors."""
@@ -56,7 +59,7 @@ class Selectors:
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor], config: TargetMRConfig, encoder: str) -> Selectors:
-        """Return the selectors of `tensors()`; activations are the config's."""
+        """Return the selectors of `tensors()`; the readings are the config's."""
         states = {p: {n[len(p) :]: t for n, t in tensors.items() if n.startswith(p)} for p in (TEXT, IMAGE)}
         text = image = None
         start = derive_generator(0)
@@ -68,19 +71,27 @@ class Selectors:
             image = Refinement(states[IMAGE]["stem.bias"].numel(), config.refine, start)
             image.load_state_dict(states[IMAGE])
         told = (tensors[name].tolist() for name in (ACCURACY, LOSS))
-        return cls(*(None if m is None else m.eval() for m in (text, image)), *told, encoder)
+        return cls(*(None if m is None else m.eval() for m in (text, image)), *told, encoder, readings_of(config))
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file, whole or not at all."""
         from safetensors.torch import save_file
 
-        about, tensors = {"format": FORMAT, "encoder": self.encoder}, self.tensors()
+        about, tensors = {"format": FORMAT, "encoder": self.encoder, "readings": self.readings}, self.tensors()
         atomic_write(Path(path), lambda work: save_file({n: t.clone() for n, t in tensors.items()}, work, about))
 
     @classmethod
     def load(cls, path: Path | str, config: TargetMRConfig) -> Selectors:
-        """Return what `save` wrote. Raises MmfastError for a file that is not there or of another kind."""
+        """Return what `save` wrote.
+
+        Raises MmfastError for a file that is not there or of another kind, and for one trained with other readings.
+        """
         tensors, about = read_tensors(path, FORMAT, "selectors", "mmfast targetmr select --out FILE")
+        if about["readings"] != readings_of(config):
+            raise MmfastError(
+                f"selectors '{path}' were trained with {about['readings']}, but the settings are "
+                f"{readings_of(config)}; set these as the file was trained, or train selectors with the settings"
+            )
         return cls.of_tensors(tensors, config, about["encoder"])
 
 
@@ -129,7 +140,12 @@ def _trained(objects: ItemObjects, labels: Tensor | None, config: TargetMRConfig
     if config.has("RRF") and config.has("ITS") and objects.modalities() == ("text", "image"):
         image, scores = train_refinement(_pairs(objects, text, config), config.refine, seed)
     modules = (None if module is None else module.cpu() for module in (text, image))
-    return Selectors(*modules, accuracy, [-score for score in scores], objects.encoder)
+    return Selectors(*modules, accuracy, [-score for score in scores], objects.encoder, readings_of(config))
+
+
+def readings_of(config: TargetMRConfig) -> str:
+    """Return the settings, as JSON, without which the weights of selectors mean something else."""
+    return config.model_dump_json(include=READINGS)
 
 
 def _key(objects: ItemObjects, labels: Tensor | None, config: TargetMRConfig, seed: int) -> str:
@@ -189,8 +205,7 @@ def choose_targets(objects: ItemObjects, selectors: Selectors, config: TargetMRC
     text = text_side(objects, selectors.text, config) if "text" in modalities else None
     before = after = objects.image.values.new_zeros(len(objects.image.values))
     if "image" in modalities and config.has("ITS"):
-        refinement: nn.Module = selectors.image if selectors.image is not None else nn.Identity()
-        new = refined(refinement, objects.image)
+        new = refined(_refinement(selectors, modalities, config), objects.image)
         if text is None:
             chosen = torch.where(objects.image.counts > 0, 0, -1)
         else:
@@ -198,3 +213,14 @@ def choose_targets(objects: ItemObjects, selectors: Selectors, config: TargetMRC
             before, after = (similarities(table, text.target) for table in (objects.image, new))
         image = _side(new, chosen)
     return Targets(text, image, before, after, objects.image.ptr)
+
+
+def _refinement(selectors: Selectors, modalities: Sequence[str], config: TargetMRConfig) -> nn.Module:
+    if not config.has("RRF") or "text" not in modalities:  # the targets of photos alone have nothing to be refined by
+        return nn.Identity()
+    if selectors.image is None:
+        raise MmfastError(
+            "targetmr: these selectors hold no refinement (f_ref); write some that do (`mmfast targetmr refine` or "
+            "`transfer`), or leave the refinement out (framework.without=[RRF])"
+        )
+    return selectors.image

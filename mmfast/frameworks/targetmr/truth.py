@@ -21,17 +21,20 @@ OVERLAP = 0.5  # intersection over union from which a mask shows the target
 def truth_scores(catalogue: Catalogue, found: Found, targets: Targets) -> dict[str, float]:
     """Return shares of items, {} for a catalogue without a recorded truth.
 
-    text: the chosen word names the target, of the items where a choice could; image: the chosen mask overlaps the
-    target's true one by at least half; image_refined: the mask most similar to the text target after refinement does;
-    image_random: what a random mask reaches; image_possible: some mask does.
+    text: the chosen word names the target, of the items where a choice could; in_scope: it is one of the item's
+    objects, of the items that have any; image: the chosen mask overlaps the target's true one by at least half;
+    image_refined: the mask most similar to the text target after refinement does; image_random: what a random mask
+    reaches; image_possible: some mask does.
     """
     if not (catalogue.folder / TRUTH).is_file():
         return {}
     scores = {}
     if targets.text is not None and found.texts is not None:
         truth = true_words(catalogue, found.texts)
-        known = truth >= 0
-        scores["text"] = float((targets.text.chosen.numpy() == truth)[known].mean())
+        known, chosen = truth >= 0, targets.text.chosen.numpy()
+        scores["text"] = float((chosen == truth)[known].mean())
+        counts = np.diff(found.texts.offsets)
+        scores["in_scope"] = float(((chosen >= 0) & (chosen < counts))[counts > 0].mean())
     if targets.image is not None and found.masks is not None:
         hits = mask_hits(found.masks, catalogue.folder)
         refined = segment_argmax(targets.after, targets.image_ptr)
