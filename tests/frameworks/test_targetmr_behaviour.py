@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from mmfast.data.sampler import Sampler
 from mmfast.errors import MmfastError
 from mmfast.evaluate import evaluate
 from mmfast.frameworks.base import Framework
+from mmfast.frameworks.targetmr.objects import ItemObjects
 from mmfast.frameworks.targetmr.pool import TargetFeatures
 from mmfast.graph import Graph
 from mmfast.models.features import FrozenFeatures
@@ -87,31 +90,42 @@ def test_a_finished_run_opens_with_its_features_and_graph(model, tmp_path, toys)
     assert lines[4].endswith(",-1") and lines[6].split(",")[1] == "-1"  # no photo, no text
 
 
+@pytest.mark.parametrize("model", ["freedom", "smore"])  # one reads rows, the other all of them
 @pytest.mark.parametrize("without", [[], ["TAL"]])
-def test_backbones_that_train_their_features_may_go_on_to(without, tmp_path, toys):
+def test_backbones_that_train_their_features_may_go_on_to(model, without, tmp_path, toys):
     dataset, settings = block_dataset(), {**toys, "train_features": True, "without": without}
-    start = build_framework(config_of(tmp_path, settings), dataset).model
-    constant = build_framework(config_of(tmp_path, {**settings, "train_features": False}), dataset).model
-    run = fit(config_of(tmp_path, settings), dataset, progress=False)
+    start = build_framework(config_of(tmp_path, settings, model), dataset).model
+    constant = build_framework(config_of(tmp_path, {**settings, "train_features": False}, model), dataset).model
+    run = fit(config_of(tmp_path, settings, model), dataset, progress=False)
     opened = Run.load(run.folder, dataset).model
     for modality in ("text", "image"):
-        sources = [model.item_features(modality) for model in (start, constant, run.model, opened)]
+        sources = [own.item_features(modality) for own in (start, constant, run.model, opened)]
         trained = dict(sources[0].named_parameters()).keys() - dict(sources[1].named_parameters()).keys()
         assert trained == ({"weight"} if without else {"delta.weight"})
         features = [source.all().detach() for source in sources]
-        assert torch.equal(features[0], features[1])
-        assert torch.equal(features[2], features[3])
-        if without:
-            assert not torch.equal(features[0], features[2])
-            continue
-        delta = run.model.item_features(modality).delta.all()
-        assert bool(delta.any()) and torch.equal(
-            sources[2].pool(sources[2].target, sources[2].objects) + delta, features[2]
-        )
+        assert torch.equal(features[0], features[1]) and torch.equal(features[2], features[3])
+        moved = features[2] - (features[0] if without else sources[2].pool(sources[2].target, sources[2].objects))
+        assert bool(moved.any(0).all())
         ids = torch.tensor([0, 3, 7])
         torch.testing.assert_close(sources[2].rows(ids), features[2][ids])
-    ids_alone = build_framework(config_of(tmp_path, settings, "lgmrec"), dataset).model.item_features("text")
-    assert without or ids_alone.delta is None
+
+
+def test_features_stay_constants_in_backbones_that_do_not_train_theirs(tmp_path, toys):
+    settings = {**toys, "train_features": True}
+    assert build_framework(config_of(tmp_path, settings, "lgmrec"), block_dataset()).model.sources["text"].delta is None
+
+
+def test_objects_of_a_file_need_labels_of_a_file(tmp_path, toys):
+    with pytest.raises(MmfastError, match=r"labels\.by=truth reads texts, but the objects are a file's"):
+        build_framework(config_of(tmp_path, {**toys, "labels": {"by": "truth"}}), block_dataset())
+
+
+def test_items_with_nothing_are_named(tmp_path, toys, capsys):
+    objects = ItemObjects.load(toys["objects"]["file"])
+    nothing = replace(objects, has_text=objects.has_text & (torch.arange(ITEMS) != 3))
+    nothing.save(toys["objects"]["file"])
+    build_framework(config_of(tmp_path, toys), block_dataset())
+    assert "1 items have neither a text nor a photo and get mean targets (first: 3;" in capsys.readouterr().err
 
 
 def test_resuming_repeats_every_bit(tmp_path, toys):
@@ -241,9 +255,10 @@ def test_item_graphs_follow_the_attention_where_asked(model, tmp_path, toys):
     assert torch.isfinite(sum(framework.loss(first_batch(dataset)).values()))
 
 
-def test_other_objects_than_those_of_the_checkpoint_are_refused(tmp_path, toys):
+@pytest.mark.parametrize("changes", [{}, {"without": ["TAL"]}, {"without": ["TAL"], "train_features": True}])
+def test_other_objects_than_those_of_the_checkpoint_are_refused(changes, tmp_path, toys):
     dataset = block_dataset()
-    run = fit(config_of(tmp_path, toys), dataset, progress=False)
+    run = fit(config_of(tmp_path, {**toys, **changes}), dataset, progress=False)
     write_toys(tmp_path, ITEMS, seed=1)
     with pytest.raises(MmfastError, match="trained on other text objects"):
         Run.load(run.folder, dataset)

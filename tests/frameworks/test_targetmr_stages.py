@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from mmfast import targetmr
 from mmfast.cli import main
-from mmfast.config import load_section
+from mmfast.config import DataConfig, load_section
 from mmfast.content.store import Store
 from mmfast.content.text_objects import find_text_objects
 from mmfast.data.demo import demo_folder
@@ -22,6 +23,7 @@ from mmfast.frameworks.targetmr.encoders import ClipObjects
 from mmfast.frameworks.targetmr.light_pair import LightObjects, LightPair, describe, train_light_pair, word_loss
 from mmfast.frameworks.targetmr.objects import ItemObjects, join_objects
 from mmfast.frameworks.targetmr.settings import ObjectSettings, TargetMRConfig
+from mmfast.frameworks.targetmr.stages import Selectors, choose_targets, train_selectors
 from mmfast.frameworks.targetmr.truth import truth_scores
 from tests.content import tiny
 from tests.content.treebank import trained_parser
@@ -194,10 +196,48 @@ def test_stages_from_the_command_line(settings, demo, tmp_path, capsys):
     assert main(["targetmr", "refine", data, *by_file, "--out", files["selectors"], "--quiet"]) == 0
     told = capsys.readouterr().out
     assert "held-out loss" in told and "truth, text:" in told and "truth, image random:" in told
+    assert "truth, in scope: 100.0%" in told
     train = ["targetmr", "train", "model=bm3", f"data={data}", f"framework.selectors={files['selectors']}"]
     train += [f"framework.objects.file={files['objects']}", "train.epochs=1", f"out={tmp_path}", "name=a", "--quiet"]
     assert main([*train, "device=cpu"]) == 0
     assert (tmp_path / "a" / "targetmr" / "stages.json").is_file()
+
+
+def test_selectors_are_read_as_they_were_trained(tmp_path):
+    objects, labels = toy_objects(12), torch.zeros(12, dtype=torch.int64)
+    config = load_section(TargetMRConfig, ["select.epochs=1", "refine.epochs=1", "refine.activation=none"])
+    path = tmp_path / "selectors"
+    train_selectors(objects, labels, config, 0).save(path)
+    selectors = Selectors.load(path, config)
+    for changed in ("refine.activation=relu", "select.activation=gelu", "positions=learned", "normalize_each=true"):
+        with pytest.raises(MmfastError, match=r'were trained with .*"activation":"none"'):
+            Selectors.load(path, load_section(TargetMRConfig, ["refine.activation=none", changed]))
+    whole, raw = (
+        choose_targets(objects, selectors, c).image for c in (config, config.model_copy(update={"without": ("RRF",)}))
+    )
+    assert torch.equal(whole.chosen, raw.chosen) and not torch.equal(whole.target, raw.target)
+    seen = raw.chosen >= 0
+    rows = objects.image.ptr[:-1][seen] + raw.chosen[seen]
+    assert torch.equal(raw.target[seen], objects.image.values[rows])
+    half = replace(selectors, image=None)
+    with pytest.raises(MmfastError, match="hold no refinement"):
+        choose_targets(objects, half, config)
+
+
+def test_what_is_missing_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmfast.content.weights._unreachable", lambda address: "no network")
+    monkeypatch.chdir(tmp_path)
+    config = load_section(TargetMRConfig, ["objects.pictures=[photos]"])
+    told = config.missing(DataConfig(name="clothing", root=str(tmp_path)))
+    parts = ["raw review and meta files", "no folder 'photos'", "spaCy pipeline", "SAM vit_h", "ViT-B-32", "llama-2"]
+    assert len(told) == len(parts) and all(part in text for part, text in zip(parts, told, strict=True))
+    (tmp_path / "photos").mkdir()
+    light = ["objects.encoder=light", "objects.segmenter={kind: light}", "labels.by=truth", "objects.pictures=[photos]"]
+    few = load_section(TargetMRConfig, [*light, f"objects.parse.pipeline={tmp_path}"])
+    assert len(few.missing(DataConfig(name="clothing", root=str(tmp_path)))) == 1
+    (tmp_path / "clothing").mkdir()
+    assert config.missing(DataConfig(name="clothing", root=str(tmp_path))) == []
+    assert config.missing(DataConfig(name="demo")) == []
 
 
 def test_transfer_needs_no_label_of_the_target(settings, demo, tmp_path, capsys):

@@ -77,8 +77,8 @@ class TargetMRConfig(FrameworkConfig):
     """Also rebuild item graphs that the backbone made of the features, whenever the extended graph is; otherwise they
     stay those of the first epoch."""
     train_features: bool = False
-    """Let backbones that train their feature tables (BM3, FREEDOM, MGCN, SMORE, ...) train one that is added to Eq. 20;
-    the paper trains W_t, W_g and the backbone on features that are constants otherwise."""
+    """Let backbones that train their feature tables (BM3, FREEDOM, MGCN, SMORE, ...) train one that is added to Eq. 20
+    (Eq. 22 reads the features without it); in the paper W_t and W_g alone change them."""
     extended_positives: bool = False
     """Also train on extended edges as positives, one per row of the batch; the paper's graph carries messages alone."""
     reject_extended_negatives: bool = False
