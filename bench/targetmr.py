@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=("raw", "targetmr", "data"), help="some of the three")
     parser.add_argument("--ablations", action="store_true", help="leave out one part after the other")
     parser.add_argument("--sweep", nargs="+", metavar="SETTING VALUE", help="a setting of the framework and its values")
-    parser.add_argument("--transfer", nargs="+", type=int, metavar="SEED", help="demo catalogues that selectors come from")
+    parser.add_argument("--transfer", nargs="+", type=int, metavar="SEED", help="demo catalogues of selectors")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write table.md and picture.png there")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
