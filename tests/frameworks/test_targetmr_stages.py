@@ -227,9 +227,18 @@ def test_selectors_are_read_as_they_were_trained(tmp_path):
 def test_what_is_missing_is_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("mmfast.content.weights._unreachable", lambda address: "no network")
     monkeypatch.chdir(tmp_path)
-    config = load_section(TargetMRConfig, ["objects.pictures=[photos]"])
+    nowhere = ["objects.parse.pipeline=no_pipeline", "objects.encoder=clip:hf-hub:nobody/clip"]  # on no machine
+    nowhere += ["labels.local.model=nobody/chat", "objects.pictures=[photos]"]
+    config = load_section(TargetMRConfig, nowhere)
     told = config.missing(DataConfig(name="clothing", root=str(tmp_path)))
-    parts = ["raw review and meta files", "no folder 'photos'", "spaCy pipeline", "SAM vit_h", "ViT-B-32", "llama-2"]
+    parts = [
+        "raw review and meta files",
+        "no folder 'photos'",
+        "no_pipeline",
+        "SAM vit_h",
+        "nobody/clip",
+        "nobody/chat",
+    ]
     assert len(told) == len(parts) and all(part in text for part, text in zip(parts, told, strict=True))
     (tmp_path / "photos").mkdir()
     light = ["objects.encoder=light", "objects.segmenter={kind: light}", "labels.by=truth", "objects.pictures=[photos]"]
